@@ -47,7 +47,7 @@ fn main() -> anyhow::Result<()> {
             let started = Instant::now();
             let verdict = judge.judge(file, &changed, None)?;
             let total = started.elapsed().as_secs_f64();
-            let seconds = verdict.seconds;
+            let seconds = &verdict.seconds;
             let speedup = verdict.speedup.map_or(String::new(), |speedup| {
                 format!(
                     " {:.3}x [{:.3}, {:.3}]",

@@ -78,6 +78,9 @@ pub(super) struct EvalArgs {
     /// Run the four checks of `compute-sanitizer` at the smallest hidden shapes once a kernel has passed.
     #[arg(long)]
     device_sanitize: bool,
+    /// Print where the time of each judgement went. With `--format json` the figures are always there, as `seconds.parts`.
+    #[arg(long, conflicts_with = "compile_only")]
+    timings: bool,
     /// Compile for a GPU and run nothing; needs no GPU. A kernel that compiles has no status (`null`).
     #[arg(long)]
     compile_only: bool,
@@ -161,6 +164,7 @@ pub(super) fn run(arguments: EvalArgs) -> anyhow::Result<Exit> {
         format: arguments.format,
         profile: resolved.profile.clone(),
         timing_seconds,
+        timings: arguments.timings,
         // On a CPU a second kernel would only wait for the timing lock.
         in_flight: if resolved.gpus.is_empty() {
             1

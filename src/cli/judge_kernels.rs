@@ -31,6 +31,8 @@ pub(super) struct EvalJob {
     pub(super) profile: String,
     /// Timing budget of each workload, in seconds.
     pub(super) timing_seconds: f64,
+    /// Whether to print where the time of each judgement went.
+    pub(super) timings: bool,
     /// Kernels that are judged at once.
     pub(super) in_flight: usize,
 }
@@ -153,7 +155,11 @@ fn emit_verdict(
 ) -> anyhow::Result<()> {
     match job.format {
         Format::Human => {
-            spinner.suspend(|| print(&report::describe_verdict(&verdict, job.timing_seconds)))?
+            let mut text = report::describe_verdict(&verdict, job.timing_seconds);
+            if job.timings {
+                text += &report::describe_timings(&verdict);
+            }
+            spinner.suspend(|| print(&text))?
         }
         Format::Jsonl => spinner.suspend(|| print_json_lines([&verdict]))?,
         Format::Json => {}

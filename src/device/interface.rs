@@ -20,6 +20,11 @@ pub trait Device: Compile + TimingProperties {
     /// What confines a candidate on this device, as verdicts name it.
     fn sandbox_description(&self) -> String;
 
+    /// Whether a buffer can start or end next to unmapped memory, as [`Purpose::Check`] asks.
+    fn has_edges(&self) -> bool {
+        true
+    }
+
     /// Loads a program and binds it to newly allocated memory for one workload.
     fn open(&self, program: &Program, plan: &Plan, purpose: Purpose) -> anyhow::Result<Opened>;
 }

@@ -3,12 +3,13 @@
 //! Each check returns `Ok`, or a finding about the kernel as the error. Does not compute expected values: `kernel_set` asks the
 //! oracle.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::case::{Case, derive_seed};
 use super::compiled_kernel::{CompiledKernel, Reference};
 use super::context::JudgeContext;
 use super::finding::{Finding, JudgeResult};
+use super::stage_times::{OpenStage, StageTimes};
 use crate::base::Failure;
 use crate::device::{
     BoundKernel, BufferContent, Comparison, ExpectedValues, LaunchOutcome, Opened, PersistentState,
@@ -17,6 +18,9 @@ use crate::device::{
 use crate::kernel::plan::{Buffer, BufferRole, Plan};
 use crate::task::{Distribution, Tolerance};
 use crate::verdict::{Evidence, Status};
+
+/// The stage in which a kernel is loaded and bound to its buffers: on the CPU, a process is started.
+const START: &str = "start";
 
 /// For the oracle on one copy of the data.
 pub(super) const EXPECTED: Purpose = Purpose::Expect { copies: 1 };
@@ -27,6 +31,9 @@ pub(super) struct CaseKernel {
     pub(super) plan: Plan,
     /// The input buffers with their distributions, in the order of the definition.
     inputs: Vec<(usize, Distribution)>,
+    times: StageTimes,
+    /// Whether its launches as an oracle have ended well so far.
+    pub(super) is_usable: bool,
 }
 
 impl CaseKernel {
@@ -38,6 +45,7 @@ impl CaseKernel {
     ) -> JudgeResult<Self> {
         let bound = context.bind(&candidate.kernel, case)?;
         let program = candidate.program(&bound.values)?;
+        let _stage = context.times.stage(START);
         match context.device.open(program, &bound.plan, purpose)? {
             Opened::Ready(kernel) => Ok(Self::new(context, case, kernel, bound.plan)),
             Opened::Refused(refusal) => Err(Finding::from(refusal).in_case(&case.id).into()),
@@ -71,6 +79,7 @@ impl CaseKernel {
         let program = compiled
             .program(&bound.values)
             .map_err(|error| broken(error.to_string()))?;
+        let _stage = context.times.stage(START);
         match context.device.open(program, &bound.plan, purpose)? {
             Opened::Ready(kernel) => Ok(Self::new(context, case, kernel, bound.plan)),
             Opened::Refused(refusal) => Err(broken(refusal.reason).into()),
@@ -87,6 +96,8 @@ impl CaseKernel {
             kernel,
             plan,
             inputs: Vec::new(),
+            times: context.times.clone(),
+            is_usable: true,
         };
         bound.use_distributions(context, case);
         bound
@@ -104,6 +115,7 @@ impl CaseKernel {
 
     /// Fills the inputs from a seed, poisons outputs and scratch, and renews the guard zones.
     pub(super) fn reset_buffers(&mut self, seed: u64, poison: Poison) -> anyhow::Result<()> {
+        let _stage = self.times.stage("fill");
         self.fill_inputs(seed)?;
         for (index, buffer) in self.plan.buffers.iter().enumerate() {
             if matches!(buffer.role, BufferRole::Output | BufferRole::Scratch { .. }) {
@@ -115,6 +127,7 @@ impl CaseKernel {
 
     /// Fills the inputs only. The same seed gives every kernel of the task the same data.
     pub(super) fn fill_inputs(&mut self, seed: u64) -> anyhow::Result<()> {
+        let _stage = self.times.stage("fill");
         for (order, (buffer, distribution)) in self.inputs.iter().enumerate() {
             let seed = derive_seed(seed, "input", order);
             self.kernel
@@ -124,7 +137,33 @@ impl CaseKernel {
     }
 
     pub(super) fn launch(&mut self, deadline: Duration) -> anyhow::Result<LaunchOutcome> {
-        self.kernel.launch(deadline)
+        let started = Instant::now();
+        let outcome = self.kernel.launch(deadline)?;
+        self.record_launch(&outcome, 1, started.elapsed());
+        Ok(outcome)
+    }
+
+    /// Runs the plan `runs` times, as one sample.
+    pub(super) fn launch_sample(
+        &mut self,
+        runs: usize,
+        deadline: Duration,
+    ) -> anyhow::Result<LaunchOutcome> {
+        let started = Instant::now();
+        let outcome = self.kernel.launch_sample(runs, deadline)?;
+        self.record_launch(&outcome, runs, started.elapsed());
+        Ok(outcome)
+    }
+
+    /// Records a launch. What the device does before and after the clock is a part of its own: on the CPU it restores the memory of the
+    /// process.
+    fn record_launch(&self, outcome: &LaunchOutcome, runs: usize, elapsed: Duration) {
+        let time = match outcome {
+            LaunchOutcome::Finished { time } => elapsed.min(*time * runs as u32),
+            LaunchOutcome::Fault(_) => elapsed,
+        };
+        self.times.add("launch", time);
+        self.times.add("around launches", elapsed - time);
     }
 
     /// Launches the oracle on its current inputs and returns its outputs. `seed`: the inputs' seed, for errors.
@@ -134,10 +173,13 @@ impl CaseKernel {
         deadline: Duration,
     ) -> anyhow::Result<Vec<ExpectedValues>> {
         let copies = self.kernel.copy_count();
+        self.is_usable = false;
+        let _stage = self.times.stage("oracle");
         if let LaunchOutcome::Fault(refusal) = self.kernel.launch_sample(copies, deadline)? {
             let reason = format!("the oracle failed: {}", refusal.reason);
             return Err(Failure::reference(reason).into());
         }
+        self.is_usable = true;
         let mut outputs = Vec::new();
         for buffer in &self.plan.outputs {
             let output = self.kernel.expected_output(*buffer)?;
@@ -205,6 +247,7 @@ impl CaseKernel {
         copies: &[u32],
         seed: u64,
     ) -> JudgeResult<Vec<Comparison>> {
+        let _stage = self.times.stage("compare");
         let mut comparisons = Vec::new();
         for ((buffer, expected), (name, tolerance)) in
             self.plan.outputs.iter().zip(expected).zip(tolerances)
@@ -247,6 +290,7 @@ impl CaseKernel {
 
     /// Hashes of all inputs that the kernel must not write, by buffer.
     pub(super) fn input_hashes(&self) -> anyhow::Result<Vec<(usize, u64)>> {
+        let _stage = self.times.stage("compare inputs");
         let inputs = self.buffers_with(BufferRole::Input);
         let inputs: Vec<usize> = inputs.map(|(index, _)| index).collect();
         let hashes = self.kernel.hash_all(&inputs, None)?;
@@ -267,6 +311,7 @@ impl CaseKernel {
         untouched: &[(String, u64)],
         copies: &[u32],
     ) -> JudgeResult<()> {
+        let _stage = self.times.stage("compare inputs");
         let inputs = self.buffers_with(BufferRole::Input);
         let (inputs, expected): (Vec<usize>, Vec<u64>) = inputs
             .filter_map(|(index, buffer)| {
@@ -285,6 +330,7 @@ impl CaseKernel {
 
     /// Checks that nothing was written that must not be: the guard zones, and the inputs against their earlier hashes.
     pub(super) fn check_guards(&self, hashes: &[(usize, u64)]) -> JudgeResult<()> {
+        let _stage = self.times.stage("compare inputs");
         for (index, buffer) in self.plan.buffers.iter().enumerate() {
             if let Some(offset) = self.kernel.guard_damage(index)? {
                 let name = &buffer.name;
@@ -307,6 +353,11 @@ impl CaseKernel {
         Ok(())
     }
 
+    /// Starts a stage of the judgement.
+    pub(super) fn stage(&self, name: &'static str) -> OpenStage {
+        self.times.stage(name)
+    }
+
     /// Checks that no launch left something behind.
     pub(super) fn check_state(&self) -> JudgeResult<()> {
         let (variable, launch) = match self.kernel.persistent_state() {
@@ -325,6 +376,7 @@ impl CaseKernel {
 
     /// Checks that the last launch wrote only to the outputs of its own copies.
     pub(super) fn check_other_copies(&self, poison: Poison) -> JudgeResult<()> {
+        let _stage = self.times.stage("look for poison");
         for (index, buffer) in self.buffers_with(BufferRole::Output) {
             let count = self.kernel.written_in_idle_copies(index, poison)?.count;
             if count > 0 {

@@ -11,6 +11,8 @@ use super::case::Case;
 use super::compiled_kernel::{CompiledKernel, Reference, values_key};
 use super::finding::JudgeResult;
 use super::hidden::{Coverage, Effort};
+use super::oracle_pool::OraclePool;
+use super::stage_times::{Phase, StageTimes};
 use super::task_terms::explain;
 use super::timing_lock::TimingLock;
 use crate::base::Failure;
@@ -49,7 +51,11 @@ pub(super) struct JudgeContext<'a> {
     pub(super) limits: DeviceLimits,
     pub(super) oracle: CompiledKernel,
     pub(super) baseline: CompiledKernel,
+    /// `None` where opening an oracle costs little.
+    pub(super) oracle_pool: Option<OraclePool>,
     pub(super) timing_lock: TimingLock,
+    /// Where the time of the present judgement goes.
+    pub(super) times: StageTimes,
 }
 
 /// A kernel bound to a case: the tunable values of its variant, and its launch plan.
@@ -91,15 +97,26 @@ impl<'a> JudgeContext<'a> {
                     Failure::reference(format!("the {name} of task `{}`: {error}", task.name))
                 })
         };
+        let times = StageTimes::default();
+        let mut timing_lock = TimingLock::open(device.lock_file())?;
+        timing_lock.set_times(times.clone());
         Ok(Self {
             device,
             task,
             limits,
             oracle: parse(Reference::Oracle, &task.oracle)?,
             baseline: parse(Reference::Baseline, task.baseline().1)?,
-            timing_lock: TimingLock::open(device.lock_file())?,
+            oracle_pool: device.lock_file().is_host.then(OraclePool::default),
+            timing_lock,
+            times,
             options,
         })
+    }
+
+    /// Records the time of what follows with another judgement's.
+    pub(super) fn set_times(&mut self, times: StageTimes) {
+        self.timing_lock.set_times(times.clone());
+        self.times = times;
     }
 
     pub(super) fn reference(&self, reference: Reference) -> &CompiledKernel {
@@ -179,6 +196,7 @@ impl<'a> JudgeContext<'a> {
 
     /// Compiles a kernel under every set of tunable values that it uses on some case.
     pub(super) fn compile(&self, kernel: Kernel, cases: &[Case]) -> JudgeResult<CompiledKernel> {
+        let _phase = self.times.phase(Phase::Compile);
         let _lock = self.timing_lock.host_work()?;
         let started = Instant::now();
         let mut keys = Vec::new();
@@ -192,7 +210,10 @@ impl<'a> JudgeContext<'a> {
             }
         }
         let mut compiled = CompiledKernel::not_compiled(kernel);
-        for (key, result) in keys.into_iter().zip(self.device.compile_all(&units)?) {
+        let compiling = Instant::now();
+        let results = self.device.compile_all(&units)?;
+        self.times.add_build(Build::Fast, compiling.elapsed());
+        for (key, result) in keys.into_iter().zip(results) {
             match result {
                 Compiled::Ready(program) => compiled.programs.insert(key, program),
                 Compiled::Refused(refusal) => return Err(refusal.into()),
@@ -220,6 +241,7 @@ impl<'a> JudgeContext<'a> {
         cases: &[Case],
     ) -> anyhow::Result<()> {
         let _lock = self.timing_lock.host_work()?;
+        let _stage = self.times.stage("compile references");
         let is_oracle = reference == Reference::Oracle;
         let compiled = match reference {
             Reference::Oracle => &mut self.oracle,

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 
 use super::case::{Case, derive_seed};
 use super::case_kernel::CaseKernel;
-use super::compiled_kernel::{Reference, values_key};
+use super::compiled_kernel::values_key;
 use super::context::JudgeContext;
 use super::features::MemoryUse;
 use super::finding::{Finding, JudgeError, JudgeResult, undefined_shuffle};
 use super::inspected_cases::{one_case_per_shape, smallest_cases};
 use super::kernel_set::tolerances;
+use super::oracle_pool::OpenOracle;
+use super::stage_times::Phase;
 use crate::device::{
     AbsentRead, Build, Compiled, Edge, ExpectedValues, LaunchOutcome, Opened, Poison, Program,
     Purpose,
@@ -77,6 +79,7 @@ pub(super) fn inspect(
     input: InspectionInput<'_>,
     verdict: &mut Verdict,
 ) -> anyhow::Result<Inspection> {
+    let _phase = context.times.phase(Phase::Inspect);
     let started = Instant::now();
     let cases = if context.options.thorough {
         one_case_per_shape(input.cases)
@@ -110,7 +113,6 @@ pub(super) fn inspect(
             verdict.builds.push(build.name().to_owned());
         }
     }
-    verdict.seconds.inspect = started.elapsed().as_secs_f64();
     Ok(inspection)
 }
 
@@ -134,7 +136,9 @@ fn compile_builds(
             continue;
         }
         let unit = kernel.translation_unit(context.task, &values, false);
+        let started = Instant::now();
         let compiled = context.device.compile_builds(&unit, builds)?;
+        record_builds(context, &compiled, started.elapsed());
         for (build, compiled) in builds.iter().zip(compiled) {
             if let Compiled::Ready(program) = compiled {
                 programs.insert((key.clone(), *build), program);
@@ -145,12 +149,37 @@ fn compile_builds(
     Ok(programs)
 }
 
+/// Divides the time of compiling several builds at once between them.
+fn record_builds(context: &JudgeContext<'_>, compiled: &[Compiled], time: Duration) {
+    let programs = compiled.iter().filter_map(|compiled| match compiled {
+        Compiled::Ready(program) => Some(program),
+        Compiled::Refused(_) => None,
+    });
+    let programs: Vec<_> = programs.collect();
+    let total: f64 = programs.iter().map(|program| program.compile_seconds).sum();
+    for program in programs {
+        let share = program.compile_seconds / total.max(f64::MIN_POSITIVE);
+        context.times.add_build(program.build, time.mul_f64(share));
+    }
+}
+
 /// One inspection under way.
 struct Inspector<'i, 'j> {
     context: &'i JudgeContext<'j>,
     input: InspectionInput<'i>,
     programs: InspectedPrograms,
     started: Instant,
+}
+
+/// The name of a run in the times of a judgement: each kind of schedule is a part.
+fn run_name(build: Build, schedule: u64) -> &'static str {
+    match (build, schedule % SCHEDULES) {
+        (Build::Race, 0) => "race, schedule 0",
+        (Build::Race, 1) => "race, schedule 1",
+        (Build::Race, 2) => "race, schedule 2",
+        (Build::Race, _) => "race, schedule 3",
+        _ => "bounds",
+    }
 }
 
 /// How one run of an inspected build ended.
@@ -238,6 +267,7 @@ impl CaseRun<'_, '_, '_> {
             & !(SCHEDULES - 1)
             & !OTHER_ABSENT_VALUE)
             | (schedule % SCHEDULES);
+        let stage = context.times.stage(run_name(self.build, schedule));
         let Some(mut kernel) = self.open(self.build, schedule_seed)? else {
             return Ok(RunOutcome::Unfinished);
         };
@@ -257,6 +287,7 @@ impl CaseRun<'_, '_, '_> {
             }
             LaunchOutcome::Finished { .. } => {}
         }
+        drop(stage);
         if let Some(read) = kernel.kernel.absent_read() {
             self.check_absent_read(&read, &kernel, schedule_seed)?;
         }
@@ -331,12 +362,8 @@ impl CaseRun<'_, '_, '_> {
         let expected = match expected {
             Some(expected) => expected,
             None => {
-                let mut oracle = CaseKernel::open_reference(
-                    context,
-                    Reference::Oracle,
-                    self.case,
-                    INSPECT_PURPOSE,
-                )?;
+                let mut oracle = OpenOracle::open(context, self.case, 1)?;
+                let _stage = oracle.stage("oracle");
                 oracle.reset_buffers(self.seed, Poison::Nan)?;
                 expected.insert(oracle.oracle_outputs(self.seed, context.deadline())?)
             }

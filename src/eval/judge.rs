@@ -16,6 +16,7 @@ use super::kernel_set::TimedPair;
 use super::measure;
 use super::request::JudgeRequest;
 use super::screen::CpuScreen;
+use super::stage_times::Phase;
 use super::stages::{self, JudgedKernel};
 use crate::base::{Digest, Failure, random};
 use crate::device::{Cache, Device};
@@ -103,7 +104,8 @@ impl<'a> Judge<'a> {
     }
 
     /// Sets the screen that kernels must pass first.
-    pub(crate) fn set_screen(&mut self, screen: CpuScreen<'a>) {
+    pub(crate) fn set_screen(&mut self, mut screen: CpuScreen<'a>) {
+        screen.set_times(self.context.times.clone());
         self.screen = Some(Box::new(screen));
     }
 
@@ -160,6 +162,8 @@ impl<'a> Judge<'a> {
         let JudgeRequest { name, seed, .. } = *request;
         let seed = seed.unwrap_or_else(random::fresh_seed);
         let mut verdict = blank_verdict(&self.context, name, seed);
+        let times = self.context.times.clone();
+        times.clear();
         if let Err(error) = self.judge_stages(request, &mut verdict) {
             let finding = error.into_finding()?;
             verdict.status = finding.status;
@@ -170,6 +174,7 @@ impl<'a> Judge<'a> {
             evidence.workload = evidence.workload.or(finding.case);
             verdict.evidence = Some(evidence);
         }
+        times.write_to(&mut verdict.seconds);
         Ok(verdict)
     }
 
@@ -258,7 +263,6 @@ impl<'a> Judge<'a> {
         })?;
         context.prepare_references(&cases)?;
         let compiled = context.compile(kernel, &cases)?;
-        verdict.seconds.compile = compiled.seconds;
         if let Some(program) = compiled.programs.values().next() {
             verdict.resources = program.resources.clone();
         }
@@ -267,6 +271,7 @@ impl<'a> Judge<'a> {
             verdict.features.extend(program.features.clone());
         }
         if let Some(screen) = &mut self.screen {
+            let _phase = self.context.times.phase(Phase::Screen);
             screen.run(&compiled, seed, verdict)?;
         }
         let candidate = JudgedKernel {

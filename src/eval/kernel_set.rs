@@ -11,6 +11,7 @@ use super::case_kernel::CaseKernel;
 use super::compiled_kernel::{CompiledKernel, Reference};
 use super::context::JudgeContext;
 use super::finding::JudgeResult;
+use super::oracle_pool::OpenOracle;
 use crate::device::{Comparison, Edge, ExpectedValues, Poison, Purpose};
 use crate::task::Tolerance;
 
@@ -41,7 +42,7 @@ pub(super) struct KernelSet {
     pub(super) candidate: CaseKernel,
     /// The baseline or, in a duel, the incumbent; `None` if nothing is timed.
     pub(super) opponent: Option<CaseKernel>,
-    pub(super) oracle: CaseKernel,
+    pub(super) oracle: OpenOracle,
     tolerances: Vec<(String, Tolerance)>,
     deadline: Duration,
 }
@@ -92,11 +93,10 @@ impl KernelSet {
         case: &Case,
         copies: usize,
     ) -> JudgeResult<Self> {
-        let purpose = Purpose::Expect { copies };
         Ok(Self {
             candidate,
             opponent,
-            oracle: CaseKernel::open_reference(context, Reference::Oracle, case, purpose)?,
+            oracle: OpenOracle::open(context, case, copies)?,
             tolerances: tolerances(context),
             deadline: context.deadline(),
         })
@@ -128,6 +128,7 @@ impl KernelSet {
         seed: u64,
         copies: &[u32],
     ) -> anyhow::Result<Vec<ExpectedValues>> {
+        let _stage = self.oracle.stage("oracle");
         self.oracle.kernel.bind_copies(copies)?;
         self.oracle.reset_buffers(seed, Poison::Nan)?;
         self.oracle.oracle_outputs(seed, self.deadline)
@@ -148,6 +149,7 @@ impl KernelSet {
     /// Compares the candidate's outputs with the opponent's, in copies that both have computed.
     pub(super) fn compare_sides(&self, copies: &[u32], seed: u64) -> JudgeResult<()> {
         let opponent = self.side(Side::Opponent)?;
+        let _stage = opponent.stage("compare");
         let widen = |tolerance: &Tolerance| Tolerance {
             rtol: tolerance.rtol * PAIR_TOLERANCE_FACTOR,
             atol_rms: tolerance.atol_rms * PAIR_TOLERANCE_FACTOR,

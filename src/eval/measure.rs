@@ -16,6 +16,7 @@ use super::floor::cold_floor;
 use super::kernel_set::{Side, TimedPair};
 use super::racing::{FIRST_LOOK_BLOCKS, LookPlan, Reading, SLOW_LOOK_BLOCKS, SLOW_LOOK_SECONDS};
 use super::sampling::{Samples, SamplingEnd, max_half_width};
+use super::stage_times::Phase;
 use super::timed_outputs::CheckedRuns;
 use super::timing_session::TimingSession;
 use crate::base::RandomStream;
@@ -197,6 +198,7 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
         blocks_per_process: Option<usize>,
         is_done: &mut dyn FnMut(&Samples, f64) -> bool,
     ) -> JudgeResult<()> {
+        let _phase = self.context.times.phase(Phase::Timing);
         let _lock = self.context.timing_lock.exclusive()?;
         let started = Instant::now();
         let device = self.context.device;

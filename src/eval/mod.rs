@@ -5,7 +5,7 @@
 //!
 //! `judge` compiles with `context`, and `stages` runs the other stages: `check` and `case_checks` check, `screen` and `inspection` look
 //! for faults that a fast run hides, `measure` and `timed_cases` time, and `racing` dismisses what cannot reach its incumbents. `cases`, `hidden`, `shapes` and `inspected_cases` choose the cases. `case_kernel` and `kernel_set` bind
-//! kernels to buffers, `unwritten` looks for poison in outputs. `admission` tests a task with `corruption` on `admission_cases`, and its
+//! kernels to buffers, `oracle_pool` keeps oracles open; `unwritten` looks for poison in outputs. `stage_times` adds up where the time goes. `admission` tests a task with `corruption` on `admission_cases`, and its
 //! cases with `mutants`; `probe`, `example` and `compiled` serve `kforge` commands that need a part of the
 //! judge.
 
@@ -33,6 +33,7 @@ mod judge;
 mod kernel_set;
 mod measure;
 mod mutants;
+mod oracle_pool;
 mod probe;
 mod racing;
 mod request;
@@ -40,6 +41,7 @@ mod run_spacing;
 mod sampling;
 mod screen;
 mod shapes;
+mod stage_times;
 mod stages;
 mod task_terms;
 mod timed_cases;

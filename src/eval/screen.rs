@@ -4,8 +4,6 @@
 //! conditions have other results here is refused. A kernel that the CPU cannot run, cannot compile or does not finish passes: that
 //! says nothing about the kernel.
 
-use std::time::Instant;
-
 use super::case::{Case, derive_seed};
 use super::cases::{CaseRequest, select_cases};
 use super::check::check_case;
@@ -14,6 +12,7 @@ use super::context::{JudgeContext, JudgeOptions};
 use super::finding::{Finding, JudgeError, JudgeResult};
 use super::hidden::Coverage;
 use super::inspection::{self, InspectionInput};
+use super::stage_times::StageTimes;
 use crate::device::TraceDifference;
 use crate::device::cpu::CpuDevice;
 use crate::kernel::{DeviceLimits, Kernel};
@@ -67,6 +66,11 @@ impl<'a> CpuScreen<'a> {
         })
     }
 
+    /// Records its time with the judgement that it is a part of.
+    pub(super) fn set_times(&mut self, times: StageTimes) {
+        self.context.set_times(times);
+    }
+
     /// Runs a kernel on the CPU. Writes the result of the screen into the verdict. `compiled`: for the GPU.
     pub(super) fn run(
         &mut self,
@@ -74,18 +78,15 @@ impl<'a> CpuScreen<'a> {
         seed: u64,
         verdict: &mut Verdict,
     ) -> JudgeResult<()> {
-        let started = Instant::now();
         if let Some(difference) = self.find_difference(compiled)? {
             let finding = difference_finding(&difference);
             verdict.screen = Some(format!("differs: {}", finding.reason));
-            verdict.seconds.screen = started.elapsed().as_secs_f64();
             return Err(finding.into());
         }
         let outcome = match self.check(&compiled.kernel, seed, verdict) {
             Ok(outcome) => outcome,
             Err(error) => ScreenOutcome::from_finding(error.into_finding()?),
         };
-        verdict.seconds.screen = started.elapsed().as_secs_f64();
         let (word, result) = match outcome {
             ScreenOutcome::Unsupported => ("unsupported", Ok(())),
             ScreenOutcome::Passed => ("passed", Ok(())),

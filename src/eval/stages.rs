@@ -4,8 +4,6 @@
 //! cannot reach them. Both run the same checks with the same inputs; a finding ends a judgement in both. Writes into the verdict what was
 //! not done.
 
-use std::time::Instant;
-
 use super::case::Case;
 use super::case_checks::CaseChecks;
 use super::compiled_kernel::CompiledKernel;
@@ -13,6 +11,7 @@ use super::context::JudgeContext;
 use super::finding::{Finding, JudgeError, JudgeResult};
 use super::inspection::{self, InspectionInput};
 use super::racing::{Race, Standing};
+use super::stage_times::Phase;
 use super::timed_cases::TimedCases;
 use crate::device::Build;
 use crate::search::Incumbents;
@@ -129,9 +128,10 @@ impl Stages<'_, '_> {
         verdict: &mut Verdict,
         check: impl FnOnce(&mut CaseChecks<'_, '_>, &mut Verdict) -> JudgeResult<()>,
     ) -> JudgeResult<()> {
-        let started = Instant::now();
-        let checked = check(&mut self.checks, verdict);
-        verdict.seconds.check += started.elapsed().as_secs_f64();
+        let checked = {
+            let _phase = self.context.times.phase(Phase::Check);
+            check(&mut self.checks, verdict)
+        };
         checked.or_else(|error| {
             let finding = error.into_finding()?;
             Err(explain(self.context, self.candidate, finding, verdict)?.into())
@@ -158,9 +158,10 @@ impl Stages<'_, '_> {
         verdict: &mut Verdict,
         time: impl FnOnce(&mut TimedCases<'_, '_>, &mut CaseChecks<'_, '_>) -> JudgeResult<T>,
     ) -> JudgeResult<T> {
-        let started = Instant::now();
-        let result = time(&mut self.timed, &mut self.checks);
-        verdict.seconds.measure += started.elapsed().as_secs_f64();
+        let result = {
+            let _phase = self.context.times.phase(Phase::Timing);
+            time(&mut self.timed, &mut self.checks)
+        };
         let error = match result {
             Ok(value) => return Ok(value),
             Err(error) => error,

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use super::stage_times::StageTimes;
 use crate::base::lock_wait::{LockWait, LockWaitError};
 use crate::base::{Failure, files};
 use crate::device::LockFile;
@@ -21,6 +22,8 @@ const MAX_WAIT: Duration = Duration::from_secs(600);
 /// A device's timing lock. Two values exclude each other even within one process.
 pub(crate) struct TimingLock {
     lock_file: LockFile,
+    /// Gets the time spent waiting.
+    times: StageTimes,
 }
 
 /// Holds the lock until it is dropped.
@@ -45,9 +48,15 @@ impl Drop for TimingLockGuard {
 impl TimingLock {
     /// Opens the lock file, and creates it if it does not exist.
     pub(crate) fn open(lock_file: LockFile) -> anyhow::Result<Self> {
-        let timing_lock = Self { lock_file };
+        let times = StageTimes::default();
+        let timing_lock = Self { lock_file, times };
         timing_lock.open_file("")?;
         Ok(timing_lock)
+    }
+
+    /// Adds the time spent waiting to the times of a judgement.
+    pub(super) fn set_times(&mut self, times: StageTimes) {
+        self.times = times;
     }
 
     /// For work on the host, such as compiling and proposing. Locks only if the device is the host.
@@ -88,6 +97,7 @@ impl TimingLock {
         self.wait_for_lock(&gate, "a turn for", File::try_lock, started)?;
         let file = self.open_file("")?;
         self.wait_for_lock(&file, "", lock, started)?;
+        self.times.add_wait(started.elapsed());
         Ok(TimingLockGuard {
             file: Some(file),
             since: Instant::now(),

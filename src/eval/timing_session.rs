@@ -253,7 +253,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         bound.reset_buffers(seed, poison)?;
         self.times.fill += started.elapsed();
         let started = Instant::now();
-        let outcome = bound.kernel.launch_sample(runs, deadline)?;
+        let outcome = bound.launch_sample(runs, deadline)?;
         self.times.launch += started.elapsed();
         match (outcome, side) {
             (LaunchOutcome::Finished { time }, _) => Ok(time),

@@ -33,6 +33,7 @@ impl CaseKernel {
 
     /// Whether an output still holds its poison somewhere. An element can be correct and equal its poison by chance.
     pub(super) fn has_poison(&self, poison: Poison) -> anyhow::Result<bool> {
+        let _stage = self.stage("look for poison");
         for (index, _) in self.buffers_with(BufferRole::Output) {
             if self.kernel.unwritten(index, poison)?.count > 0 {
                 return Ok(true);

@@ -19,6 +19,7 @@ mod results;
 mod spinner;
 mod streams;
 mod text;
+mod timings;
 
 pub(crate) use admission::describe_admission;
 pub(crate) use compiled::describe_compiled;
@@ -34,3 +35,4 @@ pub(crate) use results::{results_tables, stop_reason_text};
 pub(crate) use spinner::Spinner;
 pub(crate) use streams::{StdoutEnd, finish_stdout, flush_stderr, log_to_stderr, print_to_stderr};
 pub(crate) use text::{message_for_stderr, pluralize, wrap};
+pub(crate) use timings::describe_timings;

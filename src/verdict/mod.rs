@@ -331,7 +331,7 @@ pub struct OtherAccess {
 }
 
 /// Wall time of the stages of judging, in seconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Seconds {
     pub compile: f64,
     pub check: f64,
@@ -342,6 +342,10 @@ pub struct Seconds {
     /// The CPU screen before the kernel ran on a GPU, including compilation.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub screen: f64,
+    /// The same time by what was done, such as `timing launch`, the largest first. Waiting for locks of other kforge processes is a
+    /// part, but belongs to none of the stages above.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub parts: IndexMap<String, f64>,
 }
 
 /// Omits the time of a stage that did not run.

@@ -20,6 +20,7 @@ use super::limits::{inspection_bytes, refuse_excess};
 use super::line_table::LineTable;
 use super::plan_encoding::encode_plan;
 use super::process::{KernelProcess, ProcessEnd, ProcessTask};
+use super::program_symbols::SymbolCache;
 use super::saved_memory::{Leftover, SavedMemory};
 use super::shared_memory::SharedMemory;
 use crate::base::random::fresh_seed;
@@ -44,6 +45,7 @@ pub(super) struct KernelEnvironment<'a> {
     /// A program that runs without a kernel.
     pub(super) empty_program: &'a Path,
     pub(super) input_cache: Rc<RefCell<InputCache>>,
+    pub(super) symbols: Rc<RefCell<SymbolCache>>,
 }
 
 /// A bound kernel on the CPU.
@@ -108,7 +110,10 @@ impl CpuBoundKernel {
         (process.take_output()).context("failed to read what a candidate printed")?;
         let saved_memory = match program.build {
             Build::Fast => Some(SavedMemory::open(
-                &program.image,
+                environment
+                    .symbols
+                    .borrow_mut()
+                    .symbols_of(&program.image)?,
                 process.id(),
                 sandbox_support().seccomp,
             )?),

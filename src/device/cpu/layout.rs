@@ -86,6 +86,10 @@ impl BufferLayout {
     /// before the first. Damage after the data is reported first.
     pub(super) fn guard_damage(&self, memory: &[u8], key: u64) -> Option<i64> {
         let [before, after] = self.guard_zones();
+        let is_intact = |zone: &Range<usize>| has_noise(memory, zone.clone(), key);
+        if is_intact(&before) && is_intact(&after) {
+            return None;
+        }
         let is_damaged = |(byte, position): &(&u8, usize)| **byte != noise_byte(key, *position);
         if let Some((_, position)) = memory[after.clone()].iter().zip(after).find(is_damaged) {
             return Some((position - self.data.end) as i64);
@@ -98,18 +102,76 @@ impl BufferLayout {
 
 /// Fills a range of memory with bytes that nobody can foresee without the key.
 pub(super) fn fill_with_noise(memory: &mut [u8], range: Range<usize>, key: u64) {
-    for (byte, position) in memory[range.clone()].iter_mut().zip(range) {
-        *byte = noise_byte(key, position);
+    let words = whole_words(&range);
+    for position in (range.start..words.start).chain(words.end..range.end) {
+        memory[position] = noise_byte(key, position);
     }
+    let first = words.start / WORD_BYTES;
+    for (index, word) in memory[words].chunks_exact_mut(WORD_BYTES).enumerate() {
+        word.copy_from_slice(&noise_word(key, first + index).to_le_bytes());
+    }
+}
+
+/// Whether a range of memory holds what `fill_with_noise` wrote.
+fn has_noise(memory: &[u8], range: Range<usize>, key: u64) -> bool {
+    let words = whole_words(&range);
+    let mut ends = (range.start..words.start).chain(words.end..range.end);
+    let first = words.start / WORD_BYTES;
+    let mut contents = memory[words].chunks_exact(WORD_BYTES).enumerate();
+    ends.all(|position| memory[position] == noise_byte(key, position))
+        && contents.all(|(index, word)| word == noise_word(key, first + index).to_le_bytes())
+}
+
+const WORD_BYTES: usize = 8;
+
+/// The largest part of a range that consists of whole words of the shared memory. Empty if there is none.
+fn whole_words(range: &Range<usize>) -> Range<usize> {
+    let start = range.start.next_multiple_of(WORD_BYTES).min(range.end);
+    let end = range.end / WORD_BYTES * WORD_BYTES;
+    start..end.max(start)
 }
 
 /// The byte at a position of the shared memory.
 fn noise_byte(key: u64, position: usize) -> u8 {
-    const WORD_BYTES: usize = 8;
+    noise_word(key, position / WORD_BYTES).to_le_bytes()[position % WORD_BYTES]
+}
+
+/// The word with this index in the shared memory.
+fn noise_word(key: u64, index: usize) -> u64 {
     // SplitMix64 (Steele, Lea and Flood 2014) at the position of the word.
-    let mut word =
-        key.wrapping_add(((position / WORD_BYTES) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let mut word = key.wrapping_add((index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (word ^ word >> 31).to_le_bytes()[position % WORD_BYTES]
+    word ^ word >> 31
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noise_by_words_is_noise_by_bytes_and_every_damage_is_found() {
+        let key = 0x1234_5678_9abc_def0;
+        for range in [3..3, 3..5, 5..11, 8..24, 1..40, 7..33] {
+            let mut memory = vec![0; 48];
+            fill_with_noise(&mut memory, range.clone(), key);
+            for (position, byte) in memory.iter().enumerate() {
+                let expected = if range.contains(&position) {
+                    noise_byte(key, position)
+                } else {
+                    0
+                };
+                assert_eq!(*byte, expected, "{range:?}, {position}");
+            }
+            assert!(has_noise(&memory, range.clone(), key));
+            for position in range.clone() {
+                memory[position] ^= 1;
+                assert!(
+                    !has_noise(&memory, range.clone(), key),
+                    "{range:?}, {position}"
+                );
+                memory[position] ^= 1;
+            }
+        }
+    }
 }

@@ -67,6 +67,7 @@ pub struct CpuDevice {
     toolchain: toolchain::Toolchain,
     cores: u32,
     input_cache: Rc<RefCell<input_cache::InputCache>>,
+    symbols: Rc<RefCell<program_symbols::SymbolCache>>,
     /// For a screen: sources are compiled as NVRTC sees them, without code for the CPU.
     screened: Option<ScreenedCompiler>,
 }
@@ -81,6 +82,7 @@ impl CpuDevice {
             toolchain: toolchain::Toolchain::open()?,
             cores: cores(),
             input_cache: Rc::default(),
+            symbols: Rc::default(),
             screened: None,
         })
     }
@@ -160,6 +162,11 @@ impl Device for CpuDevice {
         }
     }
 
+    /// Guard zones surround every buffer instead.
+    fn has_edges(&self) -> bool {
+        false
+    }
+
     fn open(&self, program: &Program, plan: &Plan, _: Purpose) -> anyhow::Result<Opened> {
         if let Some(refusal) = source_checks::refuse_plan(plan) {
             return Ok(Opened::Refused(refusal));
@@ -169,6 +176,7 @@ impl Device for CpuDevice {
             folder: self.toolchain.empty_folder(),
             empty_program: &self.toolchain.empty_program(),
             input_cache: Rc::clone(&self.input_cache),
+            symbols: Rc::clone(&self.symbols),
         };
         bound_kernel::CpuBoundKernel::open(program, plan, environment)
     }

@@ -2,7 +2,10 @@
 //!
 //! Reads the file only, before the candidate runs.
 
+use std::collections::VecDeque;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::Context;
 use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SegmentFlags};
@@ -15,6 +18,8 @@ const UNIT_SECTIONS: [&str; 2] = ["kforge_unit_data", "kforge_unit_bss"];
 const REST_SECTION: &str = "kforge_rest";
 /// The flag of a segment that can be written to.
 const PF_W: u32 = 2;
+/// Number of programs whose symbols are kept: the oracle, the baseline and a candidate, each with a few sets of tunable values.
+const MAX_CACHED_PROGRAMS: usize = 16;
 
 /// The variables of a program.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +41,26 @@ struct Variable {
     address: u64,
     bytes: u64,
     name: String,
+}
+
+/// The symbols of the latest programs: a program is started many times, and its file never changes.
+#[derive(Default)]
+pub(super) struct SymbolCache(VecDeque<(PathBuf, Rc<ProgramSymbols>)>);
+
+impl SymbolCache {
+    /// The symbols of a program, read from its file if it is new.
+    pub(super) fn symbols_of(&mut self, program: &Path) -> anyhow::Result<Rc<ProgramSymbols>> {
+        let known = self.0.iter().find(|(path, _)| path == program);
+        if let Some((_, symbols)) = known {
+            return Ok(Rc::clone(symbols));
+        }
+        let symbols = Rc::new(ProgramSymbols::read_file(program)?);
+        if self.0.len() >= MAX_CACHED_PROGRAMS {
+            self.0.pop_front();
+        }
+        (self.0).push_back((program.to_owned(), Rc::clone(&symbols)));
+        Ok(symbols)
+    }
 }
 
 impl ProgramSymbols {
@@ -79,7 +104,7 @@ impl ProgramSymbols {
         Ok(symbols)
     }
 
-    pub(super) fn read_file(path: &std::path::Path) -> anyhow::Result<Self> {
+    fn read_file(path: &Path) -> anyhow::Result<Self> {
         let file =
             std::fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
         let symbols = Self::read_elf(&file);

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::rc::Rc;
 
 use anyhow::Context;
 
@@ -32,7 +32,7 @@ pub(super) enum Leftover {
 /// The memory of a process at its first stop.
 pub(super) struct SavedMemory {
     memory: ProcessMemory,
-    symbols: ProgramSymbols,
+    symbols: Rc<ProgramSymbols>,
     areas: Vec<SavedArea>,
     mapped_pages: u64,
     /// Compared where the process could change its mappings without a change of their total size.
@@ -101,11 +101,10 @@ impl SavedMemory {
     /// # Errors
     /// `Failure::environment` if the system does not let this process look at the memory of another.
     pub(super) fn open(
-        executable: &Path,
+        symbols: Rc<ProgramSymbols>,
         process: libc::pid_t,
         maps_are_fixed: bool,
     ) -> anyhow::Result<Self> {
-        let symbols = ProgramSymbols::read_file(executable)?;
         Self::save(symbols, process, maps_are_fixed).map_err(|error| {
             let message =
                 format!("failed to read the memory of a candidate's process: {error}");
@@ -116,7 +115,7 @@ impl SavedMemory {
     }
 
     fn save(
-        symbols: ProgramSymbols,
+        symbols: Rc<ProgramSymbols>,
         process: libc::pid_t,
         maps_are_fixed: bool,
     ) -> io::Result<Self> {

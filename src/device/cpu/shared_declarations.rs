@@ -47,7 +47,7 @@ pub(super) fn rewrite_shared(
         return None;
     }
     let mut rest = Vec::new();
-    let (mut is_extern, mut alignment) = (false, String::from("1"));
+    let (mut is_extern, mut alignment) = (false, String::new());
     let mut index = 0;
     while index < declaration.len() {
         match text(&declaration[index]) {
@@ -55,7 +55,9 @@ pub(super) fn rewrite_shared(
             "static" | "__shared__" => {}
             "alignas" | "__align__" => {
                 let close = closing_parenthesis(source, declaration, index + 1)?;
-                alignment = join_lexemes(source, declaration[index + 2..close].iter());
+                let wanted = join_lexemes(source, declaration[index + 2..close].iter());
+                // Writing to a String cannot fail.
+                let _ = write!(alignment, "alignas({wanted}) ");
                 index = close;
             }
             _ => rest.push(declaration[index].clone()),
@@ -111,6 +113,7 @@ fn namespace_variable(declarator: &Declarator) -> String {
     format!("static thread_local {kind} {name}{dimensions}; KFORGE_SHARED_VARIABLE({name});")
 }
 
+/// `alignment`: as `alignas(16) `, or empty.
 fn static_variable(declarator: &Declarator, number: usize, alignment: &str) -> String {
     let Declarator {
         kind,
@@ -119,12 +122,20 @@ fn static_variable(declarator: &Declarator, number: usize, alignment: &str) -> S
     } = declarator;
     let alias = format!("kforge_shared_type_{number}");
     let mut text = format!("typedef {kind} {alias}{dimensions}; ");
+    let mut bytes = format!("alignof({alias})");
+    if !alignment.is_empty() {
+        // Only a declaration takes a type as well as a number.
+        let aligned = format!("kforge_shared_aligned_{number}");
+        // Writing to a String cannot fail.
+        let _ = write!(text, "struct {alignment}{aligned} {{ char byte; }}; ");
+        bytes = format!("{bytes} > alignof({aligned}) ? {bytes} : alignof({aligned})");
+    }
     // Writing to a String cannot fail.
     let _ = write!(
         text,
         "static thread_local ::kforge::SharedSlot kforge_shared_slot_{number}; \
          {alias}& {name} = *static_cast<{alias}*>(::kforge::shared_static(kforge_shared_slot_{number}, sizeof({alias}), \
-         alignof({alias}) > ({alignment}) ? alignof({alias}) : ({alignment})));"
+         {bytes}));"
     );
     text
 }

@@ -244,7 +244,7 @@ mod tests {
     fn shared_declarations_are_placed_in_the_arena() {
         insta::assert_snapshot!(rewritten("void f() {\n  __shared__ float a[32][33], b;\n}"), @r"
         void f() {
-          typedef float kforge_shared_type_0[32][33]; static thread_local ::kforge::SharedSlot kforge_shared_slot_0; kforge_shared_type_0& a = *static_cast<kforge_shared_type_0*>(::kforge::shared_static(kforge_shared_slot_0, sizeof(kforge_shared_type_0), alignof(kforge_shared_type_0) > (1) ? alignof(kforge_shared_type_0) : (1)));typedef float kforge_shared_type_1; static thread_local ::kforge::SharedSlot kforge_shared_slot_1; kforge_shared_type_1& b = *static_cast<kforge_shared_type_1*>(::kforge::shared_static(kforge_shared_slot_1, sizeof(kforge_shared_type_1), alignof(kforge_shared_type_1) > (1) ? alignof(kforge_shared_type_1) : (1)));
+          typedef float kforge_shared_type_0[32][33]; static thread_local ::kforge::SharedSlot kforge_shared_slot_0; kforge_shared_type_0& a = *static_cast<kforge_shared_type_0*>(::kforge::shared_static(kforge_shared_slot_0, sizeof(kforge_shared_type_0), alignof(kforge_shared_type_0)));typedef float kforge_shared_type_1; static thread_local ::kforge::SharedSlot kforge_shared_slot_1; kforge_shared_type_1& b = *static_cast<kforge_shared_type_1*>(::kforge::shared_static(kforge_shared_slot_1, sizeof(kforge_shared_type_1), alignof(kforge_shared_type_1)));
         }
         ");
         insta::assert_snapshot!(rewritten("void f() { extern __shared__ __align__(16) unsigned char raw[]; }"), @"void f() { unsigned char* const raw = static_cast<unsigned char*>(::kforge::shared_dynamic()); }");
@@ -304,7 +304,7 @@ mod tests {
             ),
             (
                 "void f() {\n  __shared__ alignas(\n16 // why\n) float a[32];\n  int x;\n}",
-                "> (16) ?",
+                "struct alignas(16) kforge_shared_aligned_0",
             ),
             (
                 "void f() {\n  __shared__\n#ifdef A\n  float a[4];\n#endif\n  int x;\n}",

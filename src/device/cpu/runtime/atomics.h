@@ -11,9 +11,9 @@
 
 namespace kforge {
 
-// Replaces *address by change(old) and returns the old value.
+// Replaces *address by change(old) and returns the old value. `auto`: see `simd.h`.
 template <typename Bits, typename T, typename Change>
-inline T atomic_change(T* address, Change change) {
+inline auto atomic_change(T* address, Change change) {
     static_assert(sizeof(Bits) == sizeof(T), "the integer must have the size of the value");
     Bits* word = reinterpret_cast<Bits*>(address);
     Bits old = __atomic_load_n(word, __ATOMIC_RELAXED);

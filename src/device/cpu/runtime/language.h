@@ -4,6 +4,10 @@
 
 #pragma once
 
+#include <cstddef>
+// Without the special functions of C++17, such as Bessel functions: a GPU has none of them under these names, and gcc would instantiate
+// all of their templates again for every kernel.
+#undef _GLIBCXX_USE_STD_SPEC_FUNCS
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>

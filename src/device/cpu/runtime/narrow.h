@@ -86,9 +86,9 @@ inline double odd_sum(double a, double b) {
     return double_of(bits_of(sum) + ((error > 0) == (sum > 0) ? 1u : ~(uint64_t)0));
 }
 
-// An integer as a double that rounds into a narrower type as the integer itself would.
+// An integer as a double that rounds into a narrower type as the integer itself would. `auto`: see `simd.h`.
 template <typename I>
-inline double odd_double(I value) {
+inline auto odd_double(I value) {
     if constexpr (sizeof(I) < 8) return (double)value;
     const bool negative = value < 0;
     uint64_t magnitude = negative ? 0 - (uint64_t)value : (uint64_t)value;
@@ -97,9 +97,9 @@ inline double odd_double(I value) {
 }
 
 // Converts to an integer as the GPU does. A value that does not fit becomes the nearest limit. A NaN becomes zero, or only
-// the highest bit set if either type has 64 bits.
+// the highest bit set if either type has 64 bits. `auto`: see `simd.h`.
 template <typename I, typename F>
-inline I to_integer(F value) {
+inline auto to_integer(F value) {
     if (value != value) return sizeof(I) == 8 || (sizeof(F) == 8 && sizeof(I) == 4) ? (I)((I)1 << (8 * sizeof(I) - 1)) : (I)0;
     constexpr I least = std::numeric_limits<I>::min();
     constexpr I most = std::numeric_limits<I>::max();

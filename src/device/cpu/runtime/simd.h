@@ -6,16 +6,19 @@
 
 namespace kforge {
 
+// The templates here and in other parts of the precompiled header return `auto`: the compiler then instantiates them once, when it
+// precompiles the header, and not again for every kernel.
+
 // Part `at` of a word as a number; a part has Bits bits, and a sign if Signed.
 template <int Bits, bool Signed>
-inline __attribute__((always_inline)) int part(unsigned word, int at) {
+inline __attribute__((always_inline)) auto part(unsigned word, int at) {
     const unsigned shifted = word >> (Bits * at);
     if constexpr (Bits == 16) return Signed ? (int)(short)shifted : (int)(unsigned short)shifted;
     return Signed ? (int)(signed char)shifted : (int)(unsigned char)shifted;
 }
 
 template <int Bits, bool Signed, typename Change>
-inline __attribute__((always_inline)) unsigned each_part(unsigned a, unsigned b, Change change) {
+inline __attribute__((always_inline)) auto each_part(unsigned a, unsigned b, Change change) {
     constexpr unsigned mask = (1u << Bits) - 1;
     unsigned result = 0;
     for (int at = 0; at < 32 / Bits; ++at) {
@@ -25,7 +28,7 @@ inline __attribute__((always_inline)) unsigned each_part(unsigned a, unsigned b,
 }
 
 template <int Bits, bool Signed>
-inline int saturated(int value) {
+inline auto saturated(int value) {
     constexpr int least = Signed ? -(1 << (Bits - 1)) : 0;
     constexpr int most = Signed ? (1 << (Bits - 1)) - 1 : (1 << Bits) - 1;
     return value < least ? least : value > most ? most : value;
