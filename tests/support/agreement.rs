@@ -212,13 +212,15 @@ pub(crate) const RULES: &[Rule] = &[
         "out_of_bounds",
         &["out_of_bounds"],
     ),
-    agreed(
-        "write_of_an_input",
-        "",
-        "if (i < n) output[i] = 2.0f * x[i] + y[i];\n    if (i == 0) const_cast<float*>(x)[0] = 0.0f;",
-        "input_mutated",
-        &["input_mutated"],
-    ),
+    Rule {
+        name: "write_of_an_input",
+        before: "",
+        body: "if (i < n) output[i] = 2.0f * x[i] + y[i];\n    if (i == 0) const_cast<float*>(x)[0] = 0.0f;",
+        cpu: "input_mutated",
+        // Where a GPU maps inputs read-only, a store to them is a fault like any other. Elsewhere their hashes differ.
+        gpu: &["out_of_bounds", "input_mutated"],
+        screened: Some("input_mutated"),
+    },
     agreed(
         "misaligned_vector",
         "",
@@ -285,10 +287,19 @@ pub(crate) const RULES: &[Rule] = &[
         "wrong_output",
         &["wrong_output"],
     ),
+    // CUDA assumes that every thread makes progress, so a compiler may remove a loop without effects.
+    Rule {
+        name: "endless_loop_without_effects",
+        before: "",
+        body: "for (volatile int zero = n - n; zero == 0;) {\n    }\n    if (i < n) output[i] = 2.0f * x[i] + y[i];",
+        cpu: "timed_out",
+        gpu: &["passed", "timed_out"],
+        screened: Some("timed_out"),
+    },
     agreed(
         "endless_loop",
         "",
-        "for (volatile int zero = n - n; zero == 0;) {\n    }\n    if (i < n) output[i] = 2.0f * x[i] + y[i];",
+        "if (i < n) output[i] = 2.0f * x[i] + y[i];\n    while (i < n && atomicAdd((unsigned*)output + i, 0u) != 0x7f812345u) {\n    }",
         "timed_out",
         &["timed_out"],
     ),

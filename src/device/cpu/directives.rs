@@ -8,7 +8,8 @@ use std::ops::Range;
 
 use super::checked_source::CheckedSource;
 use super::headers::{HeaderKind, classify};
-use super::words::{edit_words, is_kept_pragma};
+use super::own_names::split_word;
+use super::words::{edit_words, is_kept_pragma, own_name};
 use crate::device::Refusal;
 use crate::device::source_edits::{
     NO_HEADER_NAME, ONLY_INCLUDE, has_include_tests, header_name, is_line_marker, unknown_header,
@@ -40,6 +41,9 @@ pub(super) fn edit_directive(source: &str, lexeme: &Lexeme, checked: &mut Checke
         if !is_kept_pragma(&body["pragma".len()..]) {
             checked.edits.remove(source, range);
         }
+    } else if let Some(word) = split_word(directive) {
+        let refusal = Refusal::at_line(Status::Rejected, lexeme.line, own_name(&word));
+        checked.edits.refuse(source, range, refusal);
     } else if !is("error") && !is("warning") {
         for (test, name) in has_include_tests(directive) {
             let exists = matches!(classify(name), HeaderKind::Supported | HeaderKind::HostOnly);

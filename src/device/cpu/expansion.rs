@@ -4,15 +4,19 @@
 //! preprocessor on a text from [`without_own_words`].
 
 use super::diagnostics::KERNEL_FILE;
-use super::words::{PTX_WORDS, is_kept_pragma, ptx_reason};
+use super::own_names::is_refused_when_made;
+use super::source::ENTRIES_MARKER;
+use super::words::{PTX_WORDS, is_kept_pragma, own_name, ptx_reason};
 use crate::device::Refusal;
 use crate::device::thread_locals::{THREAD_LOCAL, THREAD_LOCAL_WORDS};
 use crate::kernel::lexer::{LexemeKind, lex, starts_with_directive};
 use crate::verdict::Status;
 
-/// The generated text without the `thread_local` of its own declarations. The kernel's own ones have been edited before.
+/// The generated text without the entries behind the source, and without the `thread_local` of its own declarations. The kernel's own
+/// ones have been edited before.
 pub(super) fn without_own_words(text: &str) -> String {
-    text.replace("thread_local", "kforge_own_word")
+    let source = text.find(ENTRIES_MARKER).map_or(text, |end| &text[..end]);
+    source.replace("thread_local", "kforge_own_word")
 }
 
 /// A refusal if the kernel file's part of a preprocessed text has a word or a pragma that must not be there.
@@ -43,6 +47,9 @@ pub(super) fn check_expansion(text: &str) -> Option<Refusal> {
             }
             LexemeKind::Identifier if THREAD_LOCAL_WORDS.contains(&word) => {
                 return Some(Refusal::at_line(Status::Rejected, line, THREAD_LOCAL));
+            }
+            LexemeKind::Identifier if is_refused_when_made(word) => {
+                return Some(Refusal::at_line(Status::Rejected, line, own_name(word)));
             }
             _ => {}
         }

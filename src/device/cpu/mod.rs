@@ -27,6 +27,7 @@ mod layout;
 mod limits;
 mod line_table;
 mod memory_locations;
+mod own_names;
 mod plan_encoding;
 mod process;
 mod process_memory;

@@ -10,6 +10,7 @@ use include_dir::{Dir, include_dir};
 
 use super::compiler_flags::{RUNTIME_FLAGS, START_FLAGS, compile_flags, runtime_object};
 use super::compiler_runner::{CompilerOutcome, CompilerRunner, LinkTask, is_disk_full};
+use super::own_names::ENTRY_DEFINITIONS;
 use crate::base::Failure;
 use crate::base::lock_wait::LockWaitError;
 use crate::device::Build;
@@ -17,9 +18,6 @@ use crate::device::cache::{self, write_failure};
 
 static SOURCES: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/src/device/cpu/runtime");
 
-/// A translation unit without a kernel.
-const EMPTY_UNIT: &str =
-    "#include \"kforge_cuda.h\"\nKFORGE_ENTRIES_BEGIN\n{nullptr, 0},\nKFORGE_ENTRIES_END\n";
 /// A file that marks a runtime whose programs are linked dynamically, because the machine has no static libraries.
 const DYNAMIC_MARKER: &str = "loaded";
 
@@ -34,6 +32,13 @@ const BUILD_WAIT_LIMIT: Duration = Duration::from_secs(1200);
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct CompilerRefused(String);
+
+/// A translation unit without a kernel.
+pub(super) fn empty_unit() -> String {
+    format!(
+        "#include \"kforge_cuda.h\"\n{ENTRY_DEFINITIONS}KFORGE_ENTRIES_BEGIN\n{{nullptr, 0}},\nKFORGE_ENTRIES_END\n"
+    )
+}
 
 /// Calls `visit` with the relative path and the contents of every source file of the runtime.
 pub(super) fn visit_sources(visit: &mut dyn FnMut(&'static Path, &'static [u8])) {
@@ -230,7 +235,7 @@ impl RuntimeBuild<'_> {
 
     fn link_empty_program(&self, build: Build, is_static: bool) -> anyhow::Result<()> {
         let source = self.folder.join(format!("{}-trial.cpp", build.name()));
-        std::fs::write(&source, EMPTY_UNIT).map_err(|error| write_failure(&source, &error))?;
+        std::fs::write(&source, empty_unit()).map_err(|error| write_failure(&source, &error))?;
         let object = source.with_extension("o");
         let arguments = [&compile_flags(build, false)[..], &["-c"]].concat();
         self.compile(&arguments, &source, &object)?;

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::checked_source::CheckedSource;
 use super::headers::{HeaderKind, classify};
+use super::own_names::{directives_before_source, directives_behind_source};
 use super::shared_declarations::{declaration_end, rewrite_shared};
 use super::wait_loops::wait_loop_edits;
 use super::words::{DROPPED_PRAGMA, EMPTY_PTX, PTX_AT_LINE};
@@ -18,6 +19,9 @@ use crate::device::standard_headers::freed_constants;
 use crate::kernel::lexer::{Lexeme, LexemeKind, lex, strip_comments};
 use crate::kernel::plan::TranslationUnit;
 
+/// What separates a source from the entries in the generated text.
+pub(super) const ENTRIES_MARKER: &str = "\n# 1 \"launches of the header\"\n";
+
 /// The C++ text of a translation unit, given its checked source. `directives`: in front of the kernel file, such as other macros.
 pub(super) fn generate_cpp(
     unit: &TranslationUnit,
@@ -26,7 +30,9 @@ pub(super) fn generate_cpp(
 ) -> String {
     let mut text = text_before(unit, checked, directives);
     text.push_str(&rewrite_source(unit, &checked.text));
-    text.push_str("\n# 1 \"launches of the header\"\nKFORGE_ENTRIES_BEGIN\n");
+    text.push_str(ENTRIES_MARKER);
+    text.push_str(&directives_behind_source());
+    text.push_str("KFORGE_ENTRIES_BEGIN\n");
     for (index, entry) in unit.entry_points.iter().enumerate() {
         // Writing to a String cannot fail.
         let _ = writeln!(
@@ -86,6 +92,7 @@ fn text_before(unit: &TranslationUnit, checked: &CheckedSource, directives: &str
         );
     }
     text.push_str(&freed_constants(&unit.source));
+    text.push_str(&directives_before_source());
     text.push_str("# 1 \"kernel.cu\"\n");
     text
 }

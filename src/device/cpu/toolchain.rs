@@ -343,9 +343,7 @@ mod tests {
     use super::*;
 
     fn build(toolchain: &Toolchain, comment: &str) -> Compiled {
-        let text = format!(
-            "#include \"kforge_cuda.h\"\n// {comment}\nKFORGE_ENTRIES_BEGIN\n{{nullptr, 0}},\nKFORGE_ENTRIES_END\n"
-        );
+        let text = format!("{}// {comment}\n", runtime_build::empty_unit());
         let unit = TranslationUnit {
             source: String::new(),
             constants: Vec::new(),

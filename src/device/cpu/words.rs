@@ -5,6 +5,7 @@
 //! in a function that nothing calls. The compiler decides about everything else.
 
 use super::checked_source::CheckedSource;
+use super::own_names::{is_own, renamed};
 use crate::device::refusal::MANAGED_MEMORY;
 use crate::device::thread_locals::{THREAD_LOCAL, THREAD_LOCAL_WORDS};
 use crate::kernel::lexer::{Lexeme, LexemeKind, lex, starts_with_directive};
@@ -100,6 +101,11 @@ pub(super) fn ptx_reason(word: &str) -> String {
     format!("`{word}`: inline PTX cannot run on a CPU (`#ifdef KFORGE_CPU` selects other code)")
 }
 
+/// Why a name of the runtime or of a build is refused.
+pub(super) fn own_name(word: &str) -> String {
+    format!("`{word}` is a name of kforge's own or of one of its builds, and no kernel may use it")
+}
+
 /// The lexemes of the code, or of one directive.
 #[derive(Clone, Copy)]
 pub(super) struct Words<'a> {
@@ -134,6 +140,12 @@ impl Words<'_> {
         } else if let Some((_, what)) = UNSUPPORTED_WORDS.iter().find(|(known, _)| *known == word) {
             let reason = format!("`{word}`: {what} cannot run on a CPU");
             checked.add_finding(&word, Status::Unsupported, lexeme.line, reason);
+        } else if let Some(other) = renamed(&word) {
+            if is_own(&word) {
+                let reason = own_name(&word);
+                checked.add_finding(&other, Status::Rejected, lexeme.line, reason);
+            }
+            self.replace(index..index + 1, &other, checked);
         }
     }
 

@@ -1,5 +1,6 @@
-// The last part of every translation unit: one entry per launch of the kernel file's header. `launch_checks.h` checks at compile
-// time that the header's arguments match the parameters of the kernel. Nothing here runs a launch; runtime.cpp does.
+// Calls a kernel with the arguments of a launch. The last part of every translation unit has one entry per launch of the kernel file's
+// header (`own_names.rs`). `launch_checks.h` checks at compile time that the header's arguments match the parameters of the kernel.
+// Nothing here runs a launch; runtime.cpp does.
 
 #pragma once
 
@@ -8,7 +9,7 @@
 #include "launch_checks.h"
 #include "runtime.h"
 
-namespace kforge {
+namespace kforge_launch {
 
 // The value of an argument, converted to the type of the parameter. The runtime has 8 bytes for each argument.
 template <typename Passed, typename T>
@@ -60,12 +61,4 @@ struct Caller<kforge_check::types<Passed...>> {
     }
 };
 
-}  // namespace kforge
-
-#define KFORGE_ENTRIES_BEGIN extern "C" const ::kforge::Entry kforge_entries[] = {
-#define KFORGE_ENTRY(index, expression, ...) \
-    {[](const void* const* arguments) { ::kforge::Caller<__VA_ARGS__>::call(expression, arguments); }, ::kforge_check::Entry<index, __VA_ARGS__, decltype(&expression)>::count},
-#define KFORGE_ENTRIES_END \
-    }                      \
-    ;                      \
-    extern "C" const uint32_t kforge_entry_count = sizeof(kforge_entries) / sizeof(kforge_entries[0]);
+}  // namespace kforge_launch
