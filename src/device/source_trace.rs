@@ -1,4 +1,4 @@
-//! The trace of a source: which conditional groups a compiler's preprocessor keeps, and which names are macros there.
+//! The source trace: which conditional groups of a source a compiler's preprocessor keeps, and which names are macros there.
 //!
 //! Marks are put into the source and read back from the compiler's messages. So the compiler itself answers, and nobody has to
 //! interpret the text. Two compilers with equal traces compile the same program, as far as the preprocessor decides it. Compiles

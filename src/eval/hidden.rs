@@ -33,7 +33,7 @@ pub(super) struct Effort {
 
 /// The budget: operations of timed shapes under regimes, as a share of the operations that checking the workloads costs.
 const BUDGET_SHARE: f64 = 0.5;
-/// A shape is cheap if a check of it under every regime takes at most this share of the budget.
+/// A shape is cheap if its checks take at most this share of the budget.
 const CHEAP_SHARE: f64 = 0.125;
 /// The most that one case on a drawn shape may cost, as a share of the budget.
 const DRAWN_SHARE: f64 = 1.0 / 16.0;
