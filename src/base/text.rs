@@ -1,6 +1,6 @@
-//! Text for messages: suggestions for mistyped names, lists of names, white space, quoting for a shell, tokens.
+//! Text for messages: suggestions for mistyped names, lists of names, white space, quoting for a shell, estimates of tokens.
 //!
-//! Pure functions of text.
+//! Pure functions. Never prints.
 
 use std::path::Path;
 

@@ -45,7 +45,7 @@ impl LaunchPlace<'_> {
         }
     }
 
-    /// The bytes from the kernel's name to the parenthesis behind its arguments.
+    /// The bytes from the kernel's name to the parenthesis after its arguments.
     fn range(&self) -> Option<Range<usize>> {
         let start = self.callee()?;
         let mut close = self.index + 3;

@@ -1,4 +1,6 @@
-//! Why a kernel does not run on a device, as data for a verdict; and how the devices keep that apart from their own failures.
+//! Why a kernel does not run on a device: data for a verdict, kept apart from failures of kforge and the machine.
+//!
+//! Plain data and reasons that both devices share. Never decides whether a kernel is refused.
 
 use crate::verdict::{Evidence, Status};
 
@@ -18,7 +20,7 @@ pub(super) const DEVICE_HEAP: &str =
 #[derive(Clone, Debug, PartialEq)]
 pub struct Refusal {
     pub status: Status,
-    /// One sentence for a person.
+    /// For people: a lowercase fragment with values in backticks.
     pub reason: String,
     /// Boxed, because it is large and mostly empty.
     pub evidence: Box<Evidence>,

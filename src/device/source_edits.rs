@@ -20,7 +20,7 @@ pub(super) struct SourceEdits {
 }
 
 impl SourceEdits {
-    /// Replaces a range. The line breaks of the old text are kept behind the new text, which has none.
+    /// Replaces a range. The line breaks of the old text are kept after the new text, which has none.
     pub(super) fn replace(&mut self, source: &str, range: Range<usize>, text: impl Into<String>) {
         let mut text = text.into();
         text.extend(source[range.clone()].matches('\n'));
@@ -104,7 +104,7 @@ pub(super) fn unknown_header(name: &str) -> String {
     )
 }
 
-/// Whether a directive, given behind its `#`, sets line numbers or file names: `#line`, `# 7 "file"`. Generated sources have them.
+/// Whether a directive, given without its `#`, sets line numbers or file names: `#line`, `# 7 "file"`. Generated sources have them.
 pub(super) fn is_line_marker(body: &str) -> bool {
     body.starts_with(|first: char| first.is_ascii_digit()) || starts_with_directive(body, "line")
 }

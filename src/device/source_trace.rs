@@ -1,7 +1,8 @@
-//! What a compiler's preprocessor makes of a source: which conditional groups it compiles, and which names are macros there.
+//! The source trace: which conditional groups of a source a compiler's preprocessor keeps, and which names are macros there.
 //!
-//! Marks are put into the source and read back from the compiler's messages, so the answer is the compiler's own, not a reading of
-//! the text. Two compilers with equal traces compile the same program, as far as the preprocessor decides it. Compiles nothing.
+//! Marks are put into the source and read back from the compiler's messages. So the compiler itself answers, and nobody has to
+//! interpret the text. Two compilers with equal traces compile the same program, as far as the preprocessor decides it. Compiles
+//! nothing.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -16,22 +17,22 @@ const GROUPS: [&str; 7] = [
     "ifdef", "ifndef", "if", "elifdef", "elifndef", "elif", "else",
 ];
 
-/// Words that `#ifdef` does not take, and the directive that names are read from.
+/// Words that are never reported as macros: `#ifdef` does not take them, or they are the directive that defines one.
 const NOT_MACROS: [&str; 4] = ["defined", "define", "__has_include", "__has_include_next"];
 
-/// Macros with another value in every compilation.
+/// Macros whose value differs between any two compilations.
 const OF_TIME: [&str; 3] = ["__TIME__", "__DATE__", "__TIMESTAMP__"];
 
 /// A source with marks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct MarkedSource {
-    /// With more lines than the source, and `#line` behind each mark.
+    /// With more lines than the source, and `#line` after each mark, so that line numbers are those of the source.
     pub(super) text: String,
     /// The lines with a directive that begins a group.
     groups: Vec<u32>,
     /// The names in the source.
     names: BTreeSet<String>,
-    /// In front of every mark. It contains a hash of the source, so the source does not contain it.
+    /// Begins every mark. It contains a hash of the source, so the source does not contain it.
     prefix: String,
 }
 
@@ -81,7 +82,7 @@ impl MarkedSource {
         }
     }
 
-    /// Text for the end of the unit, outside of all declarations.
+    /// Text for the end of the translation unit, outside of all declarations, that reports the marks.
     pub(super) fn report(&self, form: ReportAs) -> String {
         let command = match form {
             ReportAs::Warnings => "#warning ",
@@ -142,7 +143,8 @@ fn begins_group(directive: &str) -> bool {
     GROUPS.iter().any(|name| starts_with_directive(body, name))
 }
 
-/// The names in a source that may be macros: in code and in the bodies of macros. Those in conditions show in the groups.
+/// The names in a source that may be macros: those in code and in the bodies of macros. Of those in conditions, the groups show the
+/// effect.
 fn names(source: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for lexeme in lex(source) {
@@ -164,7 +166,7 @@ fn names(source: &str) -> BTreeSet<String> {
     names
 }
 
-/// A directive behind its `#`.
+/// A directive without its `#`.
 fn directive_body(plain: &str) -> &str {
     plain.trim_start_matches(['#', '%', ':']).trim_start()
 }
@@ -197,6 +199,7 @@ impl Trace {
             });
         }
         let mut names = self.macros.symmetric_difference(&other.macros);
+        // Such a macro is a difference even if both have it.
         let mut all = self.macros.union(&other.macros);
         let of_time = all.find(|name| OF_TIME.contains(&name.as_str()));
         let name = of_time.or_else(|| names.find(|name| !known(name)))?;

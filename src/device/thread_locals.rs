@@ -1,4 +1,4 @@
-//! Edits a `thread_local` in a function: the variable becomes an ordinary static one, behind a statement that refuses the kernel
+//! Edits a `thread_local` in a function: the variable becomes an ordinary static one, after a statement that refuses the kernel
 //! if the function is called. In a function that nothing calls it does no harm.
 //!
 //! A thread-local variable would keep a value between launches unnoticed. Each device has its own statement, and refuses a
@@ -149,7 +149,7 @@ fn scope_of(source: &str, statement: &[Lexeme]) -> Scope {
     let Some(class) = words.iter().position(|word| is_class(word)) else {
         return Scope::Body;
     };
-    // The parentheses of a function are behind its name; those of an alignment are behind this word.
+    // The parentheses of a function are after its name; those of an alignment are after this word.
     let name = words[class..].iter().position(|word| *word == "(");
     let is_alignment = name.is_some_and(|open| {
         matches!(
@@ -175,7 +175,7 @@ fn function_name<'a>(source: &'a str, statement: &[Lexeme]) -> Option<&'a str> {
     })
 }
 
-/// The words behind a leading `template <…>`.
+/// The words after a leading `template <…>`.
 fn behind_template_parameters<'a>(words: &'a [&'a str]) -> &'a [&'a str] {
     if words.first() != Some(&"template") {
         return words;

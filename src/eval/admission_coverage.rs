@@ -1,7 +1,7 @@
-//! The part of the admission test that runs nothing: do the cases of a judgement meet kernels that are wrong on few shapes or inputs?
+//! The part of the admission test that runs nothing: do the cases of a judgement expose the mutants of a task?
 //!
-//! Cases are drawn as for candidates, with many seeds. Every mutant must be exposed by every confirmation, and the plain ones by
-//! every judgement. Also finds inputs that no regime changes, so that a kernel may rely on their usual values.
+//! Cases are drawn as for candidates, with many seeds. Every confirmation must expose every mutant; every judgement must expose those
+//! that `mutants` marks. Also finds inputs that no regime changes, so that a kernel may rely on their usual values.
 
 use serde::Serialize;
 
@@ -14,13 +14,13 @@ use crate::task::{Profile, Task};
 
 /// How many judgements and confirmations are drawn.
 pub(super) const DRAWS: usize = 20;
-/// How many mutants that pass are named.
+/// How many of the mutants that pass are named in the reasons.
 const MAX_NAMED: usize = 3;
 
 /// How well the cases of a judgement cover what is timed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct CaseCoverage {
-    /// Wrong kernels: how many there are, and how many of them every confirmation exposes.
+    /// Mutants: how many there are, and how many of them every confirmation exposes.
     pub(crate) mutants: usize,
     pub(crate) exposed_by_confirmations: usize,
     /// Judgements that were drawn, and how many of them expose the mutant that passes most often.
@@ -37,7 +37,7 @@ pub(super) struct CoverageTest<'t> {
     /// The baseline.
     pub(super) kernel: &'t Kernel,
     pub(super) limits: &'t DeviceLimits,
-    /// Of a judgement.
+    /// How much work the hidden cases of a judgement may cost.
     pub(super) effort: Effort,
     /// How many judgements and confirmations are drawn.
     pub(super) draws: usize,
@@ -77,17 +77,17 @@ impl CoverageTest<'_> {
             .take(MAX_NAMED)
             .map(|(mutant, times, of)| {
                 format!(
-                    "a kernel that is wrong {} passes {times} of {} {of}",
-                    mutant.describe(),
-                    self.draws
+                    "{times} of {} {of} pass a kernel that is wrong {}",
+                    self.draws,
+                    mutant.describe()
                 )
             })
             .collect();
         if let Some(last) = reasons.last_mut() {
             if count > MAX_NAMED {
-                *last += &format!("; so do {} more", count - MAX_NAMED);
+                *last += &format!("; {} more such kernels pass", count - MAX_NAMED);
             }
-            *last += "\nhint: give every variable axis a range under `hidden`, and the profile at least one of `hidden_shapes`";
+            *last += "\nhint: give every variable axis a range under `hidden`, and set `hidden_shapes` of the profile to at least 1";
         }
         (coverage, reasons)
     }
@@ -154,7 +154,7 @@ pub(super) fn unchanged_inputs(task: &Task) -> Vec<String> {
     reasons
 }
 
-/// The inputs that always have the same value with the usual distributions, and must be rejected as literals.
+/// The inputs that always have the same value with the usual distributions. A kernel that contains the value must fail the comparison.
 pub(super) fn literal_inputs(task: &Task) -> Vec<&str> {
     let regimes = task.regimes();
     let inputs = task.definition.inputs.keys().map(String::as_str);
@@ -228,7 +228,8 @@ mod tests {
         profile.hidden_shapes = 0;
         let (_, reasons) = covered(&task, &profile, 2e8);
         let text = reasons.join("\n");
-        assert!(text.contains(", except on timed shapes passes "), "{text}");
+        assert!(text.contains(" pass a kernel that is wrong "), "{text}");
+        assert!(text.contains(", except on timed shapes"), "{text}");
         assert!(
             text.contains("hint: give every variable axis a range"),
             "{text}"

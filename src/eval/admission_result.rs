@@ -1,4 +1,4 @@
-//! The result of the admission test. Plain data; `admission` fills it.
+//! The result of the admission test, which asks whether a task rejects wrong kernels. Plain data; `admission` fills it.
 
 use serde::Serialize;
 
@@ -7,12 +7,12 @@ use super::admission_coverage::CaseCoverage;
 use super::corruption::MissedCorruption;
 use crate::task::PrecisionCheck;
 
-/// The result of the test.
+/// The result of the admission test of one task.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Admission {
     pub task: String,
     pub admitted: bool,
-    /// `checked` or `unchecked`.
+    /// Whether outputs of lower precision must fail the comparison.
     pub precision: PrecisionCheck,
     /// Number of workloads tested.
     pub workloads: usize,
@@ -35,6 +35,7 @@ pub(crate) struct Admission {
 /// Something that is wrong with a task.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct TaskFault {
+    /// The workload and the regime that show it; `None` if it concerns the whole task.
     pub workload: Option<String>,
     pub regime: Option<String>,
     pub reason: String,

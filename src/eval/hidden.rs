@@ -23,25 +23,25 @@ pub(crate) enum Coverage {
     All,
 }
 
-/// How much work hidden cases may be.
+/// How much work hidden cases may cost.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Effort {
     pub(super) coverage: Coverage,
-    /// Operations that timed shapes under regimes may always cost, however cheap the workloads are.
+    /// The least budget in operations, however cheap the workloads are.
     pub(super) least_operations: f64,
 }
 
-/// Operations of timed shapes under regimes, as a share of those of the checks of the workloads.
+/// The budget: operations of timed shapes under regimes, as a share of the operations that checking the workloads costs.
 const BUDGET_SHARE: f64 = 0.5;
-/// A shape is cheap if a check of it under every regime takes at most this share of the budget.
+/// A shape is cheap if its checks take at most this share of the budget.
 const CHEAP_SHARE: f64 = 0.125;
 /// The most that one case on a drawn shape may cost, as a share of the budget.
 const DRAWN_SHARE: f64 = 1.0 / 16.0;
-/// A size of at least this share of the largest timed one stands for the largest sizes of an axis.
+/// A size of at least this share of the largest timed one counts as one of the largest sizes of an axis.
 const UPPER_SHARE: f64 = 0.85;
-/// An axis that is never longer than this has no sizes that are tails.
+/// Tails are not required of an axis whose timed sizes are all below this.
 const MIN_WITH_TAILS: i64 = 32;
-/// Random hidden shapes of a confirmation, for each one of the profile.
+/// How many times as many random hidden shapes a confirmation has as the profile says.
 const RANDOM_SHAPES_OF_ALL: u32 = 4;
 
 /// What the hidden cases are chosen for.
@@ -128,7 +128,7 @@ struct Selection<'s, 'p> {
     source: ShapeSource<'p>,
     /// In random order.
     regimes: Vec<(String, Regime)>,
-    /// The index of the regime that is dealt next.
+    /// Counts the regimes that were taken.
     next_regime: usize,
     /// Operations of timed shapes under regimes.
     budget: f64,
@@ -155,10 +155,10 @@ impl Selection<'_, '_> {
     }
 
     /// The next regime in turn, so that few cases meet many regimes. `None` if the task has none.
-    fn deal_regime(&mut self) -> Option<usize> {
-        let dealt = self.next_regime.checked_rem(self.regimes.len());
+    fn take_regime(&mut self) -> Option<usize> {
+        let taken = self.next_regime.checked_rem(self.regimes.len());
         self.next_regime += 1;
-        dealt
+        taken
     }
 
     fn draw(&mut self, name: &str, axes: &Axes) -> Option<Case> {
@@ -171,7 +171,7 @@ impl Selection<'_, '_> {
         let plan = self.plan;
         let count = self.regimes.len();
         let mut shapes: Vec<_> = plan.timed.iter().zip(plan.timed_operations()).collect();
-        // Neighbours in size get different regimes, so that a threshold between sizes meets many.
+        // Shapes of similar size get different regimes. So a kernel that is wrong above some size meets many regimes.
         shapes.sort_by(|(_, one), (_, other)| other.total_cmp(one));
         let is_cheap = |cost: f64| cost * count as f64 <= CHEAP_SHARE * self.budget;
         let mut left = self.budget;
@@ -184,8 +184,8 @@ impl Selection<'_, '_> {
                     continue;
                 }
                 let in_turn = (next..next + count).map(|index| index % count);
-                let dealt = in_turn.into_iter().find(|index| !chosen.contains(index));
-                if let Some(regime) = dealt {
+                let taken = in_turn.into_iter().find(|index| !chosen.contains(index));
+                if let Some(regime) = taken {
                     chosen.push(regime);
                     next = regime + 1;
                     left -= cost;
@@ -199,7 +199,8 @@ impl Selection<'_, '_> {
         }
     }
 
-    /// The small shapes, each under a regime; the smallest and the largest under all, if the profile says so.
+    /// Small hidden shapes, each under one regime. The smallest and the largest meet all regimes if the profile says so; in a confirmation
+    /// every shape does.
     fn add_small_shapes(&mut self) {
         let drawn = self.source.small_shapes(self.stream);
         let shapes: Vec<_> = drawn
@@ -217,13 +218,13 @@ impl Selection<'_, '_> {
             }
         }
         for shape in &shapes {
-            let regime = self.deal_regime();
+            let regime = self.take_regime();
             self.add(shape, regime);
         }
     }
 
-    /// Neighbours of the timed shapes: for each axis of the largest shape on it, as far as they are cheap, and of the largest shape
-    /// that is; in a confirmation of all.
+    /// Neighbours of timed shapes: in a confirmation of all, else of cheap shapes only. Of these, the largest one gets a neighbour, and
+    /// each that is as long as the longest timed shape on some axis.
     fn add_neighbours(&mut self) {
         let plan = self.plan;
         let limit = CHEAP_SHARE * self.budget;
@@ -245,7 +246,7 @@ impl Selection<'_, '_> {
             let Some(near) = self.draw(&format!("near-{}", index + 1), &axes) else {
                 continue;
             };
-            let regime = self.deal_regime();
+            let regime = self.take_regime();
             self.add(&near, regime);
             if plan.is_all() {
                 self.add(&near, None);
@@ -253,8 +254,9 @@ impl Selection<'_, '_> {
         }
     }
 
-    /// For each axis a shape that is as long as the longest timed one and otherwise small, unless a neighbour is. It also gets the
-    /// regimes that no other case of this length has, at a length that the budget allows.
+    /// For each axis, a shape that is about as long as the longest timed one and small on the other axes. A judgement leaves it out if
+    /// another drawn shape is as long. If some regimes have no case of this length, one more shape meets them: as long as the budget
+    /// allows.
     fn add_long_shapes(&mut self) {
         for axis in self.source.axes() {
             let Some(longest) = self.source.longest_timed(&axis) else {
@@ -287,7 +289,7 @@ impl Selection<'_, '_> {
             if !has_drawn || self.plan.is_all() {
                 let most = self.plan.timed_operations().fold(0.0, f64::max);
                 let axes = self.source.along(&axis, most, self.stream);
-                let regime = self.deal_regime();
+                let regime = self.take_regime();
                 let shape = self.draw(&format!("long-{axis}"), &axes);
                 shape.iter().for_each(|shape| self.add(shape, regime));
             }
@@ -326,7 +328,7 @@ impl Selection<'_, '_> {
                 continue;
             };
             let is_usual = self.stream.below(self.regimes.len() + 1) == 0;
-            let regime = if is_usual { None } else { self.deal_regime() };
+            let regime = if is_usual { None } else { self.take_regime() };
             self.add(&shape, regime);
         }
     }

@@ -1,17 +1,17 @@
-//! Wrong kernels that differ from a correct one only on some shapes and inputs: would the cases of a judgement meet them?
+//! Mutants: kernels that are wrong on some shapes or inputs only. Says which cases expose one.
 //!
-//! Each stands for a kind of mistake or cheat: wrong above a size, on one timed shape, on tails, or only for other inputs than the
-//! timed ones. Whether a judgement exposes one depends on its cases alone, so nothing is compiled or run. `admission` draws the
-//! cases and refuses a task if one of them passes.
+//! Each is one kind of mistake or cheat: wrong above a size, on one timed shape, on tails, or for other inputs than the timed ones.
+//! Whether a judgement exposes one depends on its cases alone, so nothing is compiled or run. `admission_coverage` draws the cases;
+//! a task with a mutant that passes is refused.
 
 use super::case::Case;
 use crate::task::{Binding, Task};
 
 /// Sizes of an axis at which a kernel may become wrong, between the smallest and the largest.
 const THRESHOLDS: u32 = 6;
-/// A threshold is at most this share of the largest timed size: above it there are hardly any sizes left.
+/// A threshold is at most this share of the largest timed size, because hardly any sizes are above it.
 const HIGHEST_THRESHOLD: f64 = 0.8;
-/// Sizes that kernels handle at once. A kernel that drops the rest is wrong on all other sizes.
+/// Numbers of elements that kernels handle at once. A kernel that drops the remaining ones is wrong where a size is no multiple.
 const TILES: [i64; 3] = [8, 32, 128];
 
 /// A kernel that is wrong where both conditions hold.
@@ -54,7 +54,7 @@ impl Mutant {
         is_wrong_shape && (self.regime.is_none() || self.regime.as_ref() == regime)
     }
 
-    /// What it gets wrong, to complete "a kernel that is wrong …".
+    /// Where it is wrong, to complete "a kernel that is wrong …".
     pub(super) fn describe(&self) -> String {
         let shapes = match &self.shapes {
             WrongShapes::Above { axis, size } => format!("where `{axis}` is above {size}"),

@@ -1,26 +1,29 @@
-//! Whether runs that follow one another closely are faster than separate ones, by more than the cost of starting them explains.
+//! Decides whether a kernel is timed many runs in a row or one run at a time, or gains so much from its own earlier runs that it is
+//! refused.
 //!
 //! What a kernel leaves in shared memory, local memory or the driver's memory is overwritten or compared between samples, not between
-//! the runs of a sample. A kernel that uses it is fast in a sample of many runs and slow in samples of one run. If it gains a little, it
-//! is timed one run at a time; if it gains much, it is refused. Pure: takes no times itself.
+//! the runs of a sample. A kernel that uses it is fast in a sample of many runs and slow in samples of one run. A separate run has a
+//! cost of its own, so only a difference above this cost counts. Pure: measures nothing.
 
 use std::time::Duration;
 
-/// How much more than the other kernel's cost of starting a separate run may cost.
+/// By how much the cost of a separate run may exceed the smaller cost of the two kernels.
 struct Allowance {
+    /// For the first launch of a run.
     first_launch: Duration,
+    /// For each further launch of a run.
     next_launch: Duration,
-    /// As a part of the time of a run in a row.
+    /// In addition, as a share of the time of a run among many.
     part: f64,
 }
 
-/// Above this a kernel is timed one run at a time. A separate run finds its code in no cache.
+/// Above this a kernel is timed one run at a time. Not 0, because a separate run finds its code in no cache.
 const EXPECTED: Allowance = Allowance {
     first_launch: Duration::from_micros(1),
     next_launch: Duration::from_micros(2),
     part: 0.25,
 };
-/// Above this only what earlier runs have left explains the difference.
+/// Above this a kernel is refused: only what its earlier runs have left can explain the difference.
 const POSSIBLE: Allowance = Allowance {
     first_launch: Duration::from_micros(4),
     next_launch: Duration::from_micros(4),
@@ -45,20 +48,22 @@ pub(super) enum Spacing {
     Together,
     /// One run in each sample.
     Apart,
-    /// The first of the two kernels is much faster after its own runs: it carries something over.
+    /// The candidate is much faster after its own runs, so it carries something over from one to the next.
     CarriesOver,
 }
 
 impl RunTimes {
+    /// What a run costs more if it is a sample of its own.
     fn start_cost(&self) -> Duration {
         self.apart.saturating_sub(self.together)
     }
 
-    fn exceeds(&self, other: Duration, allowance: &Allowance) -> bool {
+    /// Whether a separate run costs more than `least` and the allowance.
+    fn exceeds(&self, least: Duration, allowance: &Allowance) -> bool {
         let more_launches = u32::try_from(self.launches.saturating_sub(1)).unwrap_or(u32::MAX);
         let for_launches = allowance.next_launch.saturating_mul(more_launches);
         let for_run = allowance.first_launch + self.together.mul_f64(allowance.part);
-        self.start_cost() > other.saturating_add(for_run).saturating_add(for_launches)
+        self.start_cost() > least.saturating_add(for_run).saturating_add(for_launches)
     }
 }
 

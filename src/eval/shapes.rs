@@ -19,7 +19,7 @@ const MAX_DRAWS: usize = 64;
 const TAIL: i64 = 8;
 /// A range with fewer sizes has no tails: its sizes are counts, such as a number of heads.
 const SHORTEST_WITH_TAILS: i64 = 2 * TAIL;
-/// The largest sizes of an axis are within this part of the largest one.
+/// The largest sizes of an axis are smaller than the longest one by at most one part in this many.
 const UPPER_PART: i64 = 8;
 
 /// The kinds of small shapes that are always drawn, one shape each, within the task's `hidden` ranges.
@@ -95,7 +95,7 @@ impl<'t> ShapeSource<'t> {
         self.shrink(axes, kept, limit)
     }
 
-    /// A neighbour of a shape: every size is one more, one less or a little less, and no multiple of 8 if the range has such sizes.
+    /// A neighbour of a shape: every size is one more, one less or a little less. Sizes that are no multiple of 8 are preferred.
     pub(super) fn near(&self, shape: &Binding, stream: &mut RandomStream) -> Axes {
         let mut axes = Axes::new();
         for (axis, [low, high]) in &self.ranges {
@@ -115,8 +115,8 @@ impl<'t> ShapeSource<'t> {
         axes
     }
 
-    /// A long shape: one axis is near its largest timed size and no multiple of 8, the others are as small as hidden shapes. All shrink,
-    /// this axis last and not into its `hidden` range, until a launch costs at most `limit` operations.
+    /// A long shape: one axis is near its largest timed size and no multiple of 8, the others are in their `hidden` ranges. Sizes shrink
+    /// until a launch costs at most `limit` operations. The long axis shrinks last, and never into its `hidden` range.
     pub(super) fn along(&self, axis: &str, limit: f64, stream: &mut RandomStream) -> Axes {
         let mut axes = Axes::new();
         let least = self.above_hidden(axis, stream);
@@ -136,8 +136,8 @@ impl<'t> ShapeSource<'t> {
         axes
     }
 
-    /// A size from the end of the `hidden` range to twice its end, as far as sizes are timed. A kernel that is wrong only where no
-    /// small hidden shape is has its threshold at this end.
+    /// A size just above the `hidden` range of an axis: at most twice the end of the range, and at most the longest size. Small hidden
+    /// shapes end there, so a kernel that is wrong above that end would meet none of them.
     fn above_hidden(&self, axis: &str, stream: &mut RandomStream) -> i64 {
         let hidden = self.task.settings.hidden.get(axis);
         let (Some([_, end]), Some([_, longest])) = (hidden, self.ranges.get(axis)) else {
@@ -209,7 +209,7 @@ impl<'t> ShapeSource<'t> {
     }
 }
 
-/// Whether a kernel that handles several elements at once has a rest at this size.
+/// Whether elements remain at this size for a kernel that handles several at once.
 pub(super) fn is_tail(size: i64) -> bool {
     size % TAIL != 0
 }
@@ -226,7 +226,7 @@ fn draw_by_logarithm(stream: &mut RandomStream, low: i64, high: i64) -> i64 {
     (drawn as i64).clamp(low, high)
 }
 
-/// Draws one of the largest sizes: a tail, if the range is long enough.
+/// Draws one of the largest sizes; a tail if the range is long enough.
 fn draw_upper_end(stream: &mut RandomStream, low: i64, high: i64) -> i64 {
     let least = low.max(high - (TAIL - 1).min(high / UPPER_PART));
     if high - low < SHORTEST_WITH_TAILS {
@@ -235,7 +235,7 @@ fn draw_upper_end(stream: &mut RandomStream, low: i64, high: i64) -> i64 {
     draw_matching_size(stream, least, high, is_tail)
 }
 
-/// Draws a size that matches. If none is found, returns any size.
+/// Draws a size that matches, or any size if none is found.
 fn draw_matching_size(
     stream: &mut RandomStream,
     low: i64,

@@ -248,7 +248,7 @@ impl Span {
     }
 }
 
-/// The text that ends a raw string literal, from the text behind its prefix; `None` if no such literal starts there.
+/// The text that ends a raw string literal, from the text after its prefix; `None` if no such literal starts there.
 fn raw_literal_close(text: &str) -> Option<String> {
     let (delimiter, _) = text.strip_prefix('"')?.split_once('(')?;
     let is_valid = delimiter.len() <= MAX_RAW_DELIMITER
@@ -347,7 +347,7 @@ pub(crate) fn strip_comments(directive: &str) -> String {
     plain + rest
 }
 
-/// Whether the text of a directive behind its `#` starts with this name.
+/// Whether the text of a directive after its `#` starts with this name.
 pub(crate) fn starts_with_directive(text: &str, name: &str) -> bool {
     text.strip_prefix(name).is_some_and(|rest| {
         !rest.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_')

@@ -187,7 +187,7 @@ impl<'p> Check<'_, 'p, '_> {
             Some(at) => after.at == at,
             None => {
                 self.map.is_new(after.at)
-                    && self.child.shape(after) == self.parent.names.shape(before)
+                    && self.child.signature(after) == self.parent.names.signature(before)
             }
         }
     }
@@ -205,9 +205,9 @@ impl<'p> Check<'_, 'p, '_> {
         let Some(other) = self.other.filter(|_| !is_new) else {
             return true;
         };
-        let shape = self.child.shape(declaration);
+        let signature = self.child.signature(declaration);
         let mut meant = other.names.declarations_of(new.name);
-        meant.any(|meant| other.names.shape(meant) == shape)
+        meant.any(|meant| other.names.signature(meant) == signature)
     }
 
     /// Whether a name without a declaration in the child is one of CUDA, the task or the header.

@@ -103,7 +103,7 @@ pub(super) fn add_tunable(
     Some(())
 }
 
-/// The value behind `key:` in a line that starts at byte `start`, or in the lines below it.
+/// The value after `key:` in a line that starts at byte `start`, or in the lines below it.
 fn line_value_range(source: &str, start: usize, line: &str, key: &str) -> Option<Range<usize>> {
     let text = line.trim_start().trim_start_matches("- ").trim_start();
     let rest = text.strip_prefix(key)?.strip_prefix(':')?;

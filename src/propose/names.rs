@@ -1,7 +1,7 @@
 //! The names in a source: where each is declared, where it is visible, and which declaration each use refers to.
 //!
-//! Reads syntax only. Members, namespaces, labels and names from included headers are not resolved. `child_check` compares the
-//! names of a child with those of its parents.
+//! Reads syntax and changes nothing. Does not resolve members, namespaces, labels and names from included headers. `child_check`
+//! compares the names of a child with those of its parents.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -34,8 +34,8 @@ pub(super) struct NameDeclaration<'s> {
     pub at: usize,
     /// The bytes in which the name can be used.
     visible: Range<usize>,
-    /// The bytes that say what the name is, without its value.
-    shape: Range<usize>,
+    /// The bytes that say what kind of thing the name is, such as its type, without its value.
+    signature: Range<usize>,
     /// Whether the name belongs to a function or a template.
     is_local: bool,
     /// Whether it is declared as a statement, so that a jump may pass over it.
@@ -89,7 +89,7 @@ impl<'s> SourceNames<'s> {
         }
         names.uses = used
             .into_iter()
-            .filter(|node| !is_member_of_scope(*node))
+            .filter(|node| !is_qualified(*node))
             .map(|node| {
                 let (name, at) = (syntax.text(node), node.start_byte());
                 NameUse {
@@ -104,10 +104,10 @@ impl<'s> SourceNames<'s> {
 
     /// The text of a declaration without its value, white space and `__restrict__`: two declarations with the same text declare
     /// the same kind of thing.
-    pub(super) fn shape(&self, declaration: &NameDeclaration<'s>) -> String {
+    pub(super) fn signature(&self, declaration: &NameDeclaration<'s>) -> String {
         let text = self
             .source
-            .get(declaration.shape.clone())
+            .get(declaration.signature.clone())
             .unwrap_or_default();
         let text: String = text.split_whitespace().collect();
         text.replace("__restrict__", "")
@@ -122,6 +122,7 @@ impl<'s> SourceNames<'s> {
     /// Whether another declaration has the same name in the same scope.
     pub(super) fn is_declared_twice(&self, declaration: &NameDeclaration<'s>) -> bool {
         self.declarations_of(declaration.name).any(|other| {
+            // What is visible up to the same byte is in the same scope.
             other.at != declaration.at
                 && other.is_local == declaration.is_local
                 && other.visible.end == declaration.visible.end
@@ -165,12 +166,13 @@ impl<'s> SourceNames<'s> {
                 let mut cursor = node.walk();
                 for declarator in node.children_by_field_name("declarator", &mut cursor) {
                     for name in declared_identifiers(declarator) {
-                        // Up to the end of the declarator: the value says nothing about the kind of the name.
+                        // Without the value, which says nothing about the kind of the name.
                         let end = declarator
                             .child_by_field_name("value")
                             .map_or(declarator.end_byte(), |value| value.start_byte());
                         let first = node.child_by_field_name("type").map_or(node, |first| first);
                         let start = first.start_byte().min(declarator.start_byte());
+                        // A declaration begins with words such as `static`, a loop with `for (`.
                         let start = if node.kind() == "for_range_loop" {
                             start
                         } else {
@@ -221,6 +223,7 @@ impl<'s> SourceNames<'s> {
         }
     }
 
+    /// `around`: the code from which a jump to the label may come.
     fn add_label(&mut self, label: Node<'_>, around: Option<Node<'_>>) {
         self.labels.extend(around.map(|around| Label {
             at: label.start_byte(),
@@ -234,7 +237,13 @@ impl<'s> SourceNames<'s> {
         }
     }
 
-    fn add(&mut self, syntax: &Syntax<'s>, node: Node<'_>, name: Node<'_>, shape: Range<usize>) {
+    fn add(
+        &mut self,
+        syntax: &Syntax<'s>,
+        node: Node<'_>,
+        name: Node<'_>,
+        signature: Range<usize>,
+    ) {
         let scope = scope_of(node);
         let is_local = scope.is_some();
         let end = scope.map_or(syntax.source().len(), |scope| scope.end_byte());
@@ -242,7 +251,7 @@ impl<'s> SourceNames<'s> {
             name: syntax.text(name),
             at: name.start_byte(),
             visible: name.start_byte()..end,
-            shape,
+            signature,
             is_local,
             is_statement: node.kind() == "declaration"
                 && node.parent().is_some_and(|parent| {
@@ -314,8 +323,8 @@ pub(super) fn declared_identifiers(declarator: Node<'_>) -> Vec<Node<'_>> {
     }
 }
 
-/// Whether a name is looked up in a namespace or class that is named before it: `cg::thread_block`.
-fn is_member_of_scope(name: Node<'_>) -> bool {
+/// Whether a namespace or class is named before a name, so that the name is looked up there: `cg::thread_block`.
+fn is_qualified(name: Node<'_>) -> bool {
     let mut at = name;
     while let Some(parent) = at.parent() {
         match parent.kind() {

@@ -118,7 +118,7 @@ impl Progress {
         })
     }
 
-    /// What leads to a confirmed figure. `None` if nothing but a better kernel does.
+    /// What the user can do to get a confirmed figure. `None` if only a faster kernel helps.
     pub(crate) fn unconfirmed_remedy(&self) -> Option<String> {
         let command = Continuation::default().command(&self.directory);
         let more_time = format!(
@@ -189,7 +189,7 @@ pub(crate) fn note_of_best(best: &BestCandidate) -> Option<String> {
     })
 }
 
-/// A timing budget that is worth a try where noise is the problem, in whole seconds.
+/// The timing budget to try where noise is the problem, in whole seconds.
 pub(crate) fn suggested_seconds(present: f64) -> f64 {
     (present * SUGGESTED_FACTOR)
         .max(MIN_SUGGESTED_SECONDS)

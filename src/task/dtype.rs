@@ -28,7 +28,7 @@ pub enum DType {
     Bool,
 }
 
-/// Other names of dtypes, and what they are called here.
+/// Names of dtypes in other programs, and the dtype that each means.
 const OTHER_NAMES: [(&str, &str); 17] = [
     ("double", "float64"),
     ("fp64", "float64"),
@@ -49,6 +49,7 @@ const OTHER_NAMES: [(&str, &str); 17] = [
     ("i32", "int32"),
 ];
 
+/// All dtypes, as `DType` is written in files. Only hints need the list.
 const NAMES: [&str; 11] = [
     "float64",
     "float32",
@@ -112,6 +113,7 @@ impl DType {
         }
     }
 
+    /// Whether elements are floating-point numbers.
     pub fn is_float(self) -> bool {
         !matches!(
             self,

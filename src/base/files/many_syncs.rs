@@ -2,7 +2,7 @@
 //!
 //! A file system combines syncs that arrive at the same time into one write of its own journal, so 30 of them take little longer
 //! than one. Linux's asynchronous I/O starts them all with one system call and without threads. Where it is missing, the syncs
-//! follow each other, which is slower and just as safe.
+//! follow each other, which is slower and just as safe. Writes and renames nothing.
 
 use std::fs::File;
 use std::io;
@@ -16,13 +16,13 @@ pub(super) enum SyncKind {
     Names,
 }
 
-/// Syncs all files, also if one of them fails.
+/// Syncs all files, even if one of them fails.
 ///
 /// # Errors
 /// The index of the first file that failed, and why.
 pub(super) fn sync_many(files: &[File], kind: SyncKind) -> Result<(), (usize, io::Error)> {
     let mut results: Vec<Option<io::Result<()>>> = files.iter().map(|_| None).collect();
-    // A single sync gains nothing.
+    // A single sync would gain nothing from it.
     #[cfg(target_os = "linux")]
     if files.len() > 1 {
         asynchronous::sync(files, kind, &mut results);
@@ -60,8 +60,8 @@ mod asynchronous {
     /// `struct iocb` of `linux/aio_abi.h`, version 1.
     #[repr(C)]
     #[derive(Default)]
-    struct Request {
-        /// Comes back in the event of the request.
+    struct SyncRequest {
+        /// The index of the file. Linux copies it into the request's result.
         data: u64,
         key_and_flags: u64,
         operation: u16,
@@ -78,7 +78,7 @@ mod asynchronous {
     /// `struct io_event`.
     #[repr(C)]
     #[derive(Clone, Copy, Default)]
-    struct Event {
+    struct SyncResult {
         data: u64,
         request: u64,
         /// 0, or a negative error number.
@@ -90,16 +90,16 @@ mod asynchronous {
     const SYNC_ALL: u16 = 2;
     const SYNC_DATA: u16 = 3;
 
-    /// The kernel's queue of this process, or `None` if it has no asynchronous I/O. Never destroyed: the kernel does that.
+    /// Linux's queue for this process, or `None` if it has no asynchronous I/O. Linux removes it when the process ends.
     static QUEUE: LazyLock<Option<Mutex<u64>>> = LazyLock::new(|| {
         let mut queue: u64 = 0;
-        // SAFETY: the kernel writes one `aio_context_t`, which has the size of a pointer, into `queue`.
+        // SAFETY: Linux writes one `aio_context_t`, which has the size of a pointer, into `queue`.
         let result =
             unsafe { libc::syscall(libc::SYS_io_setup, MAX_SYNCS as c_long, &raw mut queue) };
         (result == 0).then(|| Mutex::new(queue))
     });
 
-    /// Syncs the files that the kernel accepts, and stores their results. A result that stays `None`: this file was not synced.
+    /// Syncs the files that Linux accepts, and stores their results. A result that stays `None`: this file was not synced.
     pub(super) fn sync(files: &[File], kind: SyncKind, results: &mut [Option<io::Result<()>>]) {
         let Some(queue) = &*QUEUE else { return };
         let queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,24 +109,25 @@ mod asynchronous {
         }
     }
 
-    /// Returns how many of the first files the kernel has accepted.
+    /// Submits the files in order. Returns how many of them Linux has accepted.
     fn submit(queue: u64, files: &[File], kind: SyncKind) -> usize {
         let operation = match kind {
             SyncKind::Data => SYNC_DATA,
             SyncKind::Names => SYNC_ALL,
         };
-        let request = |(index, file): (usize, &File)| Request {
+        let request = |(index, file): (usize, &File)| SyncRequest {
             data: index as u64,
             operation,
             descriptor: file.as_raw_fd().cast_unsigned(),
-            ..Request::default()
+            ..SyncRequest::default()
         };
-        let mut requests: Vec<Request> = files.iter().enumerate().map(request).collect();
-        let pointers: Vec<*mut Request> = requests.iter_mut().map(|one| &raw mut *one).collect();
+        let mut requests: Vec<SyncRequest> = files.iter().enumerate().map(request).collect();
+        let pointers: Vec<*mut SyncRequest> =
+            requests.iter_mut().map(|one| &raw mut *one).collect();
         let mut accepted = 0;
         while accepted < pointers.len() {
             let rest = &pointers[accepted..];
-            // SAFETY: the kernel reads `rest.len()` pointers to complete requests before it returns, and none of them later. The
+            // SAFETY: Linux reads `rest.len()` pointers to complete requests before it returns, and none of them later. The
             // requests name no memory.
             let result = unsafe {
                 libc::syscall(
@@ -144,14 +145,14 @@ mod asynchronous {
         accepted
     }
 
-    /// Waits for accepted requests. One that the kernel does not report has failed.
+    /// Waits for accepted requests. One that Linux does not report counts as failed.
     fn collect(queue: u64, accepted: usize, results: &mut [Option<io::Result<()>>]) {
-        let mut events = vec![Event::default(); accepted];
+        let mut events = vec![SyncResult::default(); accepted];
         let mut left = accepted;
         while left > 0 {
             let count = left as c_long;
             let no_timeout = std::ptr::null::<libc::timespec>();
-            // SAFETY: the kernel writes up to `left` events, and `events` has room for them.
+            // SAFETY: Linux writes up to `left` events, and `events` has room for them.
             let result = unsafe {
                 libc::syscall(
                     libc::SYS_io_getevents,
@@ -166,7 +167,7 @@ mod asynchronous {
                 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted {
                     continue;
                 }
-                // Their syncs may have failed, and a second sync would report success.
+                // Linux reports a failed write only once: syncing these files again could hide that data is lost.
                 for result in results[..accepted].iter_mut().filter(|one| one.is_none()) {
                     *result = Some(Err(io::Error::from_raw_os_error(libc::EIO)));
                 }
@@ -191,7 +192,7 @@ mod tests {
     #[test]
     fn files_and_folders_are_synced_and_the_first_failure_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        // More than fit into the kernel's queue at once.
+        // More than fit into the queue at once.
         let mut files: Vec<_> = (0..300)
             .map(|index| File::create(folder.path().join(format!("{index}"))).unwrap())
             .collect();

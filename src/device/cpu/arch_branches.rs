@@ -115,7 +115,7 @@ fn choose(source: &str, lexemes: &[Lexeme], words: &HashSet<String>) -> Choice {
     choice
 }
 
-/// The name of a macro, from its definition behind the keyword.
+/// The name of a macro, from its definition after the keyword.
 fn macro_name(definition: &str) -> &str {
     let name = definition.trim_start();
     let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
@@ -271,7 +271,7 @@ impl BranchFinder<'_> {
         )
     }
 
-    /// Whether the last statement of a branch is a `return`: then the code behind the group is the other variant.
+    /// Whether the last statement of a branch is a `return`: then the code after the group is the other variant.
     fn returns(&self, branch: &Branch<'_>) -> bool {
         let texts: Vec<_> = branch
             .lexemes

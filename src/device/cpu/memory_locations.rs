@@ -1,6 +1,7 @@
 //! Finds the buffer that an address of a candidate's process is in or near.
 //!
-//! The process reports where it mapped its buffers; their sizes are the judge's own. The results are text and evidence only.
+//! The process reports where it mapped its buffers; their sizes are the judge's own. The results are text and evidence, and never
+//! the reason for a verdict.
 
 use super::control_page::{ControlPage, GUARD_BYTES};
 use super::layout::BufferLayout;
@@ -37,15 +38,15 @@ pub(super) fn describe_near_buffer(
     let slots = control.buffers.iter();
     layouts.iter().zip(slots).find_map(|(layout, slot)| {
         let bytes = layout.data.len() as u64;
-        let before = (layout.data.start - layout.mapping.start) as u64 + GUARD_BYTES;
-        let after = (layout.mapping.end - layout.data.end) as u64 + GUARD_BYTES;
+        let most_before = (layout.data.start - layout.mapping.start) as u64 + GUARD_BYTES;
+        let most_after = (layout.mapping.end - layout.data.end) as u64 + GUARD_BYTES;
         let name = &layout.name;
         let start = slot.address;
         let end = start.checked_add(bytes)?;
-        if address < start && start - address <= before {
+        if address < start && start - address <= most_before {
             let distance = start - address;
             Some(format!("{distance} bytes before the start of `{name}`"))
-        } else if address >= end && address - end < after {
+        } else if address >= end && address - end < most_after {
             let distance = address - end;
             Some(format!("{distance} bytes past the end of `{name}`"))
         } else {

@@ -1,4 +1,4 @@
-//! Finds writes to the memory of a kernel's arguments. What a launch leaves there can outlive it, and no check sees it.
+//! Finds writes to the memory of a kernel's arguments. What a launch leaves there can reach the next one, and no other check sees it.
 //!
 //! Follows addresses through the registers of each function of the PTX, from where the address of a parameter is taken to stores and
 //! atomics. Does not follow addresses through memory or calls: `docs/trust.md` says so.
@@ -9,7 +9,7 @@ use super::ptx_tokens::{Statement, Token, TokenKind, statements, tokenize};
 
 /// Instructions that write through an address.
 const WRITES: [&str; 5] = ["st", "atom", "red", "multimem", "stmatrix"];
-/// Instructions whose result does not come from the addresses in their operands.
+/// Instructions whose result is no address of a parameter, even if an operand is one.
 const READS: [&str; 4] = ["ld", "ldu", "prefetch", "setp"];
 
 /// Whether a function of the PTX writes through the address of a parameter of a kernel.
@@ -61,7 +61,7 @@ fn writes_in(body: &[Statement<'_, '_>]) -> bool {
     })
 }
 
-/// The parameters that a kernel's head declares. Those of functions are values, not memory of the launch.
+/// The parameters that a kernel's head declares. Those of other functions are values, not memory of the launch.
 fn parameter_names<'p>(head: &Statement<'_, 'p>) -> BTreeSet<&'p str> {
     if !head.has(".entry") {
         return BTreeSet::new();
@@ -77,7 +77,7 @@ fn is_name(token: &Token<'_>) -> bool {
     token.kind == TokenKind::Word && !token.is_directive()
 }
 
-/// Whether a token is a name, and no number.
+/// Whether a token is a name and not a number.
 fn is_variable(token: &Token<'_>) -> bool {
     is_name(token) && !token.text.starts_with(|first: char| first.is_ascii_digit())
 }

@@ -1,7 +1,7 @@
 //! Checks of a compiled kernel: its code has no forbidden constructs, and its entries take what the header passes.
 //!
-//! The checks behind the source (`launch_checks`) compare types and give the better messages. These checks read the assembler's result,
-//! as the driver does, so no source can change what they see.
+//! The checks after the source (`launch_checks`) compare types and give better messages. The checks here read the assembler's result, as
+//! the driver does, so no source can change what they see. Runs nothing.
 
 use super::argument_memory::writes_arguments;
 use super::cubin::{CubinCode, CubinParameter};
@@ -62,7 +62,7 @@ pub(super) fn harness_entries(response: &CompileResponse) -> Vec<CompiledEntry> 
 }
 
 fn compiled_entry(ptx: &str, name: &str, parameters: &[CubinParameter]) -> CompiledEntry {
-    // The PTX may be missing. Then whole numbers are passed as they are.
+    // The PTX may be missing. Then no parameter is known to be a `float` or a `double`, and integers are passed as integers.
     let mut kinds = super::ptx::parameter_kinds(ptx, name).into_iter();
     let parameters = parameters.iter().map(|parameter| CompiledParameter {
         kind: kinds.next().unwrap_or_default(),
@@ -90,7 +90,7 @@ fn find_argument_writes(ptx: &str) -> Option<ForbiddenCode> {
     })
 }
 
-/// What the assembler's result needs that a kernel may not have. A second look at what `find_forbidden` finds with a better reason.
+/// Finds forbidden constructs in the assembler's result. `find_forbidden` finds the same in the PTX, with better reasons.
 fn find_in_cubin(code: &CubinCode) -> Option<ForbiddenCode> {
     let mut missing = code.missing.iter();
     if let Some(forbidden) = missing.find_map(|name| refuse_symbol(name)) {
@@ -109,7 +109,7 @@ fn find_in_cubin(code: &CubinCode) -> Option<ForbiddenCode> {
     })
 }
 
-/// Why the arguments of the machine code differ from those that the launch passes. The driver would read beyond them.
+/// Why the machine code takes other arguments than the launch passes. The driver would read past the end of what is passed.
 fn size_mismatch(entry: &EntryPoint, parameters: &[CubinParameter]) -> Option<String> {
     let taken: Vec<_> = parameters.iter().map(|parameter| parameter.bytes).collect();
     let passed: Vec<_> = entry.arguments.iter().map(argument_sizes).collect();

@@ -1,7 +1,7 @@
-//! Reads a cubin: the entries with their parameters, and the symbols that tell what the code needs from outside.
+//! Reads a cubin: the entries with their parameters, and the symbols that the code needs from outside.
 //!
-//! This is what the driver reads too, so it decides what a launch must pass, whatever a source or its PTX claims. Never panics on a
-//! damaged file. Formats: ELF with NVIDIA's sections `.nv.info.ENTRY` (a list of attributes).
+//! The driver reads the same, so a launch must pass what the cubin says, whatever a source or its PTX claims. Never panics on a
+//! damaged file. Format: ELF with NVIDIA's sections `.nv.info.ENTRY`, each a list of attributes.
 
 use object::{Object, ObjectSection, ObjectSymbol, SymbolFlags};
 
@@ -9,7 +9,7 @@ use object::{Object, ObjectSection, ObjectSymbol, SymbolFlags};
 const PARAMETER: u8 = 0x17;
 /// The attribute with the size of all parameters.
 const PARAMETER_BYTES: u8 = 0x19;
-/// How many bits of the flags are not the size.
+/// How many lower bits of the flags are not the size.
 const SIZE_SHIFT: u32 = 18;
 /// The kind of attribute whose value follows, with its length.
 const SIZED_VALUE: u8 = 4;
@@ -128,7 +128,7 @@ fn read_parameters(file: &object::File<'_>, entry: &str) -> Option<Vec<CubinPara
         }
         end = parameter.offset.checked_add(parameter.bytes)?;
     }
-    // A description in another form, as of very large parameters, leaves a part of the whole out.
+    // Very large parameters are described in another form, which is not read. Then the end is not the total.
     let is_complete = end == total.unwrap_or(0);
     is_complete.then(|| found.into_iter().map(|(_, parameter)| parameter).collect())
 }
@@ -151,7 +151,7 @@ struct Attribute<'a> {
     value: &'a [u8],
 }
 
-/// The attributes of a section. `None` in place of the first one that cannot be read; it is the last.
+/// The attributes of a section. `None` for one that cannot be read; nothing follows it.
 fn attributes(mut rest: &[u8]) -> impl Iterator<Item = Option<Attribute<'_>>> {
     std::iter::from_fn(move || {
         if rest.is_empty() {
@@ -163,7 +163,7 @@ fn attributes(mut rest: &[u8]) -> impl Iterator<Item = Option<Attribute<'_>>> {
     })
 }
 
-/// The first attribute, and what comes behind it.
+/// The first attribute, and the bytes after it.
 fn read_attribute(bytes: &[u8]) -> Option<(Attribute<'_>, &[u8])> {
     let (head, behind) = bytes.split_at_checked(4)?;
     let (kind, code) = (head[0], head[1]);

@@ -1,4 +1,6 @@
 //! What all kernels on a GPU share: the opened GPU, the harness kernels, the clock, and the captured output.
+//!
+//! Decides what is hidden while a kernel runs. Launches nothing.
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};

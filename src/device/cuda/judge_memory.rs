@@ -18,16 +18,16 @@ const ALIGNMENT: u64 = 256;
 /// Device memory that only the judge uses.
 pub(super) struct JudgeMemory {
     gpu: Rc<Gpu>,
-    blocks: RefCell<Vec<Block>>,
+    regions: RefCell<Vec<SharedRegion>>,
 }
 
 /// A region and its allocations as (offset, bytes), in order.
-struct Block {
+struct SharedRegion {
     region: Region,
     allocations: Vec<(u64, u64)>,
 }
 
-impl Block {
+impl SharedRegion {
     /// The first gap that is large enough.
     fn find_gap(&self, bytes: u64) -> Option<u64> {
         let mut end = 0;
@@ -51,7 +51,7 @@ impl JudgeMemory {
     pub(super) fn new(gpu: &Rc<Gpu>) -> Self {
         Self {
             gpu: Rc::clone(gpu),
-            blocks: RefCell::default(),
+            regions: RefCell::default(),
         }
     }
 
@@ -62,20 +62,20 @@ impl JudgeMemory {
     /// Allocates memory with unknown contents.
     pub(super) fn allocate(self: &Rc<Self>, bytes: usize) -> Result<JudgeBuffer, DriverError> {
         let wanted = (bytes as u64).max(1).next_multiple_of(ALIGNMENT);
-        let mut blocks = self.blocks.borrow_mut();
-        let found = blocks
+        let mut regions = self.regions.borrow_mut();
+        let found = regions
             .iter_mut()
-            .find_map(|block| Some((block.find_gap(wanted)?, block)));
+            .find_map(|region| Some((region.find_gap(wanted)?, region)));
         let address = match found {
-            Some((offset, block)) => block.insert(offset, wanted),
+            Some((offset, region)) => region.insert(offset, wanted),
             None => {
                 let region = Region::new(&self.gpu, wanted.max(REGION_BYTES), false)?;
-                let mut block = Block {
+                let mut shared = SharedRegion {
                     region,
                     allocations: Vec::new(),
                 };
-                let address = block.insert(0, wanted);
-                blocks.push(block);
+                let address = shared.insert(0, wanted);
+                regions.push(shared);
                 address
             }
         };
@@ -86,7 +86,7 @@ impl JudgeMemory {
         })
     }
 
-    /// Allocates memory that holds these values.
+    /// Allocates memory that holds these values. Shows all of the judge's memory.
     pub(super) fn allocate_with<T: Copy>(
         self: &Rc<Self>,
         values: &[T],
@@ -97,17 +97,18 @@ impl JudgeMemory {
         Ok(buffer)
     }
 
+    /// Hides all of the judge's memory from kernels, or shows it. Nothing that uses it may be running.
     pub(super) fn set_access(&self, access: Access) -> Result<(), DriverError> {
-        let blocks = self.blocks.borrow();
-        blocks
+        let regions = self.regions.borrow();
+        regions
             .iter()
-            .try_for_each(|block| block.region.set_access(access))
+            .try_for_each(|shared| shared.region.set_access(access))
     }
 
     fn free(&self, address: CUdeviceptr) {
-        for block in self.blocks.borrow_mut().iter_mut() {
-            let start = block.region.start();
-            (block.allocations).retain(|(offset, _)| start + offset != address);
+        for shared in self.regions.borrow_mut().iter_mut() {
+            let start = shared.region.start();
+            (shared.allocations).retain(|(offset, _)| start + offset != address);
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The checks behind a kernel file that its launches pass what its functions take, as text that the kernel file cannot change.
+//! Writes the C++ text that checks whether each launch passes what its function takes. A kernel file cannot change this text.
 //!
 //! The text follows the source, where the types are known. It declares everything in namespaces whose names contain a hash of the
-//! source, so no source can contain them. It frees every word that it uses of macros. The expression of a launch is compiled once; the
-//! checks and NVRTC's mangled name use the result, so they cannot differ. Compiles nothing.
+//! source, so no source can contain them. It undefines every word that it uses, so that none is a macro. The expression of a launch is
+//! compiled once; the checks and NVRTC's mangled name use the result, so they cannot differ. Compiles nothing.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -18,13 +18,13 @@ pub(super) const END_OF_SOURCE: &str = "\n\n";
 /// Ends a declaration that the source leaves open.
 const END_OF_DECLARATION: &str = ";";
 
-/// The result of a launch's expression is a template argument. The template is only declared, so nothing can be changed about it.
+/// Takes the result of a launch's expression as its argument. Never defined, so there is no definition that a source could replace.
 const LAUNCH: &str = "template <auto> struct Launch;";
 
-/// Functions whose names frame the names of the launches.
+/// Functions whose names are the first and the last of those that NVRTC returns, so that a name that a source adds is noticed.
 const FRAME: [&str; 2] = ["first", "last"];
 
-/// Takes the function out of a launch.
+/// Gives the function of a launch and its type.
 const LAUNCHED: &str = "template <class T> struct Launched;
 template <template <auto> class Launch, auto Function> struct Launched<Launch<Function>> {
     using type = typename Bare<decltype(Function)>::type;
@@ -57,14 +57,13 @@ impl CheckNames {
         format!("{CHECK_NAMESPACE}_launches_{}", self.hash)
     }
 
-    /// Declarations in front of the source, whose mangled names frame those of the launches. They are never defined, so nothing of
-    /// them is compiled.
+    /// Declarations before the source of the two functions of the frame. They are never defined, so they leave no code.
     pub(super) fn frame_declarations(&self) -> String {
         let frame = FRAME.map(|name| format!("__global__ void {name}();"));
         format!("namespace {} {{ {} }}\n", self.checks(), frame.join(" "))
     }
 
-    /// All expressions whose mangled names NVRTC returns: the frame's first, one for each launch, the frame's last.
+    /// All expressions whose mangled names NVRTC returns: the first of the frame, one for each launch, the last of the frame.
     pub(super) fn expressions(&self, launches: usize) -> Vec<String> {
         let framed = |name: &str| format!("::{}::{name}", self.checks());
         let functions = (0..launches).map(|launch| self.launched_function(launch));
@@ -93,7 +92,7 @@ impl CheckNames {
     }
 }
 
-/// The text behind a source.
+/// The text that follows a source.
 pub(super) fn launch_checks(unit: &TranslationUnit) -> String {
     let names = CheckNames::of(&unit.source);
     let launches = names.launches();
@@ -120,7 +119,7 @@ pub(super) fn launch_checks(unit: &TranslationUnit) -> String {
     text + &without_macros(&checks) + &checks + &last
 }
 
-/// The text behind the last expression: nothing in it is from the source.
+/// The text after the last expression: nothing in it is from the source.
 fn checks(unit: &TranslationUnit, names: &CheckNames) -> String {
     let (checks, launches) = (names.checks(), names.launches());
     let own = |text: &str| text.replace(CHECK_NAMESPACE, &checks);
@@ -147,7 +146,7 @@ fn line_of(entry: &EntryPoint) -> String {
     format!("#line {} \"kernel.cu\"\n", entry.line)
 }
 
-/// Directives that free all names in a text of macros. No name in kforge's text may be a macro.
+/// Directives that undefine all words of a text as macros. No word in kforge's text may be a macro.
 fn without_macros(text: &str) -> String {
     let mut words = BTreeSet::new();
     for lexeme in lex(text) {

@@ -1,5 +1,5 @@
-//! The placement of a kernel's buffers: for a check, each buffer between unmapped addresses; for timing, many copies at random
-//! addresses of one region. Every mapped byte that belongs to no buffer is in a guard zone.
+//! The placement of a kernel's buffers: for a check, each buffer alone between unmapped addresses; for timing, many copies at random
+//! addresses of two regions, one for inputs and one for the rest. Every mapped byte that belongs to no buffer is in a guard zone.
 //!
 //! Allocates through `memory`. Writes no data and launches nothing.
 
@@ -24,7 +24,7 @@ const MIN_ALIGNMENT: u64 = 16;
 const MAX_ZONE_BYTES: u64 = 64 << 10;
 /// Least distance between buffers that share a region.
 const MIN_GAP_BYTES: u64 = 512;
-/// Limit for all copies of a kernel's scratch, if the data of one copy is smaller.
+/// Limit for the scratch of all copies together, unless one copy alone needs more.
 const MAX_SCRATCH_BYTES: u64 = 6 << 30;
 
 /// Same layout as `Zone` in `numerics.cu`.
@@ -36,6 +36,7 @@ struct GuardZone {
     /// Distance from the data to the nearest byte of the zone.
     distance: u64,
     buffer: u32,
+    /// 1 if the zone is after the buffer, 0 if it is before.
     behind: u32,
 }
 
@@ -69,7 +70,7 @@ impl GuardZones {
 }
 
 impl Layout {
-    /// Places the buffers with these indices. Zones and tables use the indices of the plan.
+    /// Places the buffers with these indices. Zones and tables have the plan's indices.
     pub(super) fn new(
         judge: &Rc<JudgeMemory>,
         plan: &Plan,
@@ -101,7 +102,7 @@ impl Layout {
                 1
             }
         };
-        // A buffer of the other part has no address here.
+        // A buffer that is placed elsewhere has a row of zeros, so that rows have the plan's indices.
         let table_row = |addresses: &Vec<CUdeviceptr>| {
             if addresses.is_empty() {
                 vec![0; copies as usize]
@@ -167,12 +168,12 @@ impl KernelMemory {
         let is_scratch: Vec<bool> = (plan.buffers.iter())
             .map(|buffer| matches!(buffer.role, BufferRole::Scratch { .. }))
             .collect();
-        let of = |scratch: bool| -> Vec<usize> {
+        let buffers = |scratch: bool| -> Vec<usize> {
             (0..plan.buffers.len())
                 .filter(|buffer| is_scratch[*buffer] == scratch)
                 .collect()
         };
-        let (data, scratch) = (of(false), of(true));
+        let (data, scratch) = (buffers(false), buffers(true));
         let scratch_bytes: u64 = (scratch.iter())
             .map(|buffer| plan.buffers[*buffer].bytes())
             .sum();
@@ -188,7 +189,7 @@ impl KernelMemory {
         })
     }
 
-    /// Both parts.
+    /// The placement of the data and of the scratch.
     pub(super) fn layouts(&self) -> [&Rc<Layout>; 2] {
         [&self.data, &self.scratch]
     }
@@ -203,7 +204,7 @@ impl KernelMemory {
         self.data.copies
     }
 
-    fn of(&self, buffer: usize) -> &Layout {
+    fn layout_of(&self, buffer: usize) -> &Layout {
         if self.is_scratch[buffer] {
             &self.scratch
         } else {
@@ -212,24 +213,24 @@ impl KernelMemory {
     }
 
     pub(super) fn buffer_copies(&self, plan: &Plan, buffer: usize) -> BufferCopies {
-        self.of(buffer).buffer_copies(plan, buffer)
+        self.layout_of(buffer).buffer_copies(plan, buffer)
     }
 
     pub(super) fn address(&self, buffer: usize, copy: u32) -> CUdeviceptr {
-        self.of(buffer).address(buffer, copy)
+        self.layout_of(buffer).address(buffer, copy)
     }
 
     pub(super) fn address_for_kernel(&self, buffer: usize, copy: u32) -> CUdeviceptr {
-        self.of(buffer).address_for_kernel(buffer, copy)
+        self.layout_of(buffer).address_for_kernel(buffer, copy)
     }
 
-    /// The guard zones of both parts.
+    /// The guard zones around the data and around the scratch.
     pub(super) fn zones(&self) -> impl Iterator<Item = &GuardZones> {
         let both = self.layouts().into_iter().map(|layout| &layout.zones);
         both.filter(|zones| zones.count > 0)
     }
 
-    /// Whether both kernels have equal inputs and outputs, so that each can use the other's.
+    /// Whether both kernels have the same inputs and outputs, so that each can use the other's. A plan's scratch follows them.
     pub(super) fn is_compatible_with(&self, other: &Self) -> bool {
         let data = |memory: &Self| -> usize {
             memory
@@ -242,7 +243,7 @@ impl KernelMemory {
     }
 }
 
-/// How scratch is placed. A kernel with much scratch gets fewer copies of it, which does not change the copies of the data.
+/// How scratch is placed. A kernel with much scratch gets fewer copies of it, and as many copies of the data as any other.
 fn scratch_purpose(purpose: Purpose, bytes: u64) -> Purpose {
     let most = (MAX_SCRATCH_BYTES / bytes.max(1)).max(1) as usize;
     match purpose {
@@ -325,8 +326,8 @@ impl<'a> LayoutBuilder<'a> {
         Ok(())
     }
 
-    /// Places several copies of the buffers in one region, each copy in a random order at random distances. `read_only`: for the
-    /// kernel.
+    /// Places several copies of the buffers in one region, each copy in a random order at random distances. `read_only`: the kernel
+    /// gets addresses where a write faults.
     fn place_copies(
         &mut self,
         which: &[usize],
@@ -355,7 +356,7 @@ impl<'a> LayoutBuilder<'a> {
     }
 }
 
-/// All bytes of a region between, before and behind its buffers, as zones of limited length. Each belongs to the nearest buffer.
+/// All bytes of a region before, between and after its buffers, as zones of limited length. Each belongs to the nearest buffer.
 fn zones_around(placed: &[Placed], region: CUdeviceptr, bytes: u64) -> Vec<GuardZone> {
     let mut zones = Vec::new();
     let mut add = |from: u64, to: u64, buffer: usize, behind: bool| {

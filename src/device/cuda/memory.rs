@@ -2,7 +2,7 @@
 //! from the host.
 //!
 //! A region can be hidden: until it is shown again, every access by a kernel faults. Never decides the placement of buffers, or
-//! what is hidden when: `layout` and `visibility` do.
+//! what is hidden when: `layout` and `gpu_context` do.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -47,7 +47,7 @@ struct Mapping {
 }
 
 impl Region {
-    /// Maps at least `bytes` bytes. `alias`: map them a second time, read-only.
+    /// Maps at least `bytes` bytes. `alias`: maps them a second time, read-only.
     pub(super) fn new(gpu: &Rc<Gpu>, bytes: u64, alias: bool) -> Result<Self, DriverError> {
         let bytes = bytes.max(1).next_multiple_of(gpu.granularity);
         let properties = allocation_properties(gpu.device);
@@ -227,7 +227,7 @@ pub(super) fn copy_to_device<T: Copy>(
     ))
 }
 
-/// Queues setting `bytes` bytes to 0.
+/// Queues filling `bytes` bytes with 0.
 pub(super) fn zero_memory(gpu: &Gpu, start: CUdeviceptr, bytes: usize) -> Result<(), DriverError> {
     call!(cuMemsetD8Async(start, 0, bytes, gpu.stream))
 }

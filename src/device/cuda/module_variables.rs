@@ -1,11 +1,10 @@
 //! The memory of a kernel's module in which it could keep state between launches: variables, constants, string literals, and what
 //! lies between them.
 //!
-//! Variables are found in the cubin's symbol table, compared after every launch, and restored. The pages around them are hashed
-//! before and after every launch; of a module that prints or has a stack only the slots of its variables, because the driver writes in the
-//! rest.
-//! Other memory is handled elsewhere: `harness_kernels` overwrites shared and local memory, `clock`
-//! flushes the cache.
+//! Variables are found in the cubin's symbol table, compared after every sample, and restored. The pages that contain them are hashed
+//! before and after every sample. If the module prints or has a stack, the driver writes in these pages too; then only the slots of the
+//! variables are hashed. Other memory is not handled here: `harness_kernels` overwrites shared and local memory, `clock` flushes the
+//! cache.
 
 use std::ffi::CString;
 use std::rc::Rc;
@@ -32,10 +31,10 @@ pub(super) const MAX_VARIABLE_BYTES: u64 = 256 << 20;
 const PAGE_BYTES: u64 = 2 << 20;
 /// The driver places each variable at a multiple of this.
 const SLOT_BYTES: u64 = 256;
-/// Most ranges that are hashed. Further variables are compared like all others, but not what lies around them.
+/// Maximum number of ranges that are hashed. Further variables are compared like all others, but not what lies around them.
 const MAX_RANGES: usize = 64;
 
-/// What a changed range is called in findings.
+/// What findings call a change that is in none of the variables.
 const UNNAMED: &str = "memory between the variables of the module";
 
 /// Total size of the variables in a cubin.
@@ -49,10 +48,10 @@ pub(super) fn variable_bytes(cubin: &[u8]) -> anyhow::Result<u64> {
 fn is_writable(file: &object::File<'_>, symbol: &object::Symbol<'_, '_>) -> bool {
     let section = symbol.section_index();
     let section = section.and_then(|index| file.section_by_index(index).ok());
-    let is_theirs = |name: &str| WRITABLE_SECTIONS.contains(&name);
+    let is_writable_section = |name: &str| WRITABLE_SECTIONS.contains(&name);
     symbol.kind() == SymbolKind::Data
         && symbol.size() > 0
-        && section.is_some_and(|section| section.name().is_ok_and(is_theirs))
+        && section.is_some_and(|section| section.name().is_ok_and(is_writable_section))
 }
 
 /// Whether the module prints. The driver then keeps what is printed in the same pages as the variables.
@@ -73,11 +72,11 @@ pub(super) struct ModuleVariables {
 struct ModuleVariable {
     name: String,
     address: CUdeviceptr,
-    /// The contents before the first launch.
+    /// The contents before the first sample.
     image: Vec<u8>,
 }
 
-/// Memory whose hashes must not change in a launch.
+/// Memory whose hashes must not change in a sample.
 struct HashedRanges {
     /// Start and length of each range, in bytes.
     table: JudgeBuffer,
@@ -87,7 +86,10 @@ struct HashedRanges {
 }
 
 impl ModuleVariables {
-    /// `cubin`: the loaded image. A refusal if a variable cannot be found.
+    /// Finds the variables of a loaded module. `cubin`: its image.
+    ///
+    /// # Errors
+    /// A refusal if the driver does not know where a variable is.
     pub(super) fn find(
         judge: &Rc<JudgeMemory>,
         module: &LoadedModule,
@@ -112,7 +114,7 @@ impl ModuleVariables {
             if located.is_err() {
                 let name = source_name(name);
                 let reason = format!(
-                    "the driver does not reveal where variable `{name}` is, so it cannot be watched"
+                    "the driver does not say where the variable `{name}` is, so it cannot be compared"
                 );
                 return Err(Refusal::new(Status::Rejected, reason).into());
             }
@@ -133,8 +135,8 @@ impl ModuleVariables {
         })
     }
 
-    /// Compares also what lies around the variables: their slots if the module prints or its kernels have a stack, because the driver
-    /// then writes in the same pages, or else their whole pages.
+    /// Compares what lies around the variables too: the rest of their pages, or only of their slots if the module prints or its kernels
+    /// have a stack, because then the driver writes in these pages.
     pub(super) fn with_surroundings(self, has_stack: bool) -> anyhow::Result<Self> {
         let unit = if self.prints || has_stack {
             SLOT_BYTES
@@ -147,7 +149,7 @@ impl ModuleVariables {
         })
     }
 
-    /// Queues hashing the memory around the variables before a launch.
+    /// Queues hashing the memory around the variables, before a sample.
     pub(super) fn hash_before(&self, harness: &HarnessKernels) -> anyhow::Result<()> {
         match &self.surroundings {
             Some(ranges) => harness.hash_ranges(&ranges.table, ranges.count, &ranges.before),
@@ -155,7 +157,8 @@ impl ModuleVariables {
         }
     }
 
-    /// Restores all variables. Returns the name of the first variable that the launch has changed, or of the memory between them.
+    /// Restores all variables. Returns the name of the first variable that the sample has changed, or a name for the memory between
+    /// them.
     pub(super) fn restore(&self, harness: &HarnessKernels) -> anyhow::Result<Option<String>> {
         let surroundings_changed = self.surroundings_changed(harness)?;
         let mut changed = None;
@@ -214,7 +217,7 @@ impl HashedRanges {
     }
 }
 
-/// The ranges that cover these variables (start, length) in whole units, without overlap.
+/// The ranges (start, end) that cover these variables (start, length) in whole units, without overlap.
 fn ranges_around(variables: impl Iterator<Item = (u64, u64)>, unit: u64) -> Vec<(u64, u64)> {
     let mut covered: Vec<_> = variables
         .filter(|(_, bytes)| *bytes > 0)

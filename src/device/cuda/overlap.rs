@@ -1,6 +1,6 @@
 //! Whether a kernel waits for the launch before it, which a launch with `overlap` must do.
 //!
-//! Text in, data out; `prepared_plan` decides what follows.
+//! Text in, data out. Decides nothing: `prepared_plan` refuses the kernel.
 
 use super::ptx_tokens::{Statement, statements, tokenize};
 
@@ -26,6 +26,7 @@ pub(super) fn waits_for_previous_launch(ptx: &str, entry: &str) -> bool {
         waits_anywhere |= waits;
         calls |= is_inside && statement.has("call");
     }
+    // Calls are not followed: if the entry calls anything, a wait in any function counts.
     calls && waits_anywhere
 }
 

@@ -1,14 +1,14 @@
-//! What a kernel's PTX must not contain, wherever inline assembly puts it: declarations that outlive a launch or that the compiler
-//! does not know of, files, and calls of functions outside of the kernel.
+//! Finds what a kernel's PTX must not contain: declarations that outlive a launch or that the compiler does not know of, files, and
+//! calls of functions outside of the kernel. Inline PTX can put each of them anywhere.
 //!
-//! Reads statements (`ptx_tokens`), never lines. `cubin` checks the result of the assembler, which reads no comments at all.
+//! Reads statements (`ptx_tokens`), never lines. Compiles nothing; `cubin` reads what the assembler makes of the text.
 
 use super::ptx_tokens::{Ambiguity, Statement, Token, statements, tokenize};
 use crate::device::refusal::{DEVICE_HEAP, MANAGED_MEMORY};
 
 /// External functions that a kernel may call: they need no memory and launch nothing.
 pub(super) const ALLOWED_CALLS: [&str; 2] = ["vprintf", "__assertfail"];
-/// Directives that may begin a statement of inline assembly: they declare what ends with the function or the block.
+/// Directives that may begin a statement of inline PTX: they declare what ends with the function or the block.
 const LOCAL_DIRECTIVES: [&str; 8] = [
     ".reg",
     ".local",
@@ -21,7 +21,7 @@ const LOCAL_DIRECTIVES: [&str; 8] = [
 ];
 /// Directives that the compiler writes inside of functions.
 const FUNCTION_DIRECTIVES: [&str; 1] = [".loc"];
-/// Directives that no instruction has as a modifier, and that inline assembly must not contain anywhere.
+/// Directives that no instruction has as a modifier, and that inline PTX must not contain anywhere.
 const FILE_DIRECTIVES: [&str; 11] = [
     ".func",
     ".entry",
@@ -37,9 +37,9 @@ const FILE_DIRECTIVES: [&str; 11] = [
 ];
 /// Declarations of textures, surfaces and samplers.
 const TEXTURES: [&str; 3] = [".texref", ".surfref", ".samplerref"];
-/// Why assembly is refused that is not a part of one block.
+/// Why inline PTX that is not made of whole blocks is refused.
 const OPEN_BLOCK: &str = "inline PTX closes a block that it has not opened, or leaves one open";
-/// Words of a source that put assembly into the PTX.
+/// Words of a source that put inline PTX into the compiled PTX.
 const ASSEMBLY: &[&str] = &["asm", "__asm__", "__asm"];
 
 /// A forbidden construct.
@@ -94,8 +94,8 @@ pub(super) fn find_forbidden(ptx: &str) -> Option<ForbiddenCode> {
         .or_else(|| check_order(&statements))
 }
 
-/// Whether a variable is declared behind a function: the compiler declares all variables before, so this one is from assembly that
-/// has closed its function, even if it forges the compiler's comments.
+/// Refuses a variable that is declared after a function. The compiler declares all variables before the functions, so this one is from
+/// inline PTX that has closed its function, even if it forges the compiler's comments.
 fn check_order(statements: &[Statement<'_, '_>]) -> Option<ForbiddenCode> {
     let mut outer = statements.iter().filter(|statement| statement.depth == 0);
     outer.find(|statement| statement.tokens.len() == 1 && statement.has("{"))?;
@@ -141,7 +141,7 @@ fn check_statement(statement: &Statement<'_, '_>) -> Option<ForbiddenCode> {
     check_external(statement).or_else(|| check_place(statement))
 }
 
-/// Declarations of what another module defines.
+/// Refuses declarations of what another module defines.
 fn check_external(statement: &Statement<'_, '_>) -> Option<ForbiddenCode> {
     if !statement.has(".extern") || statement.has(".shared") {
         return None;
@@ -170,7 +170,7 @@ fn function_name<'p>(statement: &Statement<'_, 'p>) -> Option<&'p str> {
     name.map(|token| token.text)
 }
 
-/// Whether a declaration is where the compiler would not write it.
+/// Refuses a declaration where the compiler would not write it.
 fn check_place(statement: &Statement<'_, '_>) -> Option<ForbiddenCode> {
     let refused = |token: &Token<'_>| {
         Some(ForbiddenCode::in_assembly(format!(
@@ -197,9 +197,9 @@ fn check_place(statement: &Statement<'_, '_>) -> Option<ForbiddenCode> {
     }
 }
 
-/// Whether some assembly closes a block that it has not opened, leaves one open, or goes on in the compiler's code.
+/// Refuses inline PTX that closes a block that it has not opened, leaves one open, or goes on in the compiler's code.
 fn check_blocks(statements: &[Statement<'_, '_>]) -> Option<ForbiddenCode> {
-    // The open assembly: its number, and the depth in front of it.
+    // The open inline PTX: its number, and the depth before it.
     let mut open: Option<(u32, i32)> = None;
     for statement in statements {
         let number = statement.first().and_then(|first| first.assembly);
@@ -224,7 +224,7 @@ fn check_blocks(statements: &[Statement<'_, '_>]) -> Option<ForbiddenCode> {
 mod tests {
     use super::*;
 
-    /// PTX of a kernel with this inline assembly.
+    /// PTX of a kernel with this inline PTX.
     fn kernel(assembly: &str) -> String {
         format!(
             ".version 9.0\n.target sm_90\n.address_size 64\n\n.visible .entry k(\n.param .u64 k_param_0\n)\n{{\n\t.reg .b32 %r<2>;\n\

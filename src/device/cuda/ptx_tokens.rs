@@ -1,13 +1,13 @@
 //! Splits PTX into tokens and statements, as the assembler reads it: comments and strings are no code, and a statement ends with `;`,
 //! not with its line.
 //!
-//! Text in, data out; `ptx_rules` decides what is forbidden. Inline assembly can put any text into PTX, so a construct that the
-//! assembler may read in another way than this file is an error, never skipped.
+//! Text in, data out; `ptx_rules` decides what is forbidden. Inline PTX can be any text, so a construct that the assembler may read in
+//! another way than this file is an error, never skipped.
 
-/// The comments that the compiler writes around inline assembly.
+/// The comments that the compiler writes around inline PTX.
 const ASSEMBLY_BEGINS: &str = "begin inline asm";
 const ASSEMBLY_ENDS: &str = "end inline asm";
-/// Part of the comments around assembly outside of functions.
+/// Part of the comments around inline PTX outside of functions.
 const FILE_SCOPE: &str = "file scope inline";
 
 /// Part of PTX that has a meaning by itself.
@@ -15,7 +15,7 @@ const FILE_SCOPE: &str = "file scope inline";
 pub(super) struct Token<'p> {
     pub(super) kind: TokenKind,
     pub(super) text: &'p str,
-    /// The number of the inline assembly that it is from, by the compiler's comments.
+    /// The number of the inline PTX that it is from, according to the compiler's comments.
     pub(super) assembly: Option<u32>,
 }
 
@@ -40,7 +40,7 @@ impl Token<'_> {
     }
 }
 
-/// What a PTX text has that the assembler and this file may read differently: a reason for people.
+/// A construct that the assembler and this file may read differently, named for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ambiguity(pub(super) &'static str);
 
@@ -86,7 +86,7 @@ pub(super) fn tokenize(ptx: &str) -> Result<Vec<Token<'_>>, Ambiguity> {
 /// The comments of the compiler so far.
 #[derive(Debug, Default)]
 struct AssemblyComments {
-    /// The number of the inline assembly that is open.
+    /// The number of the inline PTX that is open.
     current: Option<u32>,
     count: u32,
 }
@@ -97,7 +97,7 @@ impl AssemblyComments {
             return Err(Ambiguity("a backslash"));
         }
         let text = line.trim_start_matches('/').trim();
-        // Assembly that contains such a comment hides what comes behind it.
+        // Inline PTX that contains such a comment could pass for code of the compiler.
         let is_forged = match text {
             ASSEMBLY_BEGINS => self.current.is_some(),
             ASSEMBLY_ENDS => self.current.is_none(),
@@ -116,7 +116,7 @@ impl AssemblyComments {
     }
 }
 
-/// The length of a block comment. The compiler writes none, so one that hides the compiler's own text began in assembly.
+/// The length of a block comment. The compiler writes none, so one that hides the compiler's own text began in inline PTX.
 fn block_comment_length(rest: &str) -> Result<usize, Ambiguity> {
     let end = rest[2..].find("*/");
     let end = end.ok_or(Ambiguity("a comment without end"))? + 4;
@@ -149,7 +149,7 @@ fn name_length(rest: &str) -> usize {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Statement<'t, 'p> {
     pub(super) tokens: &'t [Token<'p>],
-    /// The number of braces that are open in front of it: 0 outside of functions.
+    /// The number of braces that are open before it: 0 outside of functions.
     pub(super) depth: i32,
 }
 

@@ -153,7 +153,7 @@ pub(super) fn forged_names(source: &str) -> Refusal {
     }
 }
 
-/// Explains an error in the text behind the source: a scope that the source leaves open, or an expression that names no single function.
+/// Explains an error in the text after the source: a scope that the source leaves open, or an expression that names no single function.
 fn explain_end(unit: &TranslationUnit, error: &ErrorBlock) -> Option<Refusal> {
     // Excerpts of that text are left out.
     if error.text.lines().count() > 1 {

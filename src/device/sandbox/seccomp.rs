@@ -33,7 +33,7 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Filters that are installed together, in this order.
 ///
-/// Every filter sees every system call, and the kernel applies the strictest result: kill, then trap, then error, then allow.
+/// Every filter sees every system call, and Linux applies the strictest result: kill, then trap, then error, then allow.
 /// A filter of `seccompiler` has two results, so a policy with more results needs several filters. Each of them kills a process
 /// that uses another architecture's system calls, because those numbers mean something else.
 #[derive(Clone, Debug)]
@@ -72,13 +72,14 @@ impl SystemCallPolicy {
                 fail_clone3(target),
                 // libc asks for the path of the program and works without it.
                 fail(rules_for(READ_LINK_CALLS.to_vec()), libc::ENOENT, target),
-                // Last: it does not allow what installing another filter needs.
+                // Last: it does not allow the calls that install these filters.
                 program(allowed, SeccompAction::Allow, SeccompAction::Trap, target),
             ],
         })
     }
 
-    /// For a compiler and its children: a denied call fails with EPERM, and the process continues. `None` as above.
+    /// For a compiler and its children: a denied call fails with EPERM, and the process continues. `None` on an architecture that
+    /// the lists were not made for.
     pub(super) fn for_compiler() -> Option<Self> {
         let target = TARGET?;
         let mut denied = rules_for(COMPILER_DENIED_CALLS.to_vec());
@@ -115,11 +116,13 @@ impl SystemCallPolicy {
     }
 }
 
-/// The flags of `clone3` are in memory, where a filter cannot see them. Libraries fall back to `clone`.
+/// A filter that lets `clone3` fail as on an old Linux, so that libraries use `clone`: the flags of `clone3` are in memory, where a
+/// filter cannot see them.
 fn fail_clone3(target: TargetArch) -> BpfProgram {
     fail(rules_for(vec![Sysno::clone3]), libc::ENOSYS, target)
 }
 
+/// A filter that lets these calls fail with an error, and allows all others.
 fn fail(rules: Rules, error: i32, target: TargetArch) -> BpfProgram {
     let action = SeccompAction::Errno(error as u32);
     program(rules, action, SeccompAction::Allow, target)
@@ -166,7 +169,7 @@ fn rule(conditions: Vec<SeccompCondition>) -> SeccompRule {
     SeccompRule::new(conditions).expect("a rule has a condition")
 }
 
-/// Flags and ids are 32 bits wide; the kernel ignores the upper half.
+/// Compares the lower 32 bits of an argument. Flags and operations have no more, and Linux ignores the upper half.
 fn low_half_is(argument: u8, value: u32) -> SeccompCondition {
     condition(
         argument,

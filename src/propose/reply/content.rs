@@ -1,4 +1,4 @@
-//! What a parsed reply contains: plain data that the parsers of this module share.
+//! What a parsed reply contains. Plain data that the parsers of `propose::reply` share.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,7 @@ pub struct ParsedReply {
 pub enum ReplyContent {
     /// A whole kernel file with its header.
     Code(String),
+    /// Replacements in the parent's kernel file.
     Edits(Vec<Edit>),
     /// The model states that no edit helps.
     NoValidEdit,
@@ -29,7 +30,7 @@ pub enum ReplyContent {
     Truncated,
 }
 
-/// One replacement of a text that occurs exactly once in a kernel.
+/// One `str_replace` pair: `old` must occur exactly once in the kernel, and `new` replaces it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Edit {
     pub old: String,
