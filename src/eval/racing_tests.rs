@@ -235,7 +235,7 @@ fn candidates_that_reach_the_bar_are_rarely_dismissed() {
 #[test]
 fn losers_are_dismissed_soon() {
     for noise in KINDS {
-        for (speedup, least, least_first) in [(0.8, 0.6, 0.3), (0.5, 0.95, 0.75), (0.03, 1.0, 0.99)]
+        for (speedup, least, least_first) in [(0.8, 0.6, 0.3), (0.5, 0.95, 0.75), (0.03, 1.0, 0.95)]
         {
             let [share, first] = dismissed(noise, f64::ln(speedup), candidates() / 20);
             println!(

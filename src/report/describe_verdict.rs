@@ -5,7 +5,7 @@
 use super::headline::suggested_seconds;
 use super::profiling::profiling_text;
 use super::text::device_note;
-use crate::verdict::{Status, TimeSummary, Verdict};
+use crate::verdict::{Dismissal, Status, TimeSummary, Verdict};
 
 /// Maximum number of inefficient memory accesses to show.
 const MAX_POOR_ACCESSES: usize = 5;
@@ -16,7 +16,13 @@ const MIN_BANK_CONFLICTS: f64 = 1.5;
 /// A verdict as a table, with its log if the kernel did not pass. `timing_seconds`: the timing budget that it had for each workload.
 pub(crate) fn describe_verdict(verdict: &Verdict, timing_seconds: f64) -> String {
     let mut text = headline(verdict);
-    text += &not_faster_note(verdict, timing_seconds);
+    match &verdict.dismissal {
+        Some(dismissal) => text += &dismissal_note(verdict, dismissal),
+        None => text += &not_faster_note(verdict, timing_seconds),
+    }
+    if !verdict.not_done.is_empty() {
+        text += &format!("  not done: {}\n", verdict.not_done.join(", "));
+    }
     text += &workloads_table(verdict);
     for (name, unchecked) in [("precision", &verdict.precision), ("state", &verdict.state)] {
         if let Some(unchecked) = unchecked {
@@ -59,6 +65,15 @@ fn not_faster_note(verdict: &Verdict, timing_seconds: f64) -> String {
         ),
         _ => String::new(),
     }
+}
+
+/// Why the timing of a kernel ended early.
+fn dismissal_note(verdict: &Verdict, dismissal: &Dismissal) -> String {
+    let Dismissal { look, looks, bar } = dismissal;
+    let most = verdict.speedup.map_or_else(String::new, |speedup| {
+        format!("at most {:.2}x, ", speedup.ci95[1])
+    });
+    format!("  dismissed at look {look} of {looks}: {most}the best of its kind has {bar:.2}x\n")
 }
 
 /// Status, and the speedup or the reason.
@@ -148,4 +163,40 @@ pub(crate) fn timing_note(verdicts: &[Verdict], profile: &str) -> String {
             device_note(&verdict.device)
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict::{Speedup, Timing};
+
+    #[test]
+    fn dismissed_kernel_says_why_and_what_was_not_done() {
+        let verdict = Verdict {
+            status: Status::Passed,
+            reason: None,
+            timing: Some(Timing::Dismissed),
+            dismissal: Some(Dismissal {
+                look: 1,
+                looks: 3,
+                bar: 1.9,
+            }),
+            not_done: vec![
+                "14 of 18 hidden cases".to_owned(),
+                "bounds and race builds".to_owned(),
+                "full timing".to_owned(),
+            ],
+            speedup: Some(Speedup {
+                geomean: 0.4,
+                ci95: [0.375, 0.421],
+            }),
+            ..Verdict::harness_error("softmax", "step 7", "cpu", String::new())
+        };
+        assert_eq!(
+            describe_verdict(&verdict, 0.3),
+            "step 7: passed, 0.400x [0.375, 0.421] over ``\n\
+             \x20 dismissed at look 1 of 3: at most 0.42x, the best of its kind has 1.90x\n\
+             \x20 not done: 14 of 18 hidden cases, bounds and race builds, full timing\n"
+        );
+    }
 }

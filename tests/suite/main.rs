@@ -21,6 +21,7 @@ mod own_tasks;
 mod profiling;
 #[path = "../support/program.rs"]
 mod program;
+mod racing;
 mod replies;
 mod seeds;
 mod sources;

@@ -1,0 +1,172 @@
+//! Kernels that are judged against incumbents: losers are dismissed early, and nothing wrong passes.
+
+use kforge::device::cpu::CpuDevice;
+use kforge::device::{Cache, Device};
+use kforge::eval::{Judge, JudgeOptions};
+use kforge::kernel::DeviceLimits;
+use kforge::search::Incumbents;
+use kforge::task::{Task, TaskFiles};
+use kforge::verdict::{Status, Timing, Verdict};
+
+use crate::program::{fixture, root};
+
+/// What the inspection on the CPU is called in `not_done`.
+const BUILDS: &str = "bounds and race builds";
+
+/// Timing that a busy machine can finish: a wide interval will do.
+const PRECISION: f64 = 0.5;
+const SECONDS: f64 = 3.0;
+
+struct Setting {
+    device: CpuDevice,
+    task: Task,
+}
+
+impl Setting {
+    fn new() -> Self {
+        Self {
+            device: CpuDevice::new().unwrap(),
+            task: TaskFiles::find(root().join("tasks/softmax").to_str().unwrap())
+                .unwrap()
+                .load()
+                .unwrap(),
+        }
+    }
+
+    fn judge(&self) -> Judge<'_> {
+        let mut profile = self.task.settings.profiles["quick"].clone();
+        profile.precision = PRECISION;
+        profile.seconds = SECONDS;
+        let options = JudgeOptions {
+            profile,
+            launch_seconds: 10.0,
+            thorough: false,
+            cache: Cache::Cold,
+        };
+        let limits = DeviceLimits {
+            sm_count: i64::from(self.device.identity().cores.unwrap_or(1)),
+            max_shared_bytes: 232_448,
+        };
+        Judge::new(&self.device, &self.task, options, limits).unwrap()
+    }
+}
+
+/// Incumbents of a single kind, with this bar.
+fn incumbents(bar: f64) -> Incumbents {
+    let text = format!(r#"{{"axes": [], "by_bins": [[[], {bar}]], "best": {bar}}}"#);
+    let incumbents: Incumbents = serde_json::from_str(&text).unwrap();
+    assert_eq!(incumbents.bar(&[].into()), Some(bar));
+    incumbents
+}
+
+/// The naive kernel, which does its work many times.
+fn slow_kernel(last_line: &str) -> String {
+    let text = std::fs::read_to_string(root().join("kernels/softmax/naive.cu")).unwrap();
+    let (start, body) = text.split_once("    float largest").unwrap();
+    let body = body.trim_end().strip_suffix('}').unwrap();
+    format!(
+        "{start}    volatile int repeats = 12;\n    for (int again = 0; again < repeats; again++) {{\n    float largest{body}    }}\n{last_line}}}\n"
+    )
+}
+
+fn check_is_dismissed(verdict: &Verdict, bar: f64) {
+    assert_eq!(verdict.status, Status::Passed, "{verdict:#?}");
+    assert_eq!(verdict.timing, Some(Timing::Dismissed), "{verdict:#?}");
+    let dismissal = verdict.dismissal.unwrap();
+    assert_eq!((dismissal.bar, dismissal.looks), (bar, 5));
+    assert!((1..=5).contains(&dismissal.look));
+    let [low, high] = verdict.speedup.unwrap().ci95;
+    assert!(0.0 < low && low < high && high < bar, "{verdict:#?}");
+    assert!(verdict.not_done.contains(&BUILDS.to_owned()));
+    assert!(verdict.not_done.contains(&"full timing".to_owned()));
+    assert!(!verdict.builds.contains(&"race".to_owned()));
+    assert!(!verdict.features.contains_key("coalescing"));
+}
+
+#[test]
+fn slow_kernel_is_dismissed_with_an_interval_that_is_right() {
+    let setting = Setting::new();
+    let mut judge = setting.judge();
+    let slow = slow_kernel("");
+    let dismissed = judge.judge_racing("slow", &slow, &incumbents(0.9)).unwrap();
+    check_is_dismissed(&dismissed, 0.9);
+    if dismissed.dismissal.unwrap().look == 1 {
+        let hidden = |text: &String| text.ends_with(" hidden cases");
+        assert!(dismissed.not_done.iter().any(hidden), "{dismissed:#?}");
+        assert!(
+            dismissed
+                .workloads
+                .iter()
+                .filter(|case| case.hidden)
+                .count()
+                <= 1
+        );
+    }
+    assert!(dismissed.checked_share.unwrap() > 0.99);
+
+    let full = judge.judge("slow", &slow, None).unwrap();
+    if full.status == Status::Inconclusive {
+        // The machine is too busy.
+        return;
+    }
+    assert_eq!(full.timing, Some(Timing::Full), "{full:#?}");
+    assert!(full.not_done.is_empty() && full.dismissal.is_none());
+    let [low, high] = dismissed.speedup.unwrap().ci95;
+    let [full_low, full_high] = full.speedup.unwrap().ci95;
+    assert!(
+        low <= full_high && full_low <= high,
+        "{dismissed:#?} {full:#?}"
+    );
+}
+
+#[test]
+fn slow_kernel_that_is_wrong_is_reported_as_wrong() {
+    let setting = Setting::new();
+    let wrong = slow_kernel("    output[row * columns] += 0.5f;\n");
+    let verdict = setting
+        .judge()
+        .judge_racing("wrong", &wrong, &incumbents(0.9))
+        .unwrap();
+    assert_eq!(verdict.status, Status::WrongOutput, "{verdict:#?}");
+    assert!(verdict.speedup.is_none() && verdict.timing.is_none());
+}
+
+#[test]
+fn kernel_that_reaches_the_bar_is_judged_completely() {
+    let setting = Setting::new();
+    let mut judge = setting.judge();
+    let honest = std::fs::read_to_string(root().join("kernels/softmax/rows.cu")).unwrap();
+    let verdict = judge
+        .judge_racing("honest", &honest, &incumbents(0.02))
+        .unwrap();
+    if verdict.status != Status::Inconclusive {
+        assert_eq!(verdict.status, Status::Passed, "{verdict:#?}");
+        assert!(verdict.not_done.is_empty() && verdict.dismissal.is_none());
+        assert!(verdict.features.contains_key("coalescing"));
+    }
+    assert_eq!(verdict.timing, Some(Timing::Full), "{verdict:#?}");
+    assert_eq!(verdict.builds, ["fast", "bounds", "race"]);
+    // All rounds and all hidden cases.
+    let complete = judge
+        .judge("honest", &honest, Some(verdict.seeds[0]))
+        .unwrap();
+    let cases = |verdict: &Verdict| -> Vec<_> {
+        let cases = verdict.workloads.iter();
+        cases
+            .map(|case| (case.id.clone(), case.tolerance_margin))
+            .collect()
+    };
+    assert_eq!(cases(&verdict), cases(&complete));
+}
+
+#[test]
+fn race_is_found_before_a_fast_kernel_passes() {
+    let setting = Setting::new();
+    let racy = std::fs::read_to_string(fixture("kernels/race_output.cu")).unwrap();
+    let verdict = setting
+        .judge()
+        .judge_racing("racy", &racy, &incumbents(0.02))
+        .unwrap();
+    assert_eq!(verdict.status, Status::Race, "{verdict:#?}");
+    assert!(verdict.speedup.is_none() && verdict.not_done.is_empty());
+}
