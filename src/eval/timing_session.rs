@@ -29,6 +29,7 @@ const SPACING_SAMPLES: usize = 3;
 const ESTIMATE_RUNS: usize = 3;
 /// Probability of a short sample of the candidate before a pair.
 const SHORT_SAMPLE_PROBABILITY: f64 = 0.06;
+
 /// The kernels of one measurement.
 pub(super) struct TimingSession<'s, 'j> {
     context: &'s JudgeContext<'j>,

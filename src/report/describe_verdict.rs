@@ -73,7 +73,7 @@ fn dismissal_note(verdict: &Verdict, dismissal: &Dismissal) -> String {
     let most = verdict.speedup.map_or_else(String::new, |speedup| {
         format!("at most {:.2}x, ", speedup.ci95[1])
     });
-    format!("  dismissed at look {look} of {looks}: {most}the best of its kind has {bar:.2}x\n")
+    format!("  dismissed at look {look} of {looks}: {most}a kernel of its kind needs {bar:.2}x\n")
 }
 
 /// Status, and the speedup or the reason.
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(
             describe_verdict(&verdict, 0.3),
             "step 7: passed, 0.400x [0.375, 0.421] over ``\n\
-             \x20 dismissed at look 1 of 3: at most 0.42x, the best of its kind has 1.90x\n\
+             \x20 dismissed at look 1 of 3: at most 0.42x, a kernel of its kind needs 1.90x\n\
              \x20 not done: 14 of 18 hidden cases, bounds and race builds, full timing\n"
         );
     }
