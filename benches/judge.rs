@@ -1,10 +1,12 @@
-//! The time to judge a changed `gdn_decode` kernel in the quick profile, by stage.
+//! The time to judge a changed `gdn_decode` kernel in the quick profile, by stage and by part.
 //!
 //! Run it with `cargo bench --bench judge` on an idle machine. Every candidate is new to the compiler's cache. The one-time work of a
-//! run (oracle, baseline, precompiled header) is done before the clock starts, and printed separately.
+//! run (oracle, baseline, precompiled header) is done before the clock starts, and printed separately. The parts are the means over
+//! all candidates, as `kforge eval --timings` prints them for one.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use kforge::device::cpu::CpuDevice;
@@ -12,6 +14,7 @@ use kforge::device::{Cache, Device};
 use kforge::eval::{Judge, JudgeOptions};
 use kforge::kernel::DeviceLimits;
 use kforge::task::TaskFiles;
+use kforge::verdict::Verdict;
 
 const CANDIDATES: usize = 8;
 
@@ -40,32 +43,46 @@ fn main() -> anyhow::Result<()> {
         "{:<14} {:>9} {:>9} {:>9} {:>9} {:>9}  verdict",
         "kernel", "compile s", "check s", "inspect s", "measure s", "total s"
     );
+    let mut parts = BTreeMap::<String, f64>::new();
+    let mut judged = 0.0;
     for (file, text) in task.starting_kernels() {
         for candidate in 0..CANDIDATES {
             let salt = std::time::SystemTime::UNIX_EPOCH.elapsed()?.as_nanos();
             let changed = format!("{text}\n// {salt} {candidate}\n");
             let started = Instant::now();
             let verdict = judge.judge(file, &changed, None)?;
-            let total = started.elapsed().as_secs_f64();
-            let seconds = &verdict.seconds;
-            let speedup = verdict.speedup.map_or(String::new(), |speedup| {
-                format!(
-                    " {:.3}x [{:.3}, {:.3}]",
-                    speedup.geomean, speedup.ci95[0], speedup.ci95[1]
-                )
-            });
-            println!(
-                "{file:<14} {:>9.3} {:>9.3} {:>9.3} {:>9.3} {total:>9.3}  {}{speedup}{}",
-                seconds.compile,
-                seconds.check,
-                seconds.inspect,
-                seconds.measure,
-                verdict.status,
-                verdict
-                    .reason
-                    .map_or(String::new(), |reason| format!(" {reason}"))
-            );
+            print_verdict(&verdict, started.elapsed().as_secs_f64());
+            judged += 1.0;
+            for (part, seconds) in verdict.seconds.parts {
+                *parts.entry(part).or_default() += seconds;
+            }
         }
     }
+    println!("\n{:<28} {:>9}", "part", "mean s");
+    let mut parts: Vec<_> = parts.into_iter().collect();
+    parts.sort_by(|(_, first), (_, second)| second.total_cmp(first));
+    for (part, seconds) in parts {
+        println!("{part:<28} {:>9.4}", seconds / judged);
+    }
     Ok(())
+}
+
+fn print_verdict(verdict: &Verdict, total: f64) {
+    let seconds = &verdict.seconds;
+    let speedup = verdict.speedup.as_ref().map_or(String::new(), |speedup| {
+        format!(
+            " {:.3}x [{:.3}, {:.3}]",
+            speedup.geomean, speedup.ci95[0], speedup.ci95[1]
+        )
+    });
+    println!(
+        "{:<14} {:>9.3} {:>9.3} {:>9.3} {:>9.3} {total:>9.3}  {}{speedup}{}",
+        verdict.kernel,
+        seconds.compile,
+        seconds.check,
+        seconds.inspect,
+        seconds.measure,
+        verdict.status,
+        (verdict.reason.as_ref()).map_or(String::new(), |reason| format!(" {reason}"))
+    );
 }

@@ -28,6 +28,7 @@ mod limits;
 mod line_table;
 mod memory_locations;
 mod plan_encoding;
+mod private_pages;
 mod process;
 mod process_memory;
 mod program_symbols;
