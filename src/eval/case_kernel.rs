@@ -139,7 +139,7 @@ impl CaseKernel {
     pub(super) fn launch(&mut self, deadline: Duration) -> anyhow::Result<LaunchOutcome> {
         let started = Instant::now();
         let outcome = self.kernel.launch(deadline)?;
-        self.record_launch(&outcome, 1, started.elapsed());
+        self.times.add_launch(&outcome, 1, started.elapsed());
         Ok(outcome)
     }
 
@@ -151,19 +151,8 @@ impl CaseKernel {
     ) -> anyhow::Result<LaunchOutcome> {
         let started = Instant::now();
         let outcome = self.kernel.launch_sample(runs, deadline)?;
-        self.record_launch(&outcome, runs, started.elapsed());
+        self.times.add_launch(&outcome, runs, started.elapsed());
         Ok(outcome)
-    }
-
-    /// Records a launch. What the device does before and after the clock is a part of its own: on the CPU it restores the memory of the
-    /// process.
-    fn record_launch(&self, outcome: &LaunchOutcome, runs: usize, elapsed: Duration) {
-        let time = match outcome {
-            LaunchOutcome::Finished { time } => elapsed.min(*time * runs as u32),
-            LaunchOutcome::Fault(_) => elapsed,
-        };
-        self.times.add("launch", time);
-        self.times.add("around launches", elapsed - time);
     }
 
     /// Launches the oracle on its current inputs and returns its outputs. `seed`: the inputs' seed, for errors.

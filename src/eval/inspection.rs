@@ -15,7 +15,7 @@ use super::finding::{Finding, JudgeError, JudgeResult, undefined_shuffle};
 use super::inspected_cases::{one_case_per_shape, smallest_cases};
 use super::kernel_set::tolerances;
 use super::oracle_pool::OpenOracle;
-use super::stage_times::Phase;
+use super::stage_times::{Phase, run_name};
 use crate::device::{
     AbsentRead, Build, Compiled, Edge, ExpectedValues, LaunchOutcome, Opened, Poison, Program,
     Purpose,
@@ -138,7 +138,7 @@ fn compile_builds(
         let unit = kernel.translation_unit(context.task, &values, false);
         let started = Instant::now();
         let compiled = context.device.compile_builds(&unit, builds)?;
-        record_builds(context, &compiled, started.elapsed());
+        context.times.add_builds(&compiled, started.elapsed());
         for (build, compiled) in builds.iter().zip(compiled) {
             if let Compiled::Ready(program) = compiled {
                 programs.insert((key.clone(), *build), program);
@@ -149,37 +149,12 @@ fn compile_builds(
     Ok(programs)
 }
 
-/// Divides the time of compiling several builds at once between them.
-fn record_builds(context: &JudgeContext<'_>, compiled: &[Compiled], time: Duration) {
-    let programs = compiled.iter().filter_map(|compiled| match compiled {
-        Compiled::Ready(program) => Some(program),
-        Compiled::Refused(_) => None,
-    });
-    let programs: Vec<_> = programs.collect();
-    let total: f64 = programs.iter().map(|program| program.compile_seconds).sum();
-    for program in programs {
-        let share = program.compile_seconds / total.max(f64::MIN_POSITIVE);
-        context.times.add_build(program.build, time.mul_f64(share));
-    }
-}
-
 /// One inspection under way.
 struct Inspector<'i, 'j> {
     context: &'i JudgeContext<'j>,
     input: InspectionInput<'i>,
     programs: InspectedPrograms,
     started: Instant,
-}
-
-/// The name of a run in the times of a judgement: each kind of schedule is a part.
-fn run_name(build: Build, schedule: u64) -> &'static str {
-    match (build, schedule % SCHEDULES) {
-        (Build::Race, 0) => "race, schedule 0",
-        (Build::Race, 1) => "race, schedule 1",
-        (Build::Race, 2) => "race, schedule 2",
-        (Build::Race, _) => "race, schedule 3",
-        _ => "bounds",
-    }
 }
 
 /// How one run of an inspected build ended.
@@ -267,7 +242,7 @@ impl CaseRun<'_, '_, '_> {
             & !(SCHEDULES - 1)
             & !OTHER_ABSENT_VALUE)
             | (schedule % SCHEDULES);
-        let stage = context.times.stage(run_name(self.build, schedule));
+        let stage = context.times.stage(run_name(self.build, schedule % SCHEDULES));
         let Some(mut kernel) = self.open(self.build, schedule_seed)? else {
             return Ok(RunOutcome::Unfinished);
         };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use indexmap::IndexMap;
 
-use crate::device::Build;
+use crate::device::{Build, Compiled, LaunchOutcome};
 use crate::verdict::Seconds;
 
 /// The part of the time that a judgement waits for other kforge processes.
@@ -93,8 +93,8 @@ impl StageTimes {
         let mut recorded = self.lock();
         recorded.depth += 1;
         OpenStage {
-            times: (recorded.depth == 1).then(|| self.clone()),
-            all: self.clone(),
+            times: self.clone(),
+            is_outermost: recorded.depth == 1,
             name,
             started: Instant::now(),
         }
@@ -116,6 +116,31 @@ impl StageTimes {
             recorded.covered += time;
             recorded.add(format!("compile {}", build.name()), time);
         }
+    }
+
+    /// Adds the time of compiling several builds at once, divided between them.
+    pub(super) fn add_builds(&self, compiled: &[Compiled], time: Duration) {
+        let programs = compiled.iter().filter_map(|compiled| match compiled {
+            Compiled::Ready(program) => Some(program),
+            Compiled::Refused(_) => None,
+        });
+        let programs: Vec<_> = programs.collect();
+        let total: f64 = programs.iter().map(|program| program.compile_seconds).sum();
+        for program in programs {
+            let share = program.compile_seconds / total.max(f64::MIN_POSITIVE);
+            self.add_build(program.build, time.mul_f64(share));
+        }
+    }
+
+    /// Adds a launch of `runs` runs. What the device does before and after the clock is a part of its own: on the CPU it restores the
+    /// memory of the process.
+    pub(super) fn add_launch(&self, outcome: &LaunchOutcome, runs: usize, elapsed: Duration) {
+        let time = match outcome {
+            LaunchOutcome::Finished { time } => elapsed.min(*time * runs as u32),
+            LaunchOutcome::Fault(_) => elapsed,
+        };
+        self.add("launch", time);
+        self.add("around launches", elapsed - time);
     }
 
     /// Adds time that was spent waiting for a lock.
@@ -160,6 +185,17 @@ impl Recorded {
     }
 }
 
+/// The name of a run of an inspected build: each kind of schedule is a part.
+pub(super) fn run_name(build: Build, schedule: u64) -> &'static str {
+    match (build, schedule) {
+        (Build::Race, 0) => "race, schedule 0",
+        (Build::Race, 1) => "race, schedule 1",
+        (Build::Race, 2) => "race, schedule 2",
+        (Build::Race, _) => "race, schedule 3",
+        _ => "bounds",
+    }
+}
+
 /// A phase that is under way.
 #[must_use = "a phase ends when this is dropped"]
 pub(super) struct OpenPhase<'t> {
@@ -187,18 +223,20 @@ impl Drop for OpenPhase<'_> {
 /// A stage that is under way.
 #[must_use = "a stage ends when this is dropped"]
 pub(super) struct OpenStage {
-    /// `None` within another stage.
-    times: Option<StageTimes>,
-    all: StageTimes,
+    times: StageTimes,
+    /// Not within another stage.
+    is_outermost: bool,
     name: &'static str,
     started: Instant,
 }
 
 impl Drop for OpenStage {
     fn drop(&mut self) {
-        self.all.lock().depth -= 1;
-        if let Some(times) = &self.times {
-            times.add(self.name, self.started.elapsed());
+        let mut recorded = self.times.lock();
+        recorded.depth = recorded.depth.saturating_sub(1);
+        drop(recorded);
+        if self.is_outermost {
+            self.times.add(self.name, self.started.elapsed());
         }
     }
 }

@@ -216,7 +216,7 @@ impl BufferAccess for CpuBoundKernel {
                     row_length: layout.row_length,
                     distribution,
                     seed: *seed,
-                }));
+                })?);
             }
             BufferContent::Values(values) => {
                 layout.check_length(values)?;

@@ -4,12 +4,15 @@
 
 use std::collections::VecDeque;
 
+use anyhow::Context;
+
+use super::private_pages::PrivatePages;
 use crate::base::Digest;
 use crate::device::numerics;
 use crate::task::{DType, Distribution};
 
-/// Maximum size of the cache, in words of eight bytes: 256 MiB.
-const MAX_WORDS: usize = 32 << 20;
+/// Maximum size of the cache, in bytes.
+const MAX_BYTES: usize = 256 << 20;
 /// Above this number of entries of one size, the oldest is reused: new pages are expensive, and old values are not requested
 /// again.
 const MAX_ENTRIES_PER_SIZE: usize = 16;
@@ -27,13 +30,13 @@ pub(super) struct RandomFill<'a> {
 /// The values of the latest fills, oldest first.
 #[derive(Default)]
 pub(super) struct InputCache {
-    entries: VecDeque<(Digest, Vec<u64>)>,
-    words: usize,
+    entries: VecDeque<(Digest, PrivatePages)>,
+    bytes: usize,
 }
 
 impl InputCache {
     /// The values of a fill as bytes.
-    pub(super) fn values(&mut self, fill: &RandomFill<'_>) -> &[u8] {
+    pub(super) fn values(&mut self, fill: &RandomFill<'_>) -> anyhow::Result<&[u8]> {
         let RandomFill {
             dtype,
             bytes,
@@ -44,44 +47,46 @@ impl InputCache {
         let description = format!("{distribution:?} {dtype:?} {row_length} {bytes}");
         let key = Digest::of_parts([description.as_bytes(), &seed.to_le_bytes()]);
         let known = self.entries.iter().position(|(known, _)| *known == key);
-        let index = known.unwrap_or_else(|| {
-            let mut words = self.take_memory(bytes.div_ceil(8));
-            let memory = &mut as_bytes_mut(&mut words)[..bytes];
-            numerics::fill(dtype, memory, row_length, distribution, seed);
-            self.words += words.len();
-            self.entries.push_back((key, words));
-            self.entries.len() - 1
-        });
-        &as_bytes_mut(&mut self.entries[index].1)[..bytes]
+        let index = match known {
+            Some(index) => index,
+            None => {
+                let mut memory = self.take_memory(bytes.max(1))?;
+                numerics::fill(
+                    dtype,
+                    &mut memory.bytes_mut()[..bytes],
+                    row_length,
+                    distribution,
+                    seed,
+                );
+                self.bytes += memory.len();
+                self.entries.push_back((key, memory));
+                self.entries.len() - 1
+            }
+        };
+        Ok(&self.entries[index].1.bytes()[..bytes])
     }
 
-    /// Memory of this many words: that of the oldest entry of the same size if there are enough of them, else new memory.
-    fn take_memory(&mut self, words: usize) -> Vec<u64> {
+    /// Memory of this many bytes: that of the oldest entry of the same size if there are enough of them, else new memory.
+    fn take_memory(&mut self, bytes: usize) -> anyhow::Result<PrivatePages> {
         let same_size =
-            || (self.entries.iter().enumerate()).filter(|(_, entry)| entry.1.len() == words);
-        let is_full = self.words + words > MAX_WORDS || same_size().count() >= MAX_ENTRIES_PER_SIZE;
+            || (self.entries.iter().enumerate()).filter(|(_, entry)| entry.1.len() == bytes);
+        let is_full = self.bytes + bytes > MAX_BYTES || same_size().count() >= MAX_ENTRIES_PER_SIZE;
         let oldest = same_size().next().map(|(index, _)| index);
         if let Some((_, memory)) = oldest
             .filter(|_| is_full)
             .and_then(|index| self.entries.remove(index))
         {
-            self.words -= words;
-            return memory;
+            self.bytes -= bytes;
+            return Ok(memory);
         }
-        while self.words + words > MAX_WORDS {
+        while self.bytes + bytes > MAX_BYTES {
             let Some((_, removed)) = self.entries.pop_front() else {
                 break;
             };
-            self.words -= removed.len();
+            self.bytes -= removed.len();
         }
-        vec![0; words]
+        PrivatePages::new(bytes).context("failed to allocate memory for random inputs")
     }
-}
-
-/// Words as bytes. Words are aligned for elements of every type.
-fn as_bytes_mut(words: &mut [u64]) -> &mut [u8] {
-    // SAFETY: the memory of the words; every bit pattern is valid for both types.
-    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), size_of_val(words)) }
 }
 
 #[cfg(test)]
@@ -102,16 +107,21 @@ mod tests {
         let mut cache = InputCache::default();
         for seed in (0..50).chain(40..60) {
             for bytes in [4usize, 100, 4096] {
-                let mut expected = vec![0u64; bytes.div_ceil(8)];
-                let expected = &mut as_bytes_mut(&mut expected)[..bytes];
-                numerics::fill(DType::Float32, expected, 1, &distribution, seed);
-                assert_eq!(cache.values(&fill(bytes, seed)), expected);
+                let mut expected = PrivatePages::new(bytes).unwrap();
+                numerics::fill(
+                    DType::Float32,
+                    expected.bytes_mut(),
+                    1,
+                    &distribution,
+                    seed,
+                );
+                assert_eq!(cache.values(&fill(bytes, seed)).unwrap(), expected.bytes());
             }
         }
         assert!(cache.entries.len() <= 3 * MAX_ENTRIES_PER_SIZE);
-        let words: usize = cache.entries.iter().map(|(_, words)| words.len()).sum();
-        assert_eq!(cache.words, words);
-        cache.values(&fill(8 * MAX_WORDS, 0));
-        assert_eq!((cache.entries.len(), cache.words), (1, MAX_WORDS));
+        let bytes: usize = cache.entries.iter().map(|(_, memory)| memory.len()).sum();
+        assert_eq!(cache.bytes, bytes);
+        cache.values(&fill(MAX_BYTES, 0)).unwrap();
+        assert_eq!((cache.entries.len(), cache.bytes), (1, MAX_BYTES));
     }
 }

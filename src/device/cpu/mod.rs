@@ -29,6 +29,7 @@ mod line_table;
 mod memory_locations;
 mod own_names;
 mod plan_encoding;
+mod private_pages;
 mod process;
 mod process_memory;
 mod program_symbols;

@@ -1,5 +1,12 @@
 //! `kforge eval`: the form of verdicts, interruption, workers that die.
 
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
 use crate::program::{CommandResult, SOFTMAX_KERNEL, Workspace, worker_processes};
 
 /// Fields that every verdict has, whatever its status.
@@ -89,6 +96,78 @@ fn the_seed_of_a_verdict_reproduces_its_fault() {
         let found = |verdicts: &[serde_json::Value]| verdicts[0]["evidence"][key].clone();
         assert!(!found(&first).is_null(), "{key}");
         assert_eq!(found(&first), found(&second), "{key}");
+    }
+}
+
+/// Another process that holds the timing lock most of the time, until it is dropped.
+struct BusyLock {
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl BusyLock {
+    fn start(folder: &Path) -> Self {
+        let ends = Arc::new(AtomicBool::new(false));
+        let (until, folder) = (Arc::clone(&ends), folder.to_owned());
+        let thread = std::thread::spawn(move || {
+            while !until.load(Ordering::SeqCst) {
+                let mut entries = std::fs::read_dir(&folder).unwrap().flatten();
+                let lock = entries.find(|entry| entry.path().extension() == Some("lock".as_ref()));
+                let file = lock.map(|entry| File::options().write(true).open(entry.path()));
+                if let Some(file) = file {
+                    let file = file.unwrap();
+                    file.lock().unwrap();
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        Self {
+            ends,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for BusyLock {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::SeqCst);
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+#[test]
+fn parts_add_up_to_the_stages_and_waiting_for_locks_is_apart() {
+    let folder = Workspace::with_small_task();
+    let kernel = folder.write("correct.cu", SOFTMAX_KERNEL);
+    let busy = BusyLock::start(folder.path());
+    let arguments = ["eval", "softmax", &kernel, "--format", "json"];
+    let result = folder.run(&[&arguments[..], &COARSE].concat());
+    drop(busy);
+    let seconds = &verdicts(&result)[0]["seconds"];
+    let parts = seconds["parts"].as_object().unwrap();
+    let waits = parts["wait for locks"].as_f64().unwrap();
+    assert!(waits > 0.05, "{seconds}");
+    for (stage, prefix) in [
+        ("check", "check "),
+        ("inspect", "inspect "),
+        ("measure", "timing "),
+    ] {
+        let of_stage = parts.iter().filter(|(name, _)| name.starts_with(prefix));
+        let mut sum: f64 = of_stage.map(|(_, part)| part.as_f64().unwrap()).sum();
+        if stage == "inspect" {
+            let builds = ["compile bounds", "compile race"];
+            let builds = builds.map(|name| parts.get(name).and_then(|part| part.as_f64()));
+            sum += builds.into_iter().flatten().sum::<f64>();
+            // The fast build of the candidate is taken from the cache.
+            sum += 0.01;
+        }
+        let stage = seconds[stage].as_f64().unwrap();
+        assert!((sum - stage).abs() < 0.02 + 0.02 * stage, "{prefix}: {sum}, {seconds}");
+    }
+    let text = folder.run(&[&arguments[..3], &["--timings"], &COARSE].concat());
+    for word in ["timings ", " seconds ", "compile fast", "check launch", "timing launch", "total "] {
+        assert!(text.stdout.contains(word), "{word}: {}", text.stdout);
     }
 }
 
