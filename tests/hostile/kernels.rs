@@ -7,7 +7,7 @@ use kforge::base::RandomStream;
 use crate::channels::{CHANNELS, ChannelKind};
 use crate::phases::Phase;
 use crate::sketch::{Backend, COMPUTATIONS, Computation, Sketch};
-use crate::{abuses, breaks, coverage, detectors};
+use crate::{abuses, breaks, coverage, detectors, launches};
 
 /// What a kernel tries.
 #[derive(Clone, Copy)]
@@ -23,6 +23,10 @@ pub(crate) enum Part {
     Race,
     HiddenDeclaration,
     Break,
+    /// Two launches in one plan, and a trick between them.
+    Launches,
+    /// Launches that overlap and do not wait.
+    Overlap,
 }
 
 impl Part {
@@ -37,6 +41,8 @@ impl Part {
             Self::Race => "race",
             Self::HiddenDeclaration => "hidden declaration",
             Self::Break => "breaks the process",
+            Self::Launches => "several launches",
+            Self::Overlap => "overlap",
         }
     }
 }
@@ -51,9 +57,12 @@ pub(crate) fn parts(backend: Backend) -> Vec<Part> {
     parts.extend([Part::Detector; 3]);
     parts.extend([Part::BorrowedMemory, Part::StrayRead, Part::Break]);
     parts.push(Part::HiddenDeclaration);
-    if backend == Backend::Cpu {
-        parts.push(Part::Race);
-    }
+    parts.push(match backend {
+        Backend::Cpu => Part::Race,
+        // The CPU runs launches one after the other, and has no word to wait.
+        Backend::Cuda => Part::Overlap,
+    });
+    parts.extend([Part::Launches; 2]);
     parts
 }
 
@@ -104,6 +113,8 @@ impl HostileKernel {
                 abuses::add_hidden_declaration(&mut stream, backend, &mut sketch)
             }
             Part::Break => breaks::add_break(&mut stream, backend, &mut sketch),
+            Part::Launches => launches::add_launches(&mut stream, &mut sketch, &mut twin),
+            Part::Overlap => launches::add_overlap(&mut stream, &mut sketch, &mut twin),
         };
         Self {
             seed,

@@ -28,6 +28,7 @@ mod channels;
 mod coverage;
 mod detectors;
 mod kernels;
+mod launches;
 mod options;
 mod phases;
 mod report;

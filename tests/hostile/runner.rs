@@ -21,6 +21,8 @@ const BATCH_LIMIT: Duration = Duration::from_secs(1200);
 const MAX_REPEATS: usize = 3;
 /// Timing budget in seconds of a first judgement on a GPU, where few samples are enough. On a CPU it is the profile's.
 const GPU_JUDGEMENT_SECONDS: &str = "0.1";
+/// Half width at which such a timing stops. What passes is compared with its twin, so a wide interval will do.
+const GPU_JUDGEMENT_PRECISION: &str = "0.2";
 /// Timing budget of a comparison in seconds, on a CPU and on a GPU.
 const COMPARISON_SECONDS: [&str; 2] = ["1", "0.4"];
 /// Deadline of a launch in seconds. A launch takes far less than a thousandth of it.
@@ -156,7 +158,9 @@ impl Runner {
             (Backend::Cpu, true) => command.args(["--seconds", on_cpu]),
             (Backend::Cpu, false) => &mut command,
             (Backend::Cuda, true) => command.args(["--seconds", on_gpu]),
-            (Backend::Cuda, false) => command.args(["--seconds", GPU_JUDGEMENT_SECONDS]),
+            (Backend::Cuda, false) => command
+                .args(["--seconds", GPU_JUDGEMENT_SECONDS])
+                .args(["--precision", GPU_JUDGEMENT_PRECISION]),
         };
         let output = run_with_limit(command, &folder);
         let (text, errors, status) = output;

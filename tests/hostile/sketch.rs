@@ -91,6 +91,55 @@ impl Computation {
     }
 }
 
+/// A launch of one block before the main one. It has the scratch `box`.
+#[derive(Clone, Debug)]
+pub(crate) struct Prepare {
+    /// Statements of its first thread.
+    pub(crate) first_thread: String,
+    /// Statements of all its threads, before that.
+    pub(crate) at_start: String,
+    /// Whether it overlaps what runs before it.
+    pub(crate) overlaps: bool,
+}
+
+impl Prepare {
+    pub(crate) fn new(first_thread: &str) -> Self {
+        Self {
+            first_thread: first_thread.to_owned(),
+            at_start: String::new(),
+            overlaps: false,
+        }
+    }
+
+    fn header(&self, input: &str) -> String {
+        format!(
+            "  - kernel: prepare\n    grid: 1\n    block: 32\n{}    args: {input}, output, rows, columns, box\n",
+            overlap_line(self.overlaps)
+        )
+    }
+
+    fn render(&self, input: &str) -> String {
+        let Self {
+            first_thread,
+            at_start,
+            ..
+        } = self;
+        format!(
+            "__global__ void prepare(const float* {input}, float* output, int rows, int columns, int* box) {{
+    {at_start}
+    if (threadIdx.x == 0) {{
+        {first_thread}
+    }}
+}}
+"
+        )
+    }
+}
+
+fn overlap_line(overlaps: bool) -> &'static str {
+    if overlaps { "    overlap: true\n" } else { "" }
+}
+
 /// The pieces of one kernel. Texts are C++; statements end with a semicolon.
 #[derive(Clone, Debug)]
 pub(crate) struct Sketch {
@@ -109,6 +158,12 @@ pub(crate) struct Sketch {
     pub(crate) declarations: String,
     /// Statements of the first thread of the first block. They may set `fast`, and then the thread does not rest.
     pub(crate) first_thread: String,
+    /// A launch before the main one.
+    pub(crate) prepare: Option<Prepare>,
+    /// Whether the main launch overlaps the one before.
+    pub(crate) overlaps: bool,
+    /// Statements of all threads at the start of the kernel.
+    pub(crate) at_start: String,
     /// A condition on which all threads take the hostile way: `hasty` in the code.
     pub(crate) hasty: String,
     /// A statement before a row's or an element's main work.
@@ -134,6 +189,9 @@ impl Sketch {
             parameters: None,
             declarations: String::new(),
             first_thread: String::new(),
+            prepare: None,
+            overlaps: false,
+            at_start: String::new(),
             hasty: "false".to_owned(),
             before_work: String::new(),
             on_result: String::new(),
@@ -169,8 +227,14 @@ impl Sketch {
         for [argument, _] in &self.arguments {
             write!(arguments, ", {argument}").unwrap();
         }
+        let prepare = self
+            .prepare
+            .as_ref()
+            .map(|prepare| prepare.header(self.computation.input()));
         let mut text = format!(
-            "/* kforge\nlaunch:\n  - kernel: {name}\n    grid: {grid}\n    block: {block}\n    args: {arguments}\n"
+            "/* kforge\nlaunch:\n{}  - kernel: {name}\n    grid: {grid}\n    block: {block}\n{}    args: {arguments}\n",
+            prepare.unwrap_or_default(),
+            overlap_line(self.overlaps)
         );
         if self.shared > 0 {
             writeln!(text, "    shared: {}", self.shared).unwrap();
@@ -205,15 +269,19 @@ impl Sketch {
             first_thread,
             hasty,
             end,
+            at_start,
             ..
         } = self;
+        let prepare = self.prepare.as_ref().map(|prepare| prepare.render(input));
+        let prepare = prepare.unwrap_or_default();
         let end = if end.is_empty() {
             String::new()
         } else {
             format!("    if (blockIdx.x == 0 && threadIdx.x == 0) {{\n        {end}\n    }}\n")
         };
         format!(
-            "{}// {comment}\n\n{REST}\n{declarations}\n__global__ void {name}({parameters}) {{
+            "{}// {comment}\n\n{REST}\n{declarations}\n{prepare}__global__ void {name}({parameters}) {{
+    {at_start}
     const int size = rows * columns;
     const bool hasty = {hasty};
     if (blockIdx.x == 0 && threadIdx.x == 0) {{
