@@ -126,10 +126,9 @@ impl<'a> Judge<'a> {
         seed: Option<u64>,
         coverage: Coverage,
     ) -> anyhow::Result<Verdict> {
-        let coverage = if self.context.options.thorough {
-            Coverage::All
-        } else {
-            coverage
+        let coverage = match coverage {
+            Coverage::Part if self.context.options.thorough => Coverage::All,
+            coverage => coverage,
         };
         let seed = seed.unwrap_or_else(random::fresh_seed);
         let mut verdict = blank_verdict(&self.context, name, seed);
@@ -144,6 +143,11 @@ impl<'a> Judge<'a> {
             verdict.evidence = Some(evidence);
         }
         Ok(verdict)
+    }
+
+    /// How long this judge has held the device since the last call, in seconds.
+    pub(crate) fn take_device_seconds(&self) -> f64 {
+        self.context.timing_lock.take_held_time().as_secs_f64()
     }
 
     /// Times the baseline against itself on every workload of the profile.
@@ -254,13 +258,15 @@ impl<'a> Judge<'a> {
             });
         }
         verdict.builds.push(Build::Fast.name().to_owned());
-        // Before timing: inspection is cheaper, and its findings have a higher precedence.
-        let inspection = inspection::inspect(context, candidate.inspection(true), verdict)?;
-        if let Some(finding) = inspection.finding {
-            return Err(finding.into());
-        }
-        if let Some(memory_use) = inspection.memory_use {
-            memory_use.write_to(verdict);
+        if coverage != Coverage::Timed {
+            // Before timing: inspection is cheaper, and its findings have a higher precedence.
+            let inspection = inspection::inspect(context, candidate.inspection(true), verdict)?;
+            if let Some(finding) = inspection.finding {
+                return Err(finding.into());
+            }
+            if let Some(memory_use) = inspection.memory_use {
+                memory_use.write_to(verdict);
+            }
         }
         let started = Instant::now();
         let measured = stages::measure_all(context, &candidate, verdict);

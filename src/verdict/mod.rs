@@ -158,6 +158,9 @@ pub struct VerdictSummary {
     pub speedup: Option<Speedup>,
     #[serde(default)]
     pub features: IndexMap<String, f64>,
+    /// What judging it took.
+    #[serde(default)]
+    pub seconds: Seconds,
 }
 
 impl VerdictSummary {
@@ -173,6 +176,7 @@ impl From<&Verdict> for VerdictSummary {
             status: verdict.status,
             speedup: verdict.speedup,
             features: verdict.features.clone(),
+            seconds: verdict.seconds,
         }
     }
 }
@@ -342,6 +346,30 @@ pub struct Seconds {
     /// The CPU screen before the kernel ran on a GPU, including compilation.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub screen: f64,
+    /// Device time: how long the worker held the device's timing lock, shared for checks or alone for timing. On a CPU, which is the
+    /// device, compiling holds it too. Waiting for it does not count. Absent in verdicts of earlier versions.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub device: f64,
+}
+
+impl Seconds {
+    /// All stages together. Device time is a part of them.
+    pub(crate) fn total(&self) -> f64 {
+        self.compile + self.check + self.measure + self.inspect + self.screen
+    }
+
+    /// The sums of both.
+    #[must_use]
+    pub(crate) fn plus(&self, other: &Self) -> Self {
+        Self {
+            compile: self.compile + other.compile,
+            check: self.check + other.check,
+            measure: self.measure + other.measure,
+            inspect: self.inspect + other.inspect,
+            screen: self.screen + other.screen,
+            device: self.device + other.device,
+        }
+    }
 }
 
 /// Omits the time of a stage that did not run.
