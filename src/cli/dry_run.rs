@@ -21,8 +21,11 @@ pub(super) fn summary_line(resolved: &ResolvedConfig) -> String {
     let budget = resolved.budget.map_or_else(String::new, |budget| {
         format!(" or {:.0} s each", budget.as_secs_f64())
     });
+    let device_budget = resolved.device_budget.map_or_else(String::new, |budget| {
+        format!(" or {:.0} device seconds each", budget.as_secs_f64())
+    });
     format!(
-        "{}{}{}: {}{budget}, seed {}, into {}",
+        "{}{}{}: {}{budget}{device_budget}, seed {}, into {}",
         choices.collect::<String>(),
         from.collect::<String>(),
         tasks.collect::<Vec<_>>().join(", "),

@@ -170,6 +170,8 @@ fn start_run(request: RunRequest) -> anyhow::Result<Exit> {
     config.output = new.output.or(config.output);
     config.seed = new.seed.or(config.seed);
     config.budget.seconds = run_args.budget_seconds.or(config.budget.seconds);
+    let device_seconds = run_args.budget_device_seconds;
+    config.budget.device_seconds = device_seconds.or(config.budget.device_seconds);
     if !new.tasks.is_empty() {
         config.tasks = new.tasks;
     }

@@ -53,6 +53,8 @@ pub(super) fn execute(
         steps: resolved.steps,
         in_flight: resolved.in_flight,
         budget: resolved.budget,
+        device_budget: resolved.device_budget,
+        confirm_share: resolved.confirm_share,
         models,
     };
     let mut view = ProgressView::new(match arguments.format {

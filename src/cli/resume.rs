@@ -3,6 +3,7 @@
 //! Reads `run.yaml` and the copies of warm starts in the directory, never the config file that the run started with.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::execute::execute;
 use super::exit::{self, Exit};
@@ -41,7 +42,7 @@ pub(super) struct ResumeFlags {
 
 fn help() -> String {
     exit::help(
-        "Flags replace the values that the run has recorded. `--budget-seconds` adds to\nthem. Where a run ends, it prints the flags that continue it.",
+        "Flags replace the values that the run has recorded. `--budget-seconds`\nand `--budget-device-seconds` add to them. Where a run ends, it prints the flags that continue it.",
         &[
             (
                 "kforge resume outputs/first",
@@ -85,14 +86,17 @@ pub(super) fn resume_run(
     let recorded = recorded_config(&record, &directory)?;
     let mut extended = recorded.clone();
     if let Some(seconds) = run_args.budget_seconds {
-        let searched = driver::searched_time(&run_directory, &record)?;
-        let budget = recorded.budget.seconds.unwrap_or(0.0);
-        // More than the largest budget is as good as no limit.
-        let seconds = budget.max(searched.as_secs_f64()) + seconds;
-        extended.budget.seconds = Some(seconds.min(config::MAX_SECONDS));
+        let worked = driver::worked_time(&run_directory, &record)?;
+        extended.budget.seconds = Some(longer(recorded.budget.seconds, worked, seconds));
+    }
+    if let Some(seconds) = run_args.budget_device_seconds {
+        let held = driver::device_time(&run_directory, &record)?;
+        let budget = recorded.budget.device_seconds;
+        extended.budget.device_seconds = Some(longer(budget, held, seconds));
     }
     let mut config = apply_flags(extended)?;
-    let raises_limit = run_args.budget_seconds.is_some() || raises_limit(&recorded, &config);
+    let adds_time = run_args.budget_seconds.is_some() || run_args.budget_device_seconds.is_some();
+    let raises_limit = adds_time || raises_limit(&recorded, &config);
     config::check_from_unchanged(&record.config, &config.from)?;
     config.output = Some(directory);
     let resolved = config::resolve_for_resume(&config, warm_starts)?;
@@ -103,6 +107,13 @@ pub(super) fn resume_run(
     execute(resolved, start, run_args)
 }
 
+/// A budget of seconds with more added: to the budget, or to what was spent if that is more.
+fn longer(budget: Option<f64>, spent: Duration, more: f64) -> f64 {
+    let seconds = budget.unwrap_or(0.0).max(spent.as_secs_f64()) + more;
+    // More than the largest budget is as good as no limit.
+    seconds.min(config::MAX_SECONDS)
+}
+
 /// Whether a config allows more than the recorded one, the number of steps aside.
 fn raises_limit(recorded: &Config, now: &Config) -> bool {
     // Without a limit everything is allowed.
@@ -110,6 +121,11 @@ fn raises_limit(recorded: &Config, now: &Config) -> bool {
     let count = |count: Option<u64>| limit(count.map(|count| count as f64));
     [
         (limit(recorded.budget.seconds), limit(now.budget.seconds)),
+        (
+            limit(recorded.budget.device_seconds),
+            limit(now.budget.device_seconds),
+        ),
+        (recorded.budget.confirm_share, now.budget.confirm_share),
         (limit(recorded.budget.usd), limit(now.budget.usd)),
         (count(recorded.budget.tokens), count(now.budget.tokens)),
         (count(recorded.search.patience), count(now.search.patience)),

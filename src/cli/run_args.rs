@@ -14,10 +14,14 @@ pub(super) struct RunArgs {
     /// Steps per task, in total.
     #[arg(long, value_name = "NUMBER")]
     pub(super) steps: Option<u64>,
-    /// Most seconds to search each task (`budget.seconds`), without the final confirmation. When a run is resumed, they are added
-    /// to its budget.
+    /// Most seconds for each task (`budget.seconds`): search, confirmation and comparison. When a run is resumed, they are added to
+    /// its budget.
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = parse_seconds)]
     pub(super) budget_seconds: Option<f64>,
+    /// Most seconds in which workers hold the device for each task (`budget.device_seconds`). When a run is resumed, they are added to
+    /// its budget.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = parse_seconds)]
+    pub(super) budget_device_seconds: Option<f64>,
     /// Profile of the task: how much to check and to time. `auto` is `quick` on a CPU and `full` on a GPU.
     #[arg(long, value_name = "NAME")]
     pub(super) profile: Option<String>,
@@ -61,7 +65,8 @@ impl RunStart {
     }
 }
 
-/// The config with the flags applied, except `--budget-seconds`, whose meaning depends on whether a run is resumed.
+/// The config with the flags applied, except `--budget-seconds` and `--budget-device-seconds`, whose meaning depends on whether a run is
+/// resumed.
 pub(super) fn apply_flags(
     mut config: Config,
     run: &RunArgs,
@@ -91,7 +96,7 @@ pub(super) fn parse_seed(text: &str) -> Result<u64, String> {
     number.map_err(|_| format!("a seed is a whole number from 0 to {}", u64::MAX))
 }
 
-/// The value of `--budget-seconds`.
+/// The value of `--budget-seconds` and `--budget-device-seconds`.
 fn parse_seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse::<f64>().ok();
     seconds

@@ -119,15 +119,31 @@ pub enum ScreenChoice {
 }
 
 /// The limits of a run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BudgetConfig {
-    /// Wall time for each task, in seconds, without confirmation.
+    /// Wall time for each task, in seconds: search, confirmation and comparison.
     pub seconds: Option<f64>,
+    /// Device time for each task, in seconds: the time in which workers hold the device.
+    pub device_seconds: Option<f64>,
+    /// The share of both for confirmation and comparison. 0 confirms nothing.
+    pub confirm_share: f64,
     /// Dollars for models, over all tasks. A request that could cost more than is left is not sent.
     pub usd: Option<f64>,
     /// Tokens of models, over all tasks, cached tokens included.
     pub tokens: Option<u64>,
+}
+
+impl Default for BudgetConfig {
+    fn default() -> Self {
+        Self {
+            seconds: None,
+            device_seconds: None,
+            confirm_share: 0.2,
+            usd: None,
+            tokens: None,
+        }
+    }
 }
 
 impl Default for Config {
@@ -209,6 +225,16 @@ impl Config {
         let budget = &self.budget;
         if budget.seconds.is_some_and(|seconds| !is_duration(seconds)) {
             return Err(expected("budget.seconds", "a number above 0 and up to 1e9"));
+        }
+        if budget
+            .device_seconds
+            .is_some_and(|seconds| !is_duration(seconds))
+        {
+            let range = "a number above 0 and up to 1e9";
+            return Err(expected("budget.device_seconds", range));
+        }
+        if !(0.0..=0.9).contains(&budget.confirm_share) {
+            return Err(expected("budget.confirm_share", "a number from 0 to 0.9"));
         }
         if budget.usd.is_some_and(|usd| !is_positive(usd) || usd > 1e9) {
             return Err(expected("budget.usd", "dollars above 0 and up to 1e9"));

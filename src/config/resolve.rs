@@ -107,6 +107,8 @@ fn resolve_with(
         llm,
         limits: BudgetLimits::new(config.budget.usd, config.budget.tokens),
         budget: config.budget.seconds.map(Duration::from_secs_f64),
+        device_budget: config.budget.device_seconds.map(Duration::from_secs_f64),
+        confirm_share: config.budget.confirm_share,
         choices,
         record,
     })

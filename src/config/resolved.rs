@@ -51,6 +51,10 @@ pub struct ResolvedConfig {
     pub limits: llm::BudgetLimits,
     /// Wall time for each task.
     pub budget: Option<Duration>,
+    /// Device time for each task.
+    pub device_budget: Option<Duration>,
+    /// The share of both for confirmation and comparison.
+    pub confirm_share: f64,
     /// The choices that were made for the user, one line each: `backend: cpu (no GPU was found: times are CPU times)`.
     pub choices: Vec<String>,
     /// The config with its choices, as `run.yaml` records it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::task_state::TaskState;
 use crate::event::StopReason;
-use crate::report::Continuation;
+use crate::report::{Continuation, Progress, Unmeasured};
 
 /// The part of the time budget below which the rest is not worth a resume.
 const MIN_TIME_LEFT: f64 = 0.05;
@@ -26,6 +26,7 @@ pub(super) fn continuation(state: &TaskState<'_>, failed: bool) -> Continuation 
         flags.steps = Some(progress.total.max(1).saturating_mul(2));
     }
     flags.more_seconds = more_seconds(state, why);
+    flags.more_device_seconds = more_device_seconds(state, why);
     flags.patience = patience(state);
     flags.target_speedup = target_speedup(state, why);
     if why == StopReason::Exhausted {
@@ -41,20 +42,46 @@ pub(super) fn continuation(state: &TaskState<'_>, failed: bool) -> Continuation 
     flags
 }
 
-/// As much time again, if the budget has no room for another step.
+/// As much time again, if the budget has no room for another step, or for a confirmation that is missing.
 fn more_seconds(state: &TaskState<'_>, why: StopReason) -> Option<u64> {
     let progress = state.reporter.progress();
     let budget = progress.budget?;
-    let left = budget.saturating_sub(progress.searched);
+    let left = budget.saturating_sub(progress.worked);
     let step = progress
         .searched
         .div_f64(progress.steps.max(1) as f64)
         .max(budget.mul_f64(MIN_TIME_LEFT));
-    if why != StopReason::Seconds && left > step {
+    let has_room = why != StopReason::Seconds && left.mul_f64(1.0 - progress.confirm_share) > step;
+    if has_room && !is_cut_short(progress) {
         return None;
     }
-    // The flag adds to the budget or to the time that was searched, whichever is longer.
-    Some(budget.max(Duration::from_secs(1)).as_secs_f64().ceil() as u64)
+    // The flag adds to the budget or to the time that was worked, whichever is longer.
+    Some(whole_seconds(budget))
+}
+
+/// As much device time again, under the same conditions.
+fn more_device_seconds(state: &TaskState<'_>, why: StopReason) -> Option<u64> {
+    let progress = state.reporter.progress();
+    let budget = progress.device_budget?;
+    let left = budget.as_secs_f64() - progress.time.device;
+    let is_spent = left < budget.mul_f64(MIN_TIME_LEFT).as_secs_f64();
+    let needs_more = why == StopReason::DeviceSeconds
+        || is_spent
+        || (is_cut_short(progress) && progress.budget.is_none());
+    needs_more.then(|| whole_seconds(budget))
+}
+
+/// Whether a confirmation or a comparison is missing for lack of time.
+fn is_cut_short(progress: &Progress) -> bool {
+    let Unmeasured {
+        confirmation,
+        comparison,
+    } = progress.unmeasured;
+    (confirmation || comparison) && progress.confirm_share > 0.0
+}
+
+fn whole_seconds(budget: Duration) -> u64 {
+    budget.max(Duration::from_secs(1)).as_secs_f64().ceil() as u64
 }
 
 /// Patience for as many steps again, if it is lost.

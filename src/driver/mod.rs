@@ -38,6 +38,8 @@ mod step_lines;
 mod summary;
 mod task_loop;
 mod task_state;
+mod task_time;
+mod time_tally;
 mod work_time;
 
 pub use asking::{
@@ -49,7 +51,7 @@ pub use operators::Operators;
 pub use options::{ModelOptions, RunOptions, StartMode};
 pub(crate) use promote::{Contest, contest};
 pub use proposer::Proposer;
-pub use work_time::searched_time;
+pub use work_time::{device_time, worked_time};
 
 use crate::base::{Failure, FailureKind};
 use crate::event::StopReason;
@@ -198,12 +200,13 @@ async fn run_task(
     if state.is_finished() {
         let reason = state.recorded_stop.as_ref().map(|stopped| stopped.why);
         state.reporter.set_stopped(reason);
+        state.note_unmeasured();
         state.write_best()?;
         return Ok(LoopEnd::Finished);
     }
     let task = state.task.clone();
     run.record_task_start(&task.name, state.writer.line_count())?;
-    state.reporter.start_clock();
+    state.time.start();
     let open = async {
         let evaluator = evaluators.open(task.clone()).await?;
         let self_test = evaluator.self_test().await?;

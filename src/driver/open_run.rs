@@ -18,6 +18,7 @@ use super::resume;
 use super::scheduler::Scheduler;
 use super::summary::Summary;
 use super::task_state::TaskState;
+use super::task_time::{TaskTime, TimeLimits};
 use crate::base::files::WriteBatch;
 use crate::base::{Digest, Failure, files};
 use crate::device::lock_scope;
@@ -197,12 +198,17 @@ impl OpenRun {
             task: task.name.clone(),
             total: steps,
             budget: options.budget,
-            spent_before: replayed.time_spent,
-            searched_before: replayed.time_searched,
+            device_budget: options.device_budget,
+            confirm_share: options.confirm_share,
             baseline: baseline_name(task),
             timing_seconds: timing_seconds(&options.record, task),
             directory: self.directory.root().to_owned(),
             ..Progress::default()
+        };
+        let limits = TimeLimits {
+            wall: options.budget,
+            device: options.device_budget,
+            confirm_share: options.confirm_share,
         };
         let models = options.models.as_ref().zip(shared.budget);
         let requests = models.map(|(models, budget)| {
@@ -217,6 +223,7 @@ impl OpenRun {
             scheduler: Scheduler::new(shared.proposer, options.in_flight, replayed.stale),
             requests,
             faults: FaultPolicy::default(),
+            time: TaskTime::new(limits, replayed.earlier, replayed.time_tally),
             writer: JournalWriter::new(directory, replayed.journal, replayed.lines),
             reporter: Reporter::new(
                 progress,

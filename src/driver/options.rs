@@ -26,8 +26,12 @@ pub struct RunOptions {
     pub steps: u64,
     /// Number of kernels that are judged at the same time, as opposed to the steps of `record.window`. 0 counts as 1.
     pub in_flight: usize,
-    /// Wall-time budget per task, the time of earlier processes included.
+    /// Wall-time budget per task for all of its work, the time of earlier processes included.
     pub budget: Option<Duration>,
+    /// The same for device time.
+    pub device_budget: Option<Duration>,
+    /// The share of both that confirmation and comparison get, 0 to 0.9.
+    pub confirm_share: f64,
     /// The models to ask. `None`: only kforge's own operators make proposals.
     pub models: Option<ModelOptions>,
 }

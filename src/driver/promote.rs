@@ -169,7 +169,7 @@ async fn judge(evaluator: &dyn Evaluator, source: &Arc<str>, kind: JobKind) -> R
             verdict.reason.unwrap_or_default()
         ),
         JobOutcome::Verdict { verdict, .. } => Ok(*verdict),
-        JobOutcome::Duel(_) => bail!("the judge returned a duel instead of a verdict"),
+        JobOutcome::Duel { .. } => bail!("the judge returned a duel instead of a verdict"),
     }
 }
 
@@ -181,7 +181,7 @@ async fn run_duel(
 ) -> Result<Option<Duel>> {
     let against = incumbent.clone();
     match evaluate(evaluator, challenger, JobKind::Compare { against }).await? {
-        JobOutcome::Duel(duel) => Ok(duel),
+        JobOutcome::Duel { duel, .. } => Ok(duel),
         JobOutcome::Verdict { .. } => bail!("the judge returned a verdict instead of a duel"),
     }
 }
@@ -195,6 +195,7 @@ async fn evaluate(
         step: 0,
         source: source.clone(),
         kind,
+        limit: None,
     };
     evaluator.evaluate(job).await
 }
@@ -231,10 +232,13 @@ mod tests {
             let confirmed = matches!(job.kind, JobKind::Confirm);
             assert_eq!(confirmed, &*job.source == "new" && !is_duel(&job));
             let outcome = if is_duel(&job) {
-                JobOutcome::Duel(self.ratio.map(|ratio| Duel {
-                    ratio,
-                    ci95: [ratio * 0.99, ratio * 1.01],
-                }))
+                JobOutcome::Duel {
+                    duel: self.ratio.map(|ratio| Duel {
+                        ratio,
+                        ci95: [ratio * 0.99, ratio * 1.01],
+                    }),
+                    device_seconds: 0.0,
+                }
             } else {
                 let reason = "of a test".to_owned();
                 let [low, high] = self.interval;

@@ -12,11 +12,12 @@ use super::journal_writer::JournalWriter;
 use super::model_stats::ModelTally;
 use super::sources::KernelSources;
 use super::summary::Summary;
+use super::task_time::TaskTime;
 use crate::event::{Cost, Event, StopReason};
 use crate::kernel;
 use crate::report::{
-    BestCandidate, Comparison, Continuation, EndOfWork, Observer, Progress, Standing,
-    UnansweredSteps, note_of_best,
+    BestCandidate, Comparison, Continuation, EndOfWork, Observer, Phase, Progress, Standing,
+    UnansweredSteps, Unmeasured, note_of_best,
 };
 use crate::search::{Elite, Search, SearchUpdate};
 use crate::verdict::Verdict;
@@ -32,8 +33,6 @@ pub(super) struct Reporter<'a> {
     model_tally: ModelTally,
     /// The candidate in `best.cu`.
     best_on_disk: Option<BestCandidate>,
-    /// When this process started to work on the task.
-    started: Instant,
     last_tick: Instant,
 }
 
@@ -50,7 +49,6 @@ impl<'a> Reporter<'a> {
             summary,
             model_tally,
             best_on_disk: None,
-            started: Instant::now(),
             last_tick: Instant::now(),
         }
     }
@@ -59,26 +57,23 @@ impl<'a> Reporter<'a> {
         &self.progress
     }
 
-    /// Starts the clock of this process's work on the task.
-    pub(super) fn start_clock(&mut self) {
-        self.started = Instant::now();
-    }
-
-    /// When the wall-time budget is spent. `None` without a budget.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        let budget = self.progress.budget?;
-        let left = budget.saturating_sub(self.progress.searched_before);
-        self.started.checked_add(left)
-    }
-
     /// Marks the steps so far as made before this process started.
     pub(super) fn set_steps_before(&mut self) {
         self.progress.steps_before = self.progress.steps;
+        self.progress.judged_before = self.progress.judged;
     }
 
     pub(super) fn set_stopped(&mut self, reason: Option<StopReason>) {
         self.progress.stopped = reason;
-        self.progress.searched = self.progress.searched_before + self.started.elapsed();
+        self.progress.phase = Phase::Ending;
+    }
+
+    pub(super) fn set_phase(&mut self, phase: Phase) {
+        self.progress.phase = phase;
+    }
+
+    pub(super) fn set_unmeasured(&mut self, unmeasured: Unmeasured) {
+        self.progress.unmeasured = unmeasured;
     }
 
     /// Sets the files that the task waits for.
@@ -102,7 +97,13 @@ impl<'a> Reporter<'a> {
     }
 
     /// Brings the progress up to date.
-    pub(super) fn update(&mut self, search: &Search, requests: Option<&ModelRequests<'_>>) {
+    pub(super) fn update(
+        &mut self,
+        search: &Search,
+        requests: Option<&ModelRequests<'_>>,
+        time: &TaskTime,
+    ) {
+        self.update_time(time);
         let progress = &mut self.progress;
         progress.steps = search.folded();
         progress.judged = search.counts().judged;
@@ -110,14 +111,11 @@ impl<'a> Reporter<'a> {
         progress.counted = search.counts().counted;
         progress.inconclusive = search.counts().inconclusive();
         progress.cells = search.archive().filled_cells();
-        progress.elapsed = self.started.elapsed();
         if let Some(requests) = requests {
             progress.spent = Some(requests.spent());
             progress.waiting = requests.waiting_lines();
         }
         let is_searching = progress.stopped.is_none();
-        progress.to_confirm =
-            search.steps_to_confirm().len() + usize::from(search.comparison_to_make().is_some());
         progress.best = best_candidate(search, is_searching);
         progress.comparison = search.comparison().map(|(request, duel)| Comparison {
             step: request.step,
@@ -128,6 +126,14 @@ impl<'a> Reporter<'a> {
                 .to_owned(),
             duel,
         });
+    }
+
+    fn update_time(&mut self, time: &TaskTime) {
+        let progress = &mut self.progress;
+        progress.elapsed = time.elapsed();
+        progress.worked = time.worked();
+        progress.searched = time.searched();
+        progress.time = *time.tally.spent();
     }
 
     /// Counts a recorded event for the statistics of models.
@@ -202,8 +208,13 @@ impl<'a> Reporter<'a> {
     }
 
     /// Writes `summary.json`. `failure`: the error message of a failed oracle or baseline.
-    pub(super) fn write_summary(&mut self, search: &Search, failure: Option<String>) -> Result<()> {
-        self.progress.elapsed = self.started.elapsed();
+    pub(super) fn write_summary(
+        &mut self,
+        search: &Search,
+        time: &TaskTime,
+        failure: Option<String>,
+    ) -> Result<()> {
+        self.update_time(time);
         self.summary
             .set_task(&self.progress, search.counts(), &self.model_tally, failure);
         self.summary.write(false)

@@ -63,6 +63,11 @@ fn ranked_elites(state: &TaskState<'_>) -> (Vec<RankedElite>, usize) {
             measured: elite.speedup,
             confirmed: confirmation.and_then(|confirmation| confirmation.speedup),
             too_noisy: confirmation.is_some_and(is_too_noisy),
+            not_done: confirmation
+                .filter(|confirmation| confirmation.speedup.is_some())
+                .map_or_else(Vec::new, |confirmation| {
+                    confirmation.verdict.not_done.clone()
+                }),
             source: state.writer.directory().source(source_step),
         });
     }

@@ -3,7 +3,6 @@
 //! Opens the journal, or creates it, and drops a torn last line; writes nothing else. Starts no work.
 
 use std::collections::{BTreeMap, HashSet};
-use std::time::Duration;
 
 use anyhow::Result;
 
@@ -11,6 +10,8 @@ use super::asking::{FeedbackLog, RecordedRequests};
 use super::model_stats::ModelTally;
 use super::sources::KernelSources;
 use super::step_lines::StepLines;
+use super::task_time::EarlierTime;
+use super::time_tally::TimeTally;
 use super::work_time::{LineKind, WorkTimeCounter};
 use crate::base::Failure;
 use crate::event::{Brief, Event, JudgedSummary, ReplayedEvent, Stopped};
@@ -38,9 +39,8 @@ pub(super) struct ReplayedTask {
     pub(super) feedback: FeedbackLog,
     pub(super) model_tally: ModelTally,
     /// Time that earlier processes worked on this task, each up to its last line.
-    pub(super) time_spent: Duration,
-    /// The part of it in which the search went on.
-    pub(super) time_searched: Duration,
+    pub(super) earlier: EarlierTime,
+    pub(super) time_tally: TimeTally,
 }
 
 /// Replays a task's journal, or creates it. `search`: a new search. `earlier`: the earlier processes of this task, from the journal of
@@ -84,6 +84,7 @@ struct Replay<'e> {
     requests: BTreeMap<u64, RecordedRequests>,
     feedback: FeedbackLog,
     model_tally: ModelTally,
+    time_tally: TimeTally,
 }
 
 impl<'e> Replay<'e> {
@@ -92,6 +93,7 @@ impl<'e> Replay<'e> {
             earlier,
             work_time: WorkTimeCounter::new(earlier),
             lines: StepLines::default(),
+            time_tally: TimeTally::new(search.starting_kernel_count()),
             search,
             sources: KernelSources::new(directory.clone()),
             last_asked: 0,
@@ -108,6 +110,7 @@ impl<'e> Replay<'e> {
         let kind = LineKind::of(event);
         self.work_time.note_line(head.seq, head.time, kind);
         self.lines.note_replayed(event, head.span);
+        self.time_tally.count_replayed(event);
         let has_changed = self.earlier.has_changed();
         let is_after_change = self.earlier.is_after_change(head.seq, head.time);
         let updates = match event {
@@ -201,8 +204,8 @@ impl<'e> Replay<'e> {
             requests: self.requests,
             feedback: self.feedback,
             model_tally: self.model_tally,
-            time_spent: self.work_time.total(),
-            time_searched: self.work_time.searched(),
+            earlier: self.work_time.finish(),
+            time_tally: self.time_tally,
             search,
         }
     }

@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use tokio::task::{JoinError, JoinSet};
 
 use super::asking::{ModelBackend, ModelStep, ParsedReplies, PreparedRequest};
@@ -19,10 +20,11 @@ use crate::worker::{Evaluator, Job, JobOutcome};
 /// The work in progress. Dropping it cancels the work.
 #[derive(Default)]
 pub(super) struct RunningWork {
+    /// Everything but evaluations.
     tasks: JoinSet<WorkResult>,
+    evaluations: JoinSet<WorkResult>,
     /// Set when the work is cancelled, for threads that cannot be stopped from outside.
     cancelled: Arc<AtomicBool>,
-    evaluations: usize,
     evaluations_started: u64,
     proposing: bool,
     dueling: bool,
@@ -44,6 +46,8 @@ pub(super) struct Evaluation {
     /// 1-based index of the evaluation in this process.
     pub(super) number: u64,
     pub(super) outcome: Result<JobOutcome>,
+    /// Wall time.
+    pub(super) took: Duration,
 }
 
 /// Why a kernel is evaluated.
@@ -71,16 +75,16 @@ pub(super) struct ProposalInput {
 
 impl RunningWork {
     pub(super) fn is_empty(&self) -> bool {
-        self.tasks.is_empty()
+        self.len() == 0
     }
 
     pub(super) fn len(&self) -> usize {
-        self.tasks.len()
+        self.tasks.len() + self.evaluations.len()
     }
 
     /// Number of evaluations in progress.
     pub(super) fn evaluations(&self) -> usize {
-        self.evaluations
+        self.evaluations.len()
     }
 
     /// Number of evaluations that this process has started.
@@ -168,17 +172,18 @@ impl RunningWork {
         job: Job,
         purpose: EvaluationPurpose,
     ) {
-        self.evaluations += 1;
         self.evaluations_started += 1;
         self.dueling |= matches!(purpose, EvaluationPurpose::Duel { .. });
         let number = self.evaluations_started;
         let evaluator = evaluator.clone();
-        self.tasks.spawn(async move {
+        self.evaluations.spawn(async move {
+            let started = Instant::now();
             WorkResult::Evaluated(Evaluation {
                 step: job.step,
                 purpose,
                 number,
                 outcome: evaluator.evaluate(job).await,
+                took: started.elapsed(),
             })
         });
     }
@@ -188,21 +193,32 @@ impl RunningWork {
     /// # Errors
     /// If nothing is in progress, or a piece of work panicked.
     pub(super) async fn next(&mut self) -> Result<WorkResult> {
-        let joined = self.tasks.join_next().await;
-        let joined = joined.context("waiting for results, but nothing is running")?;
+        let joined = tokio::select! {
+            Some(joined) = self.evaluations.join_next() => joined,
+            Some(joined) = self.tasks.join_next() => joined,
+            else => bail!("waiting for results, but nothing is running"),
+        };
         self.count_finished(joined)
     }
 
     /// Returns a result if one is ready.
     pub(super) fn try_next(&mut self) -> Result<Option<WorkResult>> {
-        let joined = self.tasks.try_join_next();
+        let evaluated = self.evaluations.try_join_next();
+        let joined = evaluated.or_else(|| self.tasks.try_join_next());
         joined.map(|joined| self.count_finished(joined)).transpose()
+    }
+
+    /// Cancels the evaluations, as `cancel_all` does, and nothing else.
+    pub(super) async fn cancel_evaluations(&mut self) {
+        self.evaluations.shutdown().await;
+        self.dueling = false;
     }
 
     /// Cancels all work. Dropping an evaluation kills its processes, and this waits for that; a thread that makes a proposal or a
     /// prompt is left to itself.
     pub(super) async fn cancel_all(&mut self) {
         self.cancelled.store(true, Ordering::Relaxed);
+        self.cancel_evaluations().await;
         self.tasks.shutdown().await;
         *self = Self {
             evaluations_started: self.evaluations_started,
@@ -216,7 +232,6 @@ impl RunningWork {
             WorkResult::Proposed(_) => self.proposing = false,
             WorkResult::Rendered(..) | WorkResult::Replied(..) | WorkResult::Parsed(..) => {}
             WorkResult::Evaluated(evaluation) => {
-                self.evaluations -= 1;
                 self.dueling &= !matches!(evaluation.purpose, EvaluationPurpose::Duel { .. });
             }
         }

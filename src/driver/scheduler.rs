@@ -12,6 +12,7 @@ use super::fault_policy::{BASELINE_STEP, FaultPolicy};
 use super::proposer::Proposer;
 use super::running::{EvaluationPurpose, ProposalInput, RunningWork};
 use super::sources::KernelSources;
+use super::task_time::Allowance;
 use crate::event::Brief;
 use crate::propose::Parent;
 use crate::search::{DuelRequest, Search};
@@ -125,8 +126,19 @@ impl Scheduler {
         Ok(())
     }
 
-    pub(super) fn confirm(&mut self, step: u64, source: Arc<str>) -> Result<()> {
-        self.evaluate(step, source, JobKind::Confirm, EvaluationPurpose::Confirm)
+    pub(super) fn confirm(
+        &mut self,
+        step: u64,
+        source: Arc<str>,
+        allowance: Allowance,
+    ) -> Result<()> {
+        let job = Job {
+            step,
+            source,
+            kind: JobKind::Confirm,
+            limit: allowance.limit,
+        };
+        self.start(job, EvaluationPurpose::Confirm)
     }
 
     /// Times the best kernel against a starting kernel.
@@ -134,13 +146,20 @@ impl Scheduler {
         &mut self,
         request: DuelRequest,
         sources: &mut KernelSources,
+        allowance: Allowance,
     ) -> Result<()> {
         let DuelRequest { step, against } = request;
         let source = sources.text(step)?;
         let kind = JobKind::Compare {
             against: sources.text(against)?,
         };
-        self.evaluate(step, source, kind, EvaluationPurpose::Compare { against })
+        let job = Job {
+            step,
+            source,
+            kind,
+            limit: allowance.limit,
+        };
+        self.start(job, EvaluationPurpose::Compare { against })
     }
 
     /// Judges the baseline if the search waits only for steps that were given up. The baseline passes if the judge works.
@@ -160,9 +179,18 @@ impl Scheduler {
         kind: JobKind,
         purpose: EvaluationPurpose,
     ) -> Result<()> {
+        let job = Job {
+            step,
+            source,
+            kind,
+            limit: None,
+        };
+        self.start(job, purpose)
+    }
+
+    fn start(&mut self, job: Job, purpose: EvaluationPurpose) -> Result<()> {
         let evaluator = self.evaluator.as_ref();
         let evaluator = evaluator.context("the task has no evaluator yet")?;
-        let job = Job { step, source, kind };
         self.running.evaluate(evaluator, job, purpose);
         Ok(())
     }

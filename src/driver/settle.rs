@@ -3,6 +3,7 @@
 //! Writes files through the journal writer and collects events in a `Round`. Nothing takes effect before the round is durable.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -13,7 +14,8 @@ use super::running::{Evaluation, EvaluationPurpose, WorkResult};
 use super::task_state::TaskState;
 use crate::base::{Digest, Failure};
 use crate::event::{
-    Brief, Compared, Confirmed, Dueled, Event, Failed, FailedReason, Judged, Proposed,
+    Brief, Compared, Confirmed, Dueled, EvaluationSeconds, Event, Failed, FailedReason, Judged,
+    Proposed,
 };
 use crate::propose::{BriefOutcome, Candidate};
 use crate::verdict::Verdict;
@@ -21,6 +23,12 @@ use crate::worker::JobOutcome;
 
 /// The error for a result that only a run with models can have.
 const NO_MODELS: &str = "a request to a model returned, but the run has no models";
+
+/// An outcome and the wall time that it took.
+struct Timed {
+    outcome: JobOutcome,
+    took: Duration,
+}
 
 impl TaskState<'_> {
     /// Makes all results durable and acts on them. A failure of the machinery is returned only after the other results are
@@ -156,13 +164,14 @@ impl TaskState<'_> {
             purpose,
             number,
             outcome,
+            took,
         } = evaluation;
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(error) => return self.evaluation_failed(step, purpose, error),
         };
         let judge_works = harness_fault(&outcome).is_none();
-        let settled = self.settle_outcome(step, purpose, outcome, round);
+        let settled = self.settle_outcome(step, purpose, Timed { outcome, took }, round);
         if judge_works {
             round.events.extend(self.faults.clear_give_ups(number));
         }
@@ -173,10 +182,16 @@ impl TaskState<'_> {
         &mut self,
         step: u64,
         purpose: EvaluationPurpose,
-        outcome: JobOutcome,
+        Timed { outcome, took }: Timed,
         round: &mut Round,
     ) -> Result<()> {
         use EvaluationPurpose::{CheckJudge, Compare, Confirm, Duel, Judge, Rejudge};
+        let seconds = |device| {
+            Some(EvaluationSeconds {
+                wall: took.as_secs_f64(),
+                device,
+            })
+        };
         let fault = harness_fault(&outcome);
         match (purpose, outcome) {
             (
@@ -189,13 +204,11 @@ impl TaskState<'_> {
             ) => {
                 let event = self.judged(step, *verdict, &compile_log)?;
                 round.events.push(event);
-                match fault {
-                    Some(error) => self.retry_or_give_up(step, purpose, error),
-                    None => {
-                        self.faults.count_judged();
-                        Ok(())
-                    }
+                if let Some(error) = fault {
+                    return self.retry_or_give_up(step, purpose, error);
                 }
+                self.faults.count_judged();
+                Ok(())
             }
             (
                 Confirm,
@@ -211,6 +224,7 @@ impl TaskState<'_> {
                 }
                 round.events.push(Event::Confirmed(Confirmed {
                     step,
+                    seconds: seconds(verdict.seconds.device),
                     verdict: *verdict,
                 }));
                 if let Some(error) = fault {
@@ -219,20 +233,28 @@ impl TaskState<'_> {
                 Ok(())
             }
             (CheckJudge, JobOutcome::Verdict { .. }) => self.faults.judge_checked(fault),
-            (Duel { against }, JobOutcome::Duel(duel)) => {
-                round.events.push(Event::Dueled(Dueled {
-                    step,
-                    against,
+            (
+                Duel { against } | Compare { against },
+                JobOutcome::Duel {
                     duel,
-                }));
-                Ok(())
-            }
-            (Compare { against }, JobOutcome::Duel(duel)) => {
-                round.events.push(Event::Compared(Compared {
-                    step,
-                    against,
-                    duel,
-                }));
+                    device_seconds,
+                },
+            ) => {
+                let seconds = seconds(device_seconds);
+                round.events.push(match purpose {
+                    Duel { .. } => Event::Dueled(Dueled {
+                        step,
+                        against,
+                        duel,
+                        seconds,
+                    }),
+                    _ => Event::Compared(Compared {
+                        step,
+                        against,
+                        duel,
+                        seconds,
+                    }),
+                });
                 Ok(())
             }
             _ => bail!("the evaluation of step {step} has an outcome of another kind"),
@@ -268,6 +290,7 @@ impl TaskState<'_> {
                         step,
                         against,
                         duel: None,
+                        seconds: None,
                     }));
                 }
             }

@@ -12,7 +12,9 @@ use serde::Serialize;
 use super::model_stats::{ModelStats, ModelTally};
 use crate::base::files;
 use crate::event::{Cost, FailedReason, Operator, StopReason};
-use crate::report::{Comparison, Continuation, Progress, UnansweredSteps, WhyUnconfirmed};
+use crate::report::{
+    Comparison, Continuation, Progress, TimeSpent, UnansweredSteps, WhyUnconfirmed,
+};
 use crate::run::{self, RunDirectory};
 use crate::search::{OperatorCounts, SearchCounts};
 use crate::verdict::{Speedup, Status};
@@ -91,6 +93,12 @@ struct TaskSummary {
     prompts: BTreeMap<String, ModelStats>,
     /// Wall time over all processes.
     seconds: f64,
+    /// The part of it in which the search went on.
+    search_seconds: f64,
+    /// Candidates judged in a minute of the search. `null` before the first.
+    candidates_per_minute: Option<f64>,
+    /// What the time was spent on, over all workers, in seconds.
+    time: TimeSpent,
 }
 
 #[derive(Serialize)]
@@ -190,7 +198,10 @@ impl Summary {
                 .collect(),
             models: model_tally.by_model(),
             prompts: model_tally.by_prompts_version(),
-            seconds: (progress.spent_before + progress.elapsed).as_secs_f64(),
+            seconds: progress.worked.as_secs_f64(),
+            search_seconds: progress.searched.as_secs_f64(),
+            candidates_per_minute: progress.candidates_per_minute(),
+            time: progress.time,
         };
         let mut tasks = self.contents.tasks.iter_mut();
         match tasks.find(|other| other.task == summary.task) {

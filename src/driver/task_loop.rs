@@ -13,6 +13,7 @@ use super::interrupt::interrupted;
 use super::running::WorkResult;
 use super::task_state::TaskState;
 use crate::event::{StopReason, Stopped};
+use crate::report::Phase;
 
 /// How long the first of several results waits for others: about as long as a sync takes.
 const GATHER_TIME: Duration = Duration::from_millis(1);
@@ -57,22 +58,34 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
 
     /// Runs the task to its end, or until it is interrupted.
     pub(super) async fn run(&mut self) -> Result<LoopEnd> {
-        let mut end = self.rejudge_stale_elites().await;
-        if matches!(end, Ok(LoopEnd::Finished)) {
-            end = self.run_search().await;
-        }
-        if matches!(end, Ok(LoopEnd::Finished)) {
-            end = self.confirm_best().await;
-        }
-        if matches!(end, Ok(LoopEnd::Finished)) {
-            end = self.compare_best().await;
-        }
+        let end = self.run_phases().await;
         self.state.scheduler.running.cancel_all().await;
         self.state.update_progress();
         if end.is_ok() {
+            self.state.note_unmeasured();
             self.state.write_best()?;
         }
         end
+    }
+
+    async fn run_phases(&mut self) -> Result<LoopEnd> {
+        let mut end = self.rejudge_stale_elites().await?;
+        if end == LoopEnd::Finished {
+            end = self.run_search().await?;
+        }
+        if end == LoopEnd::Finished {
+            end = self.finish_judgements().await?;
+        }
+        if end == LoopEnd::Finished {
+            end = self.confirm_best().await?;
+        }
+        if end == LoopEnd::Finished {
+            end = self.compare_best().await?;
+        }
+        if end == LoopEnd::Finished {
+            end = self.finish_requests().await?;
+        }
+        Ok(end)
     }
 
     /// Judges elites again after an accepted change.
@@ -87,13 +100,10 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
         Ok(LoopEnd::Finished)
     }
 
-    /// The search itself: until it stops and nothing is running any more.
+    /// The search itself, until it stops. Work may still be running then.
     async fn run_search(&mut self) -> Result<LoopEnd> {
-        let deadline = self.state.reporter.deadline();
         loop {
-            if self.is_searching() {
-                self.stop_if_due(deadline).await?;
-            }
+            self.stop_if_due().await?;
             if self.is_searching() {
                 self.state.ask()?;
                 self.state.propose()?;
@@ -101,64 +111,98 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
                 self.state.dispatch()?;
                 self.stop_if_out_of_budget()?;
             }
-            self.drop_mailbox_requests_if_stopped().await;
+            if !self.is_searching() {
+                return Ok(LoopEnd::Finished);
+            }
             if self.state.scheduler.running.is_empty() {
                 return self.end_of_search();
             }
+            let deadline = self.state.time.search_end(self.state.first_to_confirm());
             if self.wait_for_events(deadline).await? == Flow::Interrupted {
                 return Ok(LoopEnd::Interrupted);
             }
         }
     }
 
-    /// Confirms the fastest elites, one after the other.
-    async fn confirm_best(&mut self) -> Result<LoopEnd> {
-        loop {
-            let faults = &self.state.faults;
-            let mut steps = self.state.search.steps_to_confirm().into_iter();
-            let Some(step) = steps.find(|step| !faults.cannot_be_confirmed(*step)) else {
-                return Ok(LoopEnd::Finished);
-            };
-            let source = self.state.sources.text(step)?;
-            self.state.scheduler.confirm(step, source)?;
-            if self.wait_until_idle().await? == Flow::Interrupted {
-                return Ok(LoopEnd::Interrupted);
-            }
-        }
-    }
-
-    /// Times the best kernel against the best starting kernel, unless it is one.
-    async fn compare_best(&mut self) -> Result<LoopEnd> {
-        while let Some(request) = self.state.search.comparison_to_make()
-            && !self.state.faults.cannot_be_compared(request)
-        {
-            let sources = &mut self.state.sources;
-            self.state.scheduler.compare(request, sources)?;
-            if self.wait_until_idle().await? == Flow::Interrupted {
+    /// Waits for the judgements that are in progress when the search stops, and cancels those that take too long. A resumed run judges
+    /// their candidates. Requests to models go on.
+    async fn finish_judgements(&mut self) -> Result<LoopEnd> {
+        while self.state.scheduler.running.evaluations() > 0 {
+            let deadline = self.state.time.drain_end(self.state.first_to_confirm());
+            if self.wait_for_evaluation(deadline).await? == Flow::Interrupted {
                 return Ok(LoopEnd::Interrupted);
             }
         }
         Ok(LoopEnd::Finished)
     }
 
-    async fn wait_until_idle(&mut self) -> Result<Flow> {
-        while !self.state.scheduler.running.is_empty() {
-            if self.wait_for_events(None).await? == Flow::Interrupted {
-                return Ok(Flow::Interrupted);
+    /// Confirms the fastest elites, one after the other, as far as the time allows.
+    async fn confirm_best(&mut self) -> Result<LoopEnd> {
+        let mut number = 1;
+        while let Some((step, allowance)) = self.state.next_confirmation() {
+            let source = self.state.sources.text(step)?;
+            self.state.scheduler.confirm(step, source, allowance)?;
+            let started = Instant::now();
+            while self.state.scheduler.running.evaluations() > 0 {
+                self.state.show_confirmation(number, started.elapsed());
+                let deadline = self.state.time.cancel_at();
+                if self.wait_for_evaluation(deadline).await? == Flow::Interrupted {
+                    return Ok(LoopEnd::Interrupted);
+                }
+            }
+            number += 1;
+        }
+        Ok(LoopEnd::Finished)
+    }
+
+    /// Times the best kernel against the best starting kernel, unless it is one, or no time is left.
+    async fn compare_best(&mut self) -> Result<LoopEnd> {
+        while let Some((request, allowance)) = self.state.next_comparison() {
+            let sources = &mut self.state.sources;
+            self.state.scheduler.compare(request, sources, allowance)?;
+            let started = Instant::now();
+            while self.state.scheduler.running.evaluations() > 0 {
+                self.state.show_comparison(request, started.elapsed());
+                let deadline = self.state.time.cancel_at();
+                if self.wait_for_evaluation(deadline).await? == Flow::Interrupted {
+                    return Ok(LoopEnd::Interrupted);
+                }
             }
         }
-        Ok(Flow::Continue)
+        Ok(LoopEnd::Finished)
+    }
+
+    /// Waits for what is still in progress. Replies that cost money are never given up, even if the time is spent.
+    async fn finish_requests(&mut self) -> Result<LoopEnd> {
+        self.state.reporter.set_phase(Phase::Ending);
+        loop {
+            self.drop_mailbox_requests().await;
+            if self.state.scheduler.running.is_empty() {
+                return Ok(LoopEnd::Finished);
+            }
+            if self.wait_for_events(None).await? == Flow::Interrupted {
+                return Ok(LoopEnd::Interrupted);
+            }
+        }
+    }
+
+    /// Waits until something happens. Cancels all evaluations if the deadline has passed, after those that have ended are settled.
+    async fn wait_for_evaluation(&mut self, deadline: Option<Instant>) -> Result<Flow> {
+        let flow = self.wait_for_events(deadline).await?;
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            let results = self.ready_results(Vec::new())?;
+            self.state.settle(results)?;
+            self.state.scheduler.running.cancel_evaluations().await;
+        }
+        Ok(flow)
     }
 
     fn is_searching(&self) -> bool {
         self.state.stop_reason().is_none()
     }
 
-    /// How the search ended, once nothing is running.
+    /// How the search ended, if it has not stopped and nothing is running.
     fn end_of_search(&self) -> Result<LoopEnd> {
-        if !self.is_searching() {
-            return Ok(LoopEnd::Finished);
-        }
         let requests = self.state.requests.as_ref();
         if requests.is_some_and(|requests| requests.awaits_mailbox()) {
             return Ok(LoopEnd::AwaitingReplies);
@@ -170,7 +214,7 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
     }
 
     /// Ends the run if no model can be asked any more. Ends the search if the search says so, or the time is spent.
-    async fn stop_if_due(&mut self, deadline: Option<Instant>) -> Result<()> {
+    async fn stop_if_due(&mut self) -> Result<()> {
         let requests = self.state.requests.as_ref();
         if requests.is_some_and(|requests| requests.has_fatal()) {
             self.wait_for_replies().await?;
@@ -186,10 +230,14 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
                 requests.clear();
             }
             let at = self.state.search.folded();
-            return self.state.stop(Stopped { why, at });
+            return self.state.stop(Stopped {
+                why,
+                at,
+                limit: None,
+            });
         }
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return self.stop_at_last_step(StopReason::Seconds);
+        if let Some((why, budget)) = self.state.time_is_spent() {
+            return self.stop_at_last_step(why, Some(budget));
         }
         Ok(())
     }
@@ -203,24 +251,26 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
     fn stop_if_out_of_budget(&mut self) -> Result<()> {
         let requests = self.state.requests.as_ref();
         if requests.is_some_and(|requests| requests.is_out_of_budget()) {
-            return self.stop_at_last_step(StopReason::Budget);
+            return self.stop_at_last_step(StopReason::Budget, None);
         }
         Ok(())
     }
 
-    fn stop_at_last_step(&mut self, why: StopReason) -> Result<()> {
+    /// `budget`: the time budget that is spent.
+    fn stop_at_last_step(&mut self, why: StopReason, budget: Option<Duration>) -> Result<()> {
         let at = self.state.briefs.last_step();
-        self.state.stop(Stopped { why, at })
+        let limit = budget.map(|budget| budget.as_secs_f64());
+        self.state.stop(Stopped { why, at, limit })
     }
 
-    /// Cancels requests to mailboxes if the search has stopped and nothing else is running: their replies may take forever, and a
-    /// resumed run finds them in the mailbox.
-    async fn drop_mailbox_requests_if_stopped(&mut self) {
+    /// Cancels requests to mailboxes if nothing else is running: their replies may take forever, and a resumed run finds them in the
+    /// mailbox.
+    async fn drop_mailbox_requests(&mut self) {
         let running = &mut self.state.scheduler.running;
         let requests = self.state.requests.as_ref();
         let only_mailboxes =
             requests.is_some_and(|requests| requests.only_mailbox_requests(running.len()));
-        if self.state.reporter.progress().stopped.is_some() && only_mailboxes {
+        if only_mailboxes {
             running.cancel_all().await;
         }
     }
@@ -241,9 +291,6 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
 
     /// Waits until something happens, then settles every result that is ready.
     async fn wait_for_events(&mut self, deadline: Option<Instant>) -> Result<Flow> {
-        // Once the search has stopped, work in progress may take its time.
-        let deadline = deadline.filter(|_| self.is_searching());
-        let has_models = self.state.requests.is_some();
         let next_tick = self.state.reporter.next_tick();
         let running = &mut self.state.scheduler.running;
         let wake = tokio::select! {
@@ -251,7 +298,7 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
             () = interrupted(self.interrupt) => Wake::Interrupt,
             result = running.next() => Wake::Result(result?),
             () = sleep_until(deadline) => Wake::Deadline,
-            () = sleep_until(next_tick), if has_models => Wake::Tick,
+            () = sleep_until(next_tick) => Wake::Tick,
         };
         let results = match wake {
             Wake::Deadline => return Ok(Flow::Continue),

@@ -6,12 +6,14 @@
 //! | `scheduler` | running work, and the queue in front of the judge |
 //! | `requests` | exchanges with models, and their budget |
 //! | `faults` | harness errors |
+//! | `time` | time budgets, and what the time was spent on |
 //! | `writer` | the task's files and journal |
 //! | `reporter` | progress, summary, best kernel on disk |
 //!
 //! `settle` turns results into events; `task_loop` decides what happens when. No other code touches the parts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 
@@ -23,8 +25,10 @@ use super::reporter::Reporter;
 use super::round::{FollowUp, Round};
 use super::scheduler::Scheduler;
 use super::sources::KernelSources;
+use super::task_time::{Allowance, TaskTime};
 use crate::event::{Event, StopReason, Stopped};
-use crate::search::{Search, SearchUpdate};
+use crate::report::{Phase, Unmeasured};
+use crate::search::{DuelRequest, Search, SearchUpdate};
 use crate::task::Task;
 
 /// The state of a task in progress.
@@ -37,6 +41,7 @@ pub(super) struct TaskState<'a> {
     /// `None` if the run has no models.
     pub(super) requests: Option<ModelRequests<'a>>,
     pub(super) faults: FaultPolicy,
+    pub(super) time: TaskTime,
     pub(super) writer: JournalWriter,
     pub(super) reporter: Reporter<'a>,
     /// The last `stopped` event of the journal.
@@ -64,6 +69,7 @@ impl<'a> TaskState<'a> {
                 requests.note_event(event);
             }
             self.reporter.count_event(event);
+            self.time.tally.count_event(event);
             self.update_progress();
             for update in &updates {
                 match update {
@@ -159,6 +165,7 @@ impl<'a> TaskState<'a> {
 
     /// Stops the search, and records it unless an earlier process has stopped at the same step for the same reason.
     pub(super) fn stop(&mut self, stopped: Stopped) -> Result<()> {
+        self.time.stop_search();
         self.reporter.set_stopped(Some(stopped.why));
         if self.recorded_stop.as_ref() == Some(&stopped) {
             return Ok(());
@@ -167,21 +174,86 @@ impl<'a> TaskState<'a> {
         self.record(vec![Event::Stopped(stopped)])
     }
 
-    /// Whether nothing is left to do: the search has stopped for a recorded reason, and its best kernels are confirmed and
-    /// compared.
+    /// Whether nothing is left to do: the search has stopped for a recorded reason, and its best kernels are confirmed and compared, as
+    /// far as the time allows.
     pub(super) fn is_finished(&self) -> bool {
-        let progress = self.reporter.progress();
-        let is_spent = |budget| progress.searched_before >= budget;
-        let reason = match self.search.stop_reason() {
-            None if progress.budget.is_some_and(is_spent) => Some(StopReason::Seconds),
-            reason => reason,
-        };
-        let recorded = self.recorded_stop.as_ref().map(|stopped| stopped.why);
+        let recorded = self.recorded_stop.as_ref();
+        let spent = || self.time_is_spent().map(|(why, _)| why);
+        let reason = self.search.stop_reason().or_else(spent);
         reason.is_some()
-            && reason == recorded
-            && self.search.steps_to_confirm().is_empty()
-            && self.search.comparison_to_make().is_none()
+            && reason == recorded.map(|stopped| stopped.why)
+            && self.next_confirmation().is_none()
+            && self.next_comparison().is_none()
             && !self.scheduler.has_stale()
+    }
+
+    /// Which time budget has no more room for the search, and how large it is.
+    pub(super) fn time_is_spent(&self) -> Option<(StopReason, Duration)> {
+        let recorded = self.recorded_stop.as_ref();
+        self.time.stop_reason(self.first_to_confirm(), recorded)
+    }
+
+    /// The candidate that would be confirmed first if the search stopped now.
+    pub(super) fn first_to_confirm(&self) -> Option<u64> {
+        self.search.best().map(|elite| elite.step)
+    }
+
+    /// The next kernel to confirm, and how long it may take.
+    pub(super) fn next_confirmation(&self) -> Option<(u64, Allowance)> {
+        let step = self.unconfirmed_steps().next()?;
+        let has_best = self.search.best_confirmed().is_some();
+        let allowance = self.time.allow_confirmation(step, has_best)?;
+        Some((step, allowance))
+    }
+
+    /// The kernels that should be confirmed, fastest first.
+    pub(super) fn unconfirmed_steps(&self) -> impl Iterator<Item = u64> {
+        let steps = self.search.steps_to_confirm().into_iter();
+        steps.filter(|step| !self.faults.cannot_be_confirmed(*step))
+    }
+
+    /// The comparison of the best kernel that can be made, and how long it may take.
+    pub(super) fn next_comparison(&self) -> Option<(DuelRequest, Allowance)> {
+        let request = self.missing_comparison()?;
+        let allowance = self.time.allow_comparison(request.step)?;
+        Some((request, allowance))
+    }
+
+    fn missing_comparison(&self) -> Option<DuelRequest> {
+        let request = self.search.comparison_to_make();
+        request.filter(|request| !self.faults.cannot_be_compared(*request))
+    }
+
+    /// Shows that the confirmation with this number is made, since `elapsed`.
+    pub(super) fn show_confirmation(&mut self, number: usize, elapsed: Duration) {
+        let waiting: Vec<_> = self.unconfirmed_steps().collect();
+        let costs = waiting
+            .iter()
+            .map(|step| self.time.tally.confirmation(Some(*step)).wall);
+        let comparison = self.time.tally.comparison(waiting.first().copied()).wall;
+        let expected = costs.sum::<Duration>() + comparison;
+        self.reporter.set_phase(Phase::Confirming {
+            number,
+            of: number + waiting.len().saturating_sub(1),
+            left: self.time.left_of(expected, elapsed),
+        });
+    }
+
+    /// Shows that the best kernel is compared, since `elapsed`.
+    pub(super) fn show_comparison(&mut self, request: DuelRequest, elapsed: Duration) {
+        let expected = self.time.tally.comparison(Some(request.step)).wall;
+        let left = self.time.left_of(expected, elapsed);
+        self.reporter.set_phase(Phase::Comparing { left });
+    }
+
+    /// Notes what is left unmeasured although it could be measured.
+    pub(super) fn note_unmeasured(&mut self) {
+        let has_best = self.search.best_confirmed().is_some();
+        let unmeasured = Unmeasured {
+            confirmation: !has_best && self.unconfirmed_steps().next().is_some(),
+            comparison: self.missing_comparison().is_some(),
+        };
+        self.reporter.set_unmeasured(unmeasured);
     }
 
     /// Notes which replies the mailboxes do not have yet.
@@ -196,7 +268,8 @@ impl<'a> TaskState<'a> {
     }
 
     pub(super) fn update_progress(&mut self) {
-        self.reporter.update(&self.search, self.requests.as_ref());
+        self.reporter
+            .update(&self.search, self.requests.as_ref(), &self.time);
     }
 
     pub(super) fn write_best(&mut self) -> Result<()> {
@@ -205,6 +278,7 @@ impl<'a> TaskState<'a> {
     }
 
     pub(super) fn write_summary(&mut self, failure: Option<String>) -> Result<()> {
-        self.reporter.write_summary(&self.search, failure)
+        self.reporter
+            .write_summary(&self.search, &self.time, failure)
     }
 }

@@ -1,19 +1,22 @@
 //! How long earlier processes worked on a task, from the times on the lines of its journal.
 //!
-//! `resume` counts while it replays a journal; `searched_time` reads only what it needs. Wall clocks step back: such a step counts
-//! as no time.
+//! `resume` counts while it replays a journal; `worked_time` and `device_time` read only what they need. Wall clocks step back: such a
+//! step counts as no time.
 
 use std::time::Duration;
 
 use anyhow::Result;
 
+use super::task_time::EarlierTime;
+use super::time_tally::TimeTally;
 use crate::event::{Event, ReplayedEvent, RunEvent};
 use crate::run::{self, Journal, ParseLine, RunDirectory, RunRecord, TaskSession, TaskSessions};
 
-/// Adds up the wall time of earlier processes: for each, from the start of its work on the task to its last line.
+/// Adds up the wall time of earlier processes: for each, from the start of its work on the task to the end, or to its last line if it
+/// was killed.
 ///
 /// The time of the search is a part of it: it ends at `stopped`, because confirmations follow, and goes on where the next step is
-/// planned. `budget.seconds` limits the time of the search.
+/// planned. `budget.seconds` limits the whole time, and the search gets all but the share of the confirmation.
 pub(super) struct WorkTimeCounter<'e> {
     /// The current session and the later ones.
     sessions: &'e [TaskSession],
@@ -78,44 +81,63 @@ impl<'e> WorkTimeCounter<'e> {
         while let Some(next) = self.sessions.get(1)
             && next.is_before(line, time)
         {
-            self.sessions = &self.sessions[1..];
-            self.last = run::parse_timestamp(&next.time);
-            self.last_searched = self.last;
+            self.next_session();
         }
-        let time = run::parse_timestamp(time);
+        if kind == LineKind::Asked {
+            self.has_stopped = false;
+        }
+        self.add_until(run::parse_timestamp(time));
+        if kind == LineKind::Stopped {
+            self.has_stopped = true;
+        }
+    }
+
+    /// Adds the time from the last moment of the session to this one.
+    fn add_until(&mut self, time: Option<u64>) {
         let since = |last: Option<u64>| match (last, time) {
             (Some(last), Some(time)) => time.saturating_sub(last),
             _ => 0,
         };
         self.milliseconds += since(self.last);
         self.last = time.or(self.last);
-        if kind == LineKind::Asked {
-            self.has_stopped = false;
-        }
         if !self.has_stopped {
             self.searched_milliseconds += since(self.last_searched);
             self.last_searched = time.or(self.last_searched);
         }
-        if kind == LineKind::Stopped {
-            self.has_stopped = true;
+    }
+
+    /// Adds the rest of the session, and starts the next one.
+    fn next_session(&mut self) {
+        let Some((session, later)) = self.sessions.split_first() else {
+            return;
+        };
+        if let Some(ended) = &session.ended {
+            self.add_until(run::parse_timestamp(ended));
+        }
+        self.sessions = later;
+        if let Some(next) = later.first() {
+            self.last = run::parse_timestamp(&next.time);
+            self.last_searched = self.last;
         }
     }
 
-    pub(super) fn total(&self) -> Duration {
-        Duration::from_millis(self.milliseconds)
-    }
-
-    /// The part of the total in which the search went on.
-    pub(super) fn searched(&self) -> Duration {
-        Duration::from_millis(self.searched_milliseconds)
+    /// The time of all sessions, those without a line included.
+    pub(super) fn finish(mut self) -> EarlierTime {
+        while !self.sessions.is_empty() {
+            self.next_session();
+        }
+        EarlierTime {
+            worked: Duration::from_millis(self.milliseconds),
+            searched: Duration::from_millis(self.searched_milliseconds),
+        }
     }
 }
 
-/// The longest time that a task of a run has been searched. Takes no lock: a line that is being written is skipped.
+/// The longest time that was worked on a task of a run. Takes no lock: a line that is being written is skipped.
 ///
 /// # Errors
 /// If a journal cannot be read.
-pub fn searched_time(directory: &RunDirectory, record: &RunRecord) -> Result<Duration> {
+pub fn worked_time(directory: &RunDirectory, record: &RunRecord) -> Result<Duration> {
     let mut longest = Duration::ZERO;
     for task in record.tasks.keys() {
         let journal = directory.task_for_reading(task)?.journal();
@@ -132,15 +154,36 @@ pub fn searched_time(directory: &RunDirectory, record: &RunRecord) -> Result<Dur
             counter.note_line(head.seq, head.time, kind);
             Ok(())
         })?;
-        longest = longest.max(counter.searched());
+        longest = longest.max(counter.finish().worked);
     }
     Ok(longest)
+}
+
+/// The most device time that a task of a run has taken. Takes no lock: a line that is being written is skipped.
+///
+/// # Errors
+/// If a journal cannot be read.
+pub fn device_time(directory: &RunDirectory, record: &RunRecord) -> Result<Duration> {
+    let mut most = Duration::ZERO;
+    for task in record.tasks.keys() {
+        let journal = directory.task_for_reading(task)?.journal();
+        if !journal.exists() {
+            continue;
+        }
+        let mut tally = TimeTally::default();
+        Journal::read(&journal, |_, event: ReplayedEvent| {
+            tally.count_replayed(&event);
+            Ok(())
+        })?;
+        most = most.max(tally.device());
+    }
+    Ok(most)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::TaskStarted;
+    use crate::event::{Interrupted, TaskStarted};
 
     /// The time of a moment, in seconds.
     fn time(seconds: u64) -> String {
@@ -165,8 +208,9 @@ mod tests {
         for (line, seconds) in (1..).zip(lines) {
             counter.note_line(line, &time(*seconds), LineKind::Other);
         }
-        assert_eq!(counter.total(), counter.searched());
-        counter.total()
+        let EarlierTime { worked, searched } = counter.finish();
+        assert_eq!(worked, searched);
+        worked
     }
 
     #[test]
@@ -189,6 +233,32 @@ mod tests {
     }
 
     #[test]
+    fn a_session_lasts_until_its_end_is_recorded() {
+        // The second session has no line: it cancelled its only confirmation. The third was killed.
+        let mut earlier = sessions(&[(0, Some(0)), (100, Some(2))]);
+        let ended = |seconds| (time(seconds), Interrupted { task: name() });
+        for (time, event) in [ended(30), ended(107)] {
+            earlier.apply("softmax", &time, &RunEvent::Interrupted(event));
+        }
+        // Both ends belong to the last session that had started, so the first has none.
+        assert_eq!(total(&earlier, &[5, 20]), Duration::from_secs(20 + 7));
+
+        let mut earlier = sessions(&[(0, Some(0))]);
+        let (at, event) = ended(30);
+        earlier.apply("softmax", &at, &RunEvent::Interrupted(event));
+        let later = RunEvent::TaskStarted(TaskStarted {
+            task: name(),
+            lines: Some(2),
+        });
+        earlier.apply("softmax", &time(100), &later);
+        assert_eq!(total(&earlier, &[5, 20, 104]), Duration::from_secs(30 + 4));
+    }
+
+    fn name() -> String {
+        "softmax".to_owned()
+    }
+
+    #[test]
     fn confirmation_is_not_time_of_the_search() {
         use LineKind::{Asked, Other, Stopped};
         let earlier = sessions(&[(0, Some(0)), (100, Some(4)), (200, Some(5))]);
@@ -208,7 +278,8 @@ mod tests {
         for (line, (seconds, kind)) in (1..).zip(lines) {
             counter.note_line(line, &time(seconds), kind);
         }
-        assert_eq!(counter.searched(), Duration::from_secs(30 + 20));
-        assert_eq!(counter.total(), Duration::from_secs(50 + 20 + 20));
+        let EarlierTime { worked, searched } = counter.finish();
+        assert_eq!(searched, Duration::from_secs(30 + 20));
+        assert_eq!(worked, Duration::from_secs(50 + 20 + 20));
     }
 }

@@ -4,7 +4,7 @@
 //! cases.
 
 use super::case::{Case, operations};
-use super::hidden::{self, Effort, HiddenPlan};
+use super::hidden::{self, Coverage, Effort, HiddenPlan};
 use crate::base::RandomStream;
 use crate::kernel::{BindError, BindFault, DeviceLimits, Kernel};
 use crate::task::{Profile, Task};
@@ -67,6 +67,9 @@ pub(super) fn select_cases(request: &CaseRequest<'_>) -> Result<Vec<Case>, BindE
         timed: &timed,
         effort: request.effort,
     };
+    if request.effort.coverage == Coverage::Timed {
+        return Ok(timed);
+    }
     let mut cases = timed.clone();
     cases.extend(hidden::hidden_cases(&plan, &mut stream));
     for variant in 0..request.kernel.header.variants.len() {

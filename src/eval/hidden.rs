@@ -21,6 +21,9 @@ pub(crate) enum Coverage {
     Part,
     /// All of them: each regime on each timed shape and on each small hidden shape, and neighbours of each timed shape.
     All,
+    /// None: another process of the same confirmation has checked and inspected them all. Nothing is inspected, and only the
+    /// workloads are checked and timed.
+    Timed,
 }
 
 /// How much work hidden cases may cost.

@@ -242,7 +242,9 @@ impl CaseRun<'_, '_, '_> {
             & !(SCHEDULES - 1)
             & !OTHER_ABSENT_VALUE)
             | (schedule % SCHEDULES);
-        let stage = context.times.stage(run_name(self.build, schedule % SCHEDULES));
+        let stage = context
+            .times
+            .stage(run_name(self.build, schedule % SCHEDULES));
         let Some(mut kernel) = self.open(self.build, schedule_seed)? else {
             return Ok(RunOutcome::Unfinished);
         };

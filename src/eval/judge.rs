@@ -178,6 +178,11 @@ impl<'a> Judge<'a> {
         Ok(verdict)
     }
 
+    /// How long this judge has held the device since the last call, in seconds.
+    pub(crate) fn take_device_seconds(&self) -> f64 {
+        self.context.timing_lock.take_held_time().as_secs_f64()
+    }
+
     /// Times the baseline against itself on every workload of the profile.
     pub(crate) fn self_test(&mut self) -> anyhow::Result<Vec<SelfTest>> {
         let context = &self.context;
@@ -243,10 +248,9 @@ impl<'a> Judge<'a> {
         request: &JudgeRequest<'_>,
         verdict: &mut Verdict,
     ) -> JudgeResult<()> {
-        let coverage = if self.context.options.thorough {
-            Coverage::All
-        } else {
-            request.coverage
+        let coverage = match request.coverage {
+            Coverage::Part if self.context.options.thorough => Coverage::All,
+            coverage => coverage,
         };
         let seed = verdict.seeds.first().copied().unwrap_or_default();
         let context = &mut self.context;
@@ -278,6 +282,7 @@ impl<'a> Judge<'a> {
             compiled: &compiled,
             cases: &cases,
             seed,
+            is_inspected: coverage != Coverage::Timed,
         };
         stages::run(&self.context, &candidate, request.incumbents, verdict)
     }

@@ -43,7 +43,7 @@ pub(super) fn max_half_width(profile: &Profile) -> f64 {
 
 /// How sampling ended.
 pub(super) struct SamplingEnd {
-    /// Of the log ratio; `None` if the interval is useless.
+    /// Of the log ratio; `None` if the interval is useless: too wide, and on both sides of 1.
     pub(super) estimate: Option<Estimate>,
     pub(super) half_width: f64,
 }
@@ -122,8 +122,10 @@ impl Samples {
         // A wide interval extends the time, up to a limit. The result itself has no influence.
         let is_budget_spent = seconds >= profile.seconds && is_useful;
         let ends = half_width <= profile.precision || is_budget_spent || is_out_of_time;
+        // However wide, an interval on one side of 1 shows which kernel is faster.
+        let is_decided = |estimate: &Estimate| estimate.low > 0.0 || estimate.high < 0.0;
         ends.then(|| SamplingEnd {
-            estimate: estimate.filter(|_| is_useful),
+            estimate: estimate.filter(|estimate| is_useful || is_decided(estimate)),
             half_width,
         })
     }
@@ -147,4 +149,35 @@ fn summarize(microseconds: &[f64]) -> Option<TimeSummary> {
         max: summary.max,
         n: summary.n,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::TaskFiles;
+
+    #[test]
+    fn a_wide_interval_counts_if_it_is_on_one_side_of_1() {
+        let task = TaskFiles::find("softmax").unwrap().load().unwrap();
+        let profile = &task.settings.profiles["quick"];
+        let end = |ratios: [f64; 2]| {
+            let mut samples = Samples::default();
+            for block in 0..MIN_BLOCKS {
+                let pair = PairTimes {
+                    candidate: 1.0,
+                    opponent: ratios[block % 2],
+                };
+                samples.add_block(&[pair], block, false);
+            }
+            let timed_out = MAX_BUDGET_FACTOR * profile.seconds;
+            samples.check(profile, timed_out).unwrap()
+        };
+        for ratios in [[1.2, 5.0], [0.1, 0.7]] {
+            let end = end(ratios);
+            assert!(end.half_width > max_half_width(profile));
+            assert!(end.estimate.is_some(), "{ratios:?}");
+        }
+        // It may be faster or slower.
+        assert!(end([0.4, 3.0]).estimate.is_none());
+    }
 }

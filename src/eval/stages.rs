@@ -28,6 +28,8 @@ pub(super) struct JudgedKernel<'c> {
     pub(super) cases: &'c [Case],
     /// Seed of the judgement.
     pub(super) seed: u64,
+    /// Whether the judgement includes inspection. Another process of the same confirmation may have done it.
+    pub(super) is_inspected: bool,
 }
 
 impl JudgedKernel<'_> {
@@ -81,7 +83,9 @@ impl Stages<'_, '_> {
     fn run_all(&mut self, verdict: &mut Verdict) -> JudgeResult<()> {
         self.check(verdict, |checks, verdict| checks.check_rest(verdict))?;
         verdict.builds.push(Build::Fast.name().to_owned());
-        self.inspect(verdict)?;
+        if self.candidate.is_inspected {
+            self.inspect(verdict)?;
+        }
         self.time(verdict, |timed, checks| timed.time_in_full(None, checks))?;
         self.timed.write_full(&mut self.checks, verdict)
     }

@@ -7,6 +7,8 @@
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -24,6 +26,8 @@ pub(crate) struct TimingLock {
     lock_file: LockFile,
     /// Gets the time spent waiting.
     times: StageTimes,
+    /// How long this value has held the lock, in microseconds. Two guards at once count twice.
+    held: Arc<AtomicU64>,
 }
 
 /// Holds the lock until it is dropped.
@@ -31,16 +35,16 @@ pub(crate) struct TimingLockGuard {
     file: Option<File>,
     since: Instant,
     mode: &'static str,
+    held: Arc<AtomicU64>,
 }
 
 impl Drop for TimingLockGuard {
     fn drop(&mut self) {
         if self.file.take().is_some() {
-            tracing::debug!(
-                "timing lock held {} for {} us",
-                self.mode,
-                self.since.elapsed().as_micros()
-            );
+            let microseconds = self.since.elapsed().as_micros();
+            let held = u64::try_from(microseconds).unwrap_or(u64::MAX);
+            self.held.fetch_add(held, Ordering::Relaxed);
+            tracing::debug!("timing lock held {} for {microseconds} us", self.mode);
         }
     }
 }
@@ -48,8 +52,11 @@ impl Drop for TimingLockGuard {
 impl TimingLock {
     /// Opens the lock file, and creates it if it does not exist.
     pub(crate) fn open(lock_file: LockFile) -> anyhow::Result<Self> {
-        let times = StageTimes::default();
-        let timing_lock = Self { lock_file, times };
+        let timing_lock = Self {
+            lock_file,
+            times: StageTimes::default(),
+            held: Arc::default(),
+        };
         timing_lock.open_file("")?;
         Ok(timing_lock)
     }
@@ -57,6 +64,11 @@ impl TimingLock {
     /// Adds the time spent waiting to the times of a judgement.
     pub(super) fn set_times(&mut self, times: StageTimes) {
         self.times = times;
+    }
+
+    /// How long the lock was held since the last call.
+    pub(crate) fn take_held_time(&self) -> Duration {
+        Duration::from_micros(self.held.swap(0, Ordering::Relaxed))
     }
 
     /// For work on the host, such as compiling and proposing. Locks only if the device is the host.
@@ -68,6 +80,7 @@ impl TimingLock {
             file: None,
             since: Instant::now(),
             mode: "not locked",
+            held: self.held.clone(),
         })
     }
 
@@ -102,6 +115,7 @@ impl TimingLock {
             file: Some(file),
             since: Instant::now(),
             mode: how,
+            held: self.held.clone(),
         })
     }
 
@@ -185,12 +199,16 @@ mod tests {
         let file = timing_lock.open_file("").unwrap();
         assert!(matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
         drop((first, second));
+        timing_lock.take_held_time();
         let exclusive = timing_lock.exclusive().unwrap();
         assert!(matches!(
             file.try_lock_shared(),
             Err(TryLockError::WouldBlock)
         ));
+        std::thread::sleep(Duration::from_millis(5));
         drop(exclusive);
+        assert!(timing_lock.take_held_time() >= Duration::from_millis(5));
+        assert_eq!(timing_lock.take_held_time(), Duration::ZERO);
         assert!(file.try_lock().is_ok());
     }
 

@@ -105,6 +105,7 @@ mod tests {
                 step,
                 against,
                 duel: None,
+                seconds: None,
             })
         };
         assert_eq!(dueled(3, 4).check_numbers(4), Ok(()));
@@ -122,6 +123,7 @@ mod tests {
         let stopped = Event::Stopped(Stopped {
             why: StopReason::Steps,
             at: 8,
+            limit: None,
         });
         assert!(stopped.check_numbers(7).is_err());
     }

@@ -16,8 +16,8 @@ pub use run::{
     TaskStarted, WorkerFailed,
 };
 pub use task::{
-    Compared, Confirmed, Dueled, EditCounts, Event, Failed, FailedReason, Judged, JudgedSummary,
-    Proposed, ReplayedEvent, StopReason, Stopped,
+    Compared, Confirmed, Dueled, EditCounts, EvaluationSeconds, Event, Failed, FailedReason,
+    Judged, JudgedSummary, Proposed, ReplayedEvent, StopReason, Stopped,
 };
 
 /// Version of the journal format.

@@ -167,6 +167,18 @@ pub struct Dueled {
     pub against: u64,
     /// `None` if one of the two kernels did not pass this time.
     pub duel: Option<Duel>,
+    /// What the duel took. `None` in journals of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<EvaluationSeconds>,
+}
+
+/// What an evaluation took, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationSeconds {
+    /// Wall time, the start of its processes included.
+    pub wall: f64,
+    /// Device time of all its processes, as `seconds.device` of a verdict.
+    pub device: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -175,6 +187,9 @@ pub struct Confirmed {
     #[serde(skip_serializing)]
     pub step: u64,
     pub verdict: Verdict,
+    /// What the confirmation took. `None` in journals of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<EvaluationSeconds>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -186,6 +201,9 @@ pub struct Compared {
     pub against: u64,
     /// Time of the starting kernel / time of the best kernel. `None` if there is no precise result, or one of the two failed.
     pub duel: Option<Duel>,
+    /// What the comparison took. `None` in journals of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<EvaluationSeconds>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -193,6 +211,10 @@ pub struct Stopped {
     pub why: StopReason,
     /// Last step that counts.
     pub at: u64,
+    /// `seconds`, `device_seconds`: the budget that was spent, in seconds. The search goes on only with a larger one. `None` for other
+    /// reasons, and in journals of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<f64>,
 }
 
 /// Why a search stopped.
@@ -201,8 +223,10 @@ pub struct Stopped {
 pub enum StopReason {
     /// All requested steps were made.
     Steps,
-    /// The wall-time budget is spent.
+    /// The wall-time budget is spent, except for the share of the confirmation.
     Seconds,
+    /// The budget of device time is spent, except for the share of the confirmation.
+    DeviceSeconds,
     /// The target speedup was reached.
     Target,
     /// No improvement for `search.patience` steps.

@@ -13,6 +13,8 @@ pub struct Continuation {
     pub steps: Option<u64>,
     /// `--budget-seconds`: what is added to the time budget.
     pub more_seconds: Option<u64>,
+    /// `--budget-device-seconds`: what is added to the budget of device time.
+    pub more_device_seconds: Option<u64>,
     /// `--budget-usd`, in billionths of a dollar.
     pub nano_usd: Option<u64>,
     /// `--budget-tokens`.
@@ -36,6 +38,7 @@ impl Continuation {
         Self {
             steps: self.steps.max(other.steps),
             more_seconds: self.more_seconds.max(other.more_seconds),
+            more_device_seconds: self.more_device_seconds.max(other.more_device_seconds),
             nano_usd: self.nano_usd.max(other.nano_usd),
             tokens: self.tokens.max(other.tokens),
             patience: self.patience.max(other.patience),
@@ -60,6 +63,7 @@ impl Continuation {
         let number = |number: Option<u64>| number.map(|number| number.to_string());
         add("--steps ", number(self.steps));
         add("--budget-seconds ", number(self.more_seconds));
+        add("--budget-device-seconds ", number(self.more_device_seconds));
         let usd = self.nano_usd.map(round_up);
         add(
             "--budget-usd ",
@@ -111,6 +115,7 @@ mod tests {
         let other = Continuation {
             steps: Some(40),
             more_seconds: Some(100),
+            more_device_seconds: Some(50),
             tokens: Some(812_345),
             target_speedup: Some(2.5),
             needs_model: true,
@@ -118,7 +123,7 @@ mod tests {
         };
         assert_eq!(
             one.merged(other).command(Path::new("out")),
-            "kforge resume out --steps 80 --budget-seconds 100 --budget-usd 11 --budget-tokens 820000 \
+            "kforge resume out --steps 80 --budget-seconds 100 --budget-device-seconds 50 --budget-usd 11 --budget-tokens 820000 \
              --set search.target_speedup=2.50 --model mailbox --accept-changes"
         );
     }

@@ -31,6 +31,8 @@ pub(crate) enum WhyUnconfirmed {
     NotClear,
     /// The whole interval of the confirmation is below 1.
     Slower,
+    /// The time was spent before anything was confirmed to be faster.
+    OutOfTime,
     /// The judge has failed each time.
     NotMeasured,
     NothingPassed,
@@ -44,6 +46,7 @@ impl Progress {
             Some(EndOfWork::Interrupted) => WhyUnconfirmed::Interrupted,
             Some(EndOfWork::Waiting) => WhyUnconfirmed::Waiting,
             Some(EndOfWork::Failed) => WhyUnconfirmed::Failed,
+            Some(EndOfWork::Finished) if self.unmeasured.confirmation => WhyUnconfirmed::OutOfTime,
             Some(EndOfWork::Finished) => WhyUnconfirmed::NotMeasured,
         };
         let Some(best) = self.best else {
@@ -112,6 +115,12 @@ impl Progress {
                 "step {step} was confirmed with {interval}: the interval contains 1, so it may be slower"
             ),
             WhyUnconfirmed::Slower => format!("step {step} was confirmed with {interval}: slower"),
+            WhyUnconfirmed::OutOfTime if self.confirm_share == 0.0 => {
+                format!("{searched}; `budget.confirm_share` is 0, so nothing was confirmed")
+            }
+            WhyUnconfirmed::OutOfTime => {
+                format!("{searched}, and no time was left to confirm it")
+            }
             WhyUnconfirmed::NotMeasured | WhyUnconfirmed::NothingPassed => {
                 format!("{searched}, and could not be measured again")
             }
@@ -120,7 +129,13 @@ impl Progress {
 
     /// What the user can do to get a confirmed figure. `None` if only a faster kernel helps.
     pub(crate) fn unconfirmed_remedy(&self) -> Option<String> {
-        let command = Continuation::default().command(&self.directory);
+        // Only what measures again: more time, if it is spent.
+        let more = Continuation {
+            more_seconds: self.continuation.more_seconds,
+            more_device_seconds: self.continuation.more_device_seconds,
+            ..Continuation::default()
+        };
+        let command = more.command(&self.directory);
         let more_time = format!(
             "`{command} --set eval.seconds={} --accept-changes`",
             suggested_seconds(self.timing_seconds)
@@ -137,6 +152,13 @@ impl Progress {
                 "a quieter machine or more time narrows the interval: {more_time}"
             )),
             WhyUnconfirmed::NotMeasured => Some(format!("`{command}` tries again")),
+            WhyUnconfirmed::OutOfTime if self.confirm_share == 0.0 => Some(format!(
+                "`{command} --set budget.confirm_share=0.2` confirms it"
+            )),
+            WhyUnconfirmed::OutOfTime => Some(format!(
+                "`{}` searches on and confirms",
+                self.continuation.command(&self.directory)
+            )),
             _ => None,
         }
     }
@@ -151,6 +173,7 @@ fn brief_reason(why: WhyUnconfirmed) -> &'static str {
         WhyUnconfirmed::TooNoisy => "too noisy",
         WhyUnconfirmed::NotClear => "unclear",
         WhyUnconfirmed::Slower => "slower",
+        WhyUnconfirmed::OutOfTime => "not confirmed, the time was spent",
         WhyUnconfirmed::NotMeasured => "not measured again",
         WhyUnconfirmed::NothingPassed => "nothing passed",
     }
@@ -266,6 +289,40 @@ mod tests {
                 None => assert_eq!(remedy, "", "{standing:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_run_out_of_time_says_how_to_go_on() {
+        let mut found = progress(Standing::Provisional, Some(EndOfWork::Finished));
+        found.unmeasured.confirmation = true;
+        found.confirm_share = 0.2;
+        found.continuation.more_seconds = Some(60);
+        assert_eq!(
+            found.headline(),
+            "no kernel confirmed faster than the baseline (~1.69x: not confirmed, the time was spent)"
+        );
+        assert_eq!(
+            found.unconfirmed_reason().unwrap(),
+            "step 12 had ~1.69x in the search, and no time was left to confirm it"
+        );
+        assert_eq!(
+            found.unconfirmed_remedy().unwrap(),
+            "`kforge resume out --budget-seconds 60` searches on and confirms"
+        );
+        found.confirm_share = 0.0;
+        let remedy = found.unconfirmed_remedy().unwrap();
+        assert!(
+            remedy.contains("--set budget.confirm_share=0.2"),
+            "{remedy}"
+        );
+        // A plain resume could not measure again: the time is spent.
+        let mut noisy = progress(Standing::TooNoisy, Some(EndOfWork::Finished));
+        noisy.continuation.more_seconds = Some(60);
+        let remedy = noisy.unconfirmed_remedy().unwrap();
+        assert!(
+            remedy.contains("`kforge resume out --budget-seconds 60`"),
+            "{remedy}"
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::continuation::Continuation;
+use super::time_spent::TimeSpent;
 use crate::event::{Cost, StopReason};
 use crate::verdict::{Duel, Speedup};
 
@@ -30,8 +31,6 @@ pub struct Progress {
     pub best: Option<BestCandidate>,
     /// The best kernel against the best starting kernel. `None` if it was not made, or the best kernel is a starting kernel.
     pub comparison: Option<Comparison>,
-    /// Confirmations and comparisons that are missing.
-    pub to_confirm: usize,
     /// Name of the baseline.
     pub baseline: String,
     /// Timing budget of each workload, in seconds.
@@ -42,14 +41,24 @@ pub struct Progress {
     pub cells: usize,
     /// Time since this process started to work on the task.
     pub elapsed: Duration,
-    /// Wall-time budget of the task, over all processes.
+    /// Candidates with a verdict when this process started, so that a rate covers this process only.
+    pub judged_before: u64,
+    /// Wall-time budget of the task for all of its work, over all processes.
     pub budget: Option<Duration>,
-    /// Wall time that earlier processes spent on the task.
-    pub spent_before: Duration,
-    /// The part of it that counts for the budget: without confirmations.
-    pub searched_before: Duration,
-    /// Time of the search over all processes when it stopped. Zero while it runs.
+    /// The same for device time.
+    pub device_budget: Option<Duration>,
+    /// The share of both for confirmation and comparison.
+    pub confirm_share: f64,
+    /// Wall time of all processes.
+    pub worked: Duration,
+    /// The part of it in which the search went on.
     pub searched: Duration,
+    /// What the time was spent on.
+    pub time: TimeSpent,
+    /// What the process does now.
+    pub phase: Phase,
+    /// Whether kernels were left unconfirmed, or the best one was not compared, because no time was left.
+    pub unmeasured: Unmeasured,
     /// Cost of models so far, over all tasks of the run. `None` if the run has no models.
     pub spent: Option<Cost>,
     /// One line for each request that is waiting.
@@ -62,6 +71,33 @@ pub struct Progress {
     pub continuation: Continuation,
     /// How this process has ended its work on the task. `None` while it works.
     pub end: Option<EndOfWork>,
+}
+
+/// What a process does with a task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    #[default]
+    Searching,
+    /// The search has stopped; the last judgements end.
+    Ending,
+    Confirming {
+        /// From 1.
+        number: usize,
+        of: usize,
+        /// The expected time until all confirmations and comparisons are made. `None` if it is unknown.
+        left: Option<Duration>,
+    },
+    /// The best kernel is timed against the best starting kernel.
+    Comparing { left: Option<Duration> },
+}
+
+/// What was not measured again at the end of a task because the time was spent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unmeasured {
+    /// No kernel is confirmed to be faster than the baseline, and some were not confirmed.
+    pub confirmation: bool,
+    /// The best kernel was not compared with the best starting kernel.
+    pub comparison: bool,
 }
 
 /// How a process has ended its work on a task.
@@ -135,6 +171,12 @@ impl Progress {
     /// The best kernel: one that is confirmed to be faster than the baseline.
     pub fn confirmed_best(&self) -> Option<BestCandidate> {
         self.best.filter(|best| best.standing == Standing::Faster)
+    }
+
+    /// Candidates that were judged in a minute of the search, over all processes. `None` before the first.
+    pub(crate) fn candidates_per_minute(&self) -> Option<f64> {
+        let minutes = self.searched.as_secs_f64() / 60.0;
+        (self.judged > 0 && minutes > 0.0).then(|| self.judged as f64 / minutes)
     }
 
     /// Share of the counted steps whose candidate passed. `None` if there is none.

@@ -11,15 +11,19 @@ use serde_json::{Value, json};
 
 use super::headline::{provisional, with_interval};
 use super::observer::Observer;
-use super::progress::{Progress, Standing};
+use super::progress::{Phase, Progress, Standing};
+use super::progress_line::{LineLength, Moment, progress_line};
 use super::streams;
-use super::text::{message_for_stderr, pluralize};
-use crate::event::{Cost, Event};
+use super::text::{TERMINAL_WIDTH, message_for_stderr, terminal_columns};
+use crate::event::Event;
 use crate::search::SearchUpdate;
 use crate::verdict::{Duel, Status};
 
 /// Minimum time between two plain lines.
 const MIN_LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Width of the bar.
+const BAR_COLUMNS: usize = 10;
 
 /// What to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +80,7 @@ impl ProgressView {
             return;
         }
         if self.has_bar {
-            let message = progress_line(progress, LineLength::Short, moment);
+            let message = bar_message(progress, moment);
             let steps = progress.steps;
             streams::update_bar(move |bar| {
                 bar.set_position(steps);
@@ -84,18 +88,11 @@ impl ProgressView {
             });
         } else if moment != Moment::Between || has_passed(self.last_shown) {
             self.last_shown = Some(Instant::now());
-            let line = progress_line(progress, LineLength::Full, moment);
+            let width = TERMINAL_WIDTH.saturating_sub(progress.task.chars().count() + 2);
+            let line = progress_line(progress, LineLength::Full, moment, width);
             streams::log_to_stderr(format!("{}: {line}\n", progress.task));
         }
     }
-}
-
-/// When a progress line is shown. The first and the last of a task are always shown.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Moment {
-    Start,
-    Between,
-    End,
 }
 
 /// Whether `MIN_LINE_INTERVAL` has passed since the last line.
@@ -133,8 +130,13 @@ impl Observer for ProgressView {
             return;
         }
         if self.has_bar {
-            let message = progress_line(progress, LineLength::Short, Moment::Between);
+            let message = bar_message(progress, Moment::Between);
             streams::update_bar(move |bar| bar.set_message(message));
+        } else if matches!(
+            progress.phase,
+            Phase::Confirming { .. } | Phase::Comparing { .. }
+        ) {
+            self.show(progress, Moment::Between);
         } else if progress.waiting.is_empty() {
             self.last_waiting = None;
         } else if has_passed(self.last_waiting) {
@@ -156,94 +158,25 @@ impl Observer for ProgressView {
     }
 }
 
+/// What is written next to the bar, in the columns that are left there.
+fn bar_message(progress: &Progress, moment: Moment) -> String {
+    let columns = terminal_columns().unwrap_or(TERMINAL_WIDTH);
+    // The task's name, the bar, a space after each, and the last column, which some terminals wrap.
+    let used = progress.task.chars().count() + 1 + BAR_COLUMNS + 1 + 1;
+    let width = columns.saturating_sub(used);
+    progress_line(progress, LineLength::Short, moment, width)
+}
+
 fn new_bar(task: String, total: u64) -> ProgressBar {
     let target = ProgressDrawTarget::stderr_with_hz(8);
     let bar = ProgressBar::with_draw_target(Some(total), target);
-    let style = ProgressStyle::with_template("{prefix:.bold} {bar:10} {wide_msg}");
+    let style = ProgressStyle::with_template(&format!(
+        "{{prefix:.bold}} {{bar:{BAR_COLUMNS}}} {{wide_msg}}"
+    ));
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.set_prefix(task);
     bar.enable_steady_tick(Duration::from_secs(1));
     bar
-}
-
-/// How much room a progress line has.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum LineLength {
-    /// Next to a bar, within 80 columns for most tasks.
-    Short,
-    Full,
-}
-
-/// Steps, best, validity, rate, remaining time, cells, cost. The least important comes last, where a narrow terminal cuts the line.
-fn progress_line(progress: &Progress, length: LineLength, moment: Moment) -> String {
-    let is_short = length == LineLength::Short;
-    let steps = format!("{}/{}", progress.steps, progress.total);
-    let mut parts = Vec::new();
-    if is_short {
-        parts.push(steps);
-        parts.extend(
-            progress
-                .waiting
-                .first()
-                .map(|line| format!("waiting for {line}")),
-        );
-    } else {
-        parts.push(format!("step {steps}"));
-    }
-    parts.push(best_text(progress, length));
-    if let Some(validity) = progress.validity() {
-        parts.push(format!("{:.0} % valid", validity * 100.0));
-    }
-    let new_steps = progress.steps.saturating_sub(progress.steps_before);
-    let minutes = progress.elapsed.as_secs_f64() / 60.0;
-    let rate = (new_steps > 0 && minutes > 0.0).then(|| new_steps as f64 / minutes);
-    parts.extend(rate.map(|rate| format!("{rate:.0} steps/min")));
-    parts.extend(match progress.stopped {
-        // Work in progress and confirmations follow the stop, so only the last line says that the task is done.
-        Some(_) if moment == Moment::End => Some("done".to_owned()),
-        Some(_) if progress.to_confirm > 0 => Some("confirming".to_owned()),
-        Some(_) => Some("ending".to_owned()),
-        None if moment == Moment::End => None,
-        None => rate.map(|rate| {
-            let left = seconds_left(progress, rate);
-            format!("{} left", duration_text(left))
-        }),
-    });
-    parts.push(pluralize(progress.cells as u64, "cell"));
-    if !is_short && progress.inconclusive > 0 {
-        parts.push(format!("{} inconclusive", progress.inconclusive));
-    }
-    let spent = progress.spent.filter(|spent| spent.tokens > 0);
-    parts.extend(spent.map(cost_text));
-    parts.join(", ")
-}
-
-fn best_text(progress: &Progress, length: LineLength) -> String {
-    let Some(best) = progress.best else {
-        return "none passed yet".to_owned();
-    };
-    let speedup = best.speedup.geomean;
-    let figure = if best.standing.is_confirmed() {
-        format!("{speedup:.2}x")
-    } else {
-        provisional(speedup)
-    };
-    let standing = match best.standing {
-        Standing::Faster => "confirmed",
-        Standing::NotClear => "not clearly faster",
-        Standing::Slower => "slower",
-        Standing::TooNoisy => "too noisy",
-        Standing::Provisional => "unconfirmed",
-    };
-    match (length, best.standing) {
-        (LineLength::Short, Standing::NotClear | Standing::Slower) => {
-            format!("{figure} not faster")
-        }
-        // The mark of a provisional figure is explained where the run starts.
-        (LineLength::Short, Standing::Faster | Standing::Provisional) => format!("best {figure}"),
-        (LineLength::Short, _) => format!("{figure} {standing}"),
-        (LineLength::Full, _) => format!("best {figure} (step {}, {standing})", best.step),
-    }
 }
 
 /// What a confirmation or a comparison has changed: the figure of the search and the new one. `None` for other events.
@@ -283,40 +216,16 @@ fn measured_again_text(
                 Standing::NotClear => ": not clearly faster than the baseline",
                 _ => "",
             };
-            format!("the confirmation {}{note}", with_interval(speedup))
+            let short = match &verdict.not_done[..] {
+                [] => String::new(),
+                missing => format!(" (time was short: without {})", missing.join(", ")),
+            };
+            format!("the confirmation {}{note}{short}", with_interval(speedup))
         }
         (Status::Inconclusive, _) => "the confirmation was too noisy".to_owned(),
         (status, _) => format!("it did not pass again: {status}"),
     };
     Some(format!("step {step}: {searched}{result}"))
-}
-
-/// Time until the steps are made or the time budget is spent, whichever comes first.
-fn seconds_left(progress: &Progress, steps_per_minute: f64) -> f64 {
-    let steps_left = progress.total.saturating_sub(progress.steps);
-    let by_steps = steps_left as f64 / steps_per_minute * 60.0;
-    let spent = progress.searched_before + progress.elapsed;
-    progress.budget.map_or(by_steps, |budget| {
-        by_steps.min(budget.saturating_sub(spent).as_secs_f64())
-    })
-}
-
-/// Dollars, or tokens if a price is unknown.
-fn cost_text(spent: Cost) -> String {
-    match spent.nano_usd {
-        Some(nano) => format!("${:.4}", nano as f64 / 1e9),
-        None if spent.estimated => format!("about {} tokens", spent.tokens),
-        None => format!("{} tokens", spent.tokens),
-    }
-}
-
-fn duration_text(seconds: f64) -> String {
-    let seconds = seconds.max(0.0).round() as u64;
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
-        _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
-    }
 }
 
 /// An event as one line of JSON: task, name of the event, step, then its payload.
@@ -337,83 +246,7 @@ fn json_line(task: &str, event: &Event) -> String {
 mod tests {
     use super::*;
     use crate::event::{Confirmed, StopReason, Stopped};
-    use crate::report::BestCandidate;
     use crate::verdict::{Speedup, Verdict};
-
-    #[test]
-    fn progress_line_shows_steps_best_rate_and_time_left() {
-        let mut progress = Progress {
-            task: "softmax".to_owned(),
-            steps: 20,
-            steps_before: 10,
-            total: 60,
-            judged: 16,
-            passed: 9,
-            counted: 18,
-            cells: 4,
-            elapsed: Duration::from_secs(30),
-            ..Progress::default()
-        };
-        assert_eq!(
-            progress_line(&progress, LineLength::Full, Moment::Between),
-            "step 20/60, none passed yet, 50 % valid, 20 steps/min, 2 min 00 s left, 4 cells"
-        );
-        progress.budget = Some(Duration::from_secs(90));
-        progress.searched_before = Duration::from_secs(15);
-        assert_eq!(
-            progress_line(&progress, LineLength::Short, Moment::Between),
-            "20/60, none passed yet, 50 % valid, 20 steps/min, 45 s left, 4 cells"
-        );
-        progress.best = Some(BestCandidate {
-            step: 7,
-            speedup: Speedup {
-                geomean: 1.5,
-                ci95: [1.4, 1.6],
-            },
-            standing: Standing::Faster,
-        });
-        progress.stopped = Some(StopReason::Seconds);
-        progress.inconclusive = 2;
-        assert_eq!(
-            progress_line(&progress, LineLength::Full, Moment::End),
-            "step 20/60, best 1.50x (step 7, confirmed), 50 % valid, 20 steps/min, done, 4 cells, 2 inconclusive"
-        );
-        assert_eq!(
-            progress_line(&progress, LineLength::Short, Moment::Between),
-            "20/60, best 1.50x, 50 % valid, 20 steps/min, ending, 4 cells"
-        );
-        progress.to_confirm = 1;
-        for (standing, short, full) in [
-            (
-                Standing::Provisional,
-                "best ~1.50x",
-                "best ~1.50x (step 7, unconfirmed)",
-            ),
-            (
-                Standing::TooNoisy,
-                "~1.50x too noisy",
-                "best ~1.50x (step 7, too noisy)",
-            ),
-            (
-                Standing::Slower,
-                "1.50x not faster",
-                "best 1.50x (step 7, slower)",
-            ),
-        ] {
-            progress.best = progress.best.map(|best| BestCandidate { standing, ..best });
-            let line = |length| progress_line(&progress, length, Moment::Between);
-            assert_eq!(
-                line(LineLength::Short),
-                format!("20/60, {short}, 50 % valid, 20 steps/min, confirming, 4 cells")
-            );
-            let line = line(LineLength::Full);
-            assert!(line.contains(&format!(", {full}, ")), "{line}");
-        }
-        assert_eq!(
-            progress_line(&Progress::default(), LineLength::Short, Moment::Start),
-            "0/0, none passed yet, 0 cells"
-        );
-    }
 
     #[test]
     fn a_confirmation_says_what_the_search_had_said() {
@@ -435,7 +268,11 @@ mod tests {
                     ci95: [2.3, 2.5],
                 }),
             };
-            let event = Event::Confirmed(Confirmed { step: 19, verdict });
+            let event = Event::Confirmed(Confirmed {
+                step: 19,
+                verdict,
+                seconds: None,
+            });
             measured_again_text(&event, &[update], &progress).unwrap()
         };
         assert_eq!(
@@ -457,22 +294,11 @@ mod tests {
     }
 
     #[test]
-    fn short_progress_line_shows_the_first_waiting_request() {
-        let progress = Progress {
-            waiting: vec!["a: 9 s (rate limit)".to_owned(), "b".to_owned()],
-            ..Progress::default()
-        };
-        assert_eq!(
-            progress_line(&progress, LineLength::Short, Moment::Between),
-            "0/0, waiting for a: 9 s (rate limit), none passed yet, 0 cells"
-        );
-    }
-
-    #[test]
     fn json_line_has_task_event_and_payload() {
         let event = Event::Stopped(Stopped {
             why: StopReason::Steps,
             at: 8,
+            limit: None,
         });
         assert_eq!(
             json_line("softmax", &event),

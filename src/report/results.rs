@@ -3,6 +3,7 @@
 //! Pure: from what the driver found to text.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -70,6 +71,8 @@ pub struct RankedElite {
     pub confirmed: Option<Speedup>,
     /// Its confirmation was correct, but the interval stayed too wide.
     pub too_noisy: bool,
+    /// What its confirmation did not do for lack of time.
+    pub not_done: Vec<String>,
     pub source: PathBuf,
 }
 
@@ -108,6 +111,7 @@ fn task_text(results: &TaskResults) -> String {
         text += &elites_table(results);
         text += &starting_kernels_table(&results.starts);
         text += &comparison_text(results);
+        text += &time_table(progress);
         text += &notes(results);
     }
     text
@@ -165,7 +169,14 @@ fn without_elites(results: &TaskResults) -> String {
     if results.progress.judged > 0 || !results.unanswered.is_empty() {
         text += &format!("  {:<13}{}\n", "all steps", results.steps.display());
     }
-    text + &starting_kernels_table(&results.starts)
+    text += &starting_kernels_table(&results.starts);
+    text + &time_table(&results.progress)
+}
+
+/// What the time was spent on.
+fn time_table(progress: &Progress) -> String {
+    let rate = progress.candidates_per_minute();
+    progress.time.table(rate, TABLE_WIDTH)
 }
 
 fn elites_table(results: &TaskResults) -> String {
@@ -192,6 +203,11 @@ fn elites_table(results: &TaskResults) -> String {
         );
         text += &wrap(&elite.detail, TABLE_WIDTH, 6);
         text += &wrap_cell(&elite.cell);
+        if !elite.not_done.is_empty() {
+            let missing = elite.not_done.join(", ");
+            let text_of = format!("confirmed without {missing}, because the time was short");
+            text += &wrap(&text_of, TABLE_WIDTH, 6);
+        }
         text += &format!("      {}\n", elite.source.display());
     }
     if results.elites.len() > MAX_LISTED {
@@ -245,6 +261,10 @@ fn comparison_text(results: &TaskResults) -> String {
         return String::new();
     };
     let Some(comparison) = &results.progress.comparison else {
+        if results.progress.unmeasured.comparison {
+            let text = "no time was left to compare the best kernel with the best starting kernel";
+            return format!("\n{}", wrap(text, TABLE_WIDTH, 2));
+        }
         let mut starts = results.starts.iter();
         let start = starts.find(|start| start.step == best.step);
         return start.map_or_else(String::new, |start| {
@@ -357,16 +377,22 @@ fn notes(results: &TaskResults) -> String {
 
 /// Why the search of a task stopped, as a fragment.
 pub(crate) fn stop_reason_text(progress: &Progress, reason: StopReason) -> String {
-    match (reason, progress.budget) {
-        (StopReason::Steps, _) => "all steps were made".to_owned(),
-        (StopReason::Seconds, Some(budget)) => {
-            format!("the time budget of {:.0} s is spent", budget.as_secs_f64())
-        }
-        (StopReason::Seconds, None) => "the time budget is spent".to_owned(),
-        (StopReason::Target, _) => "the target speedup was reached in the search".to_owned(),
-        (StopReason::Patience, _) => "no improvement for `search.patience` steps".to_owned(),
-        (StopReason::Exhausted, _) => "nothing is left to try".to_owned(),
-        (StopReason::Budget, _) => "the budget for models is spent".to_owned(),
+    let seconds = |budget: Option<Duration>| {
+        budget.map_or_else(String::new, |budget| {
+            format!(" of {:.0} s", budget.as_secs_f64())
+        })
+    };
+    match reason {
+        StopReason::Steps => "all steps were made".to_owned(),
+        StopReason::Seconds => format!("the time budget{} is spent", seconds(progress.budget)),
+        StopReason::DeviceSeconds => format!(
+            "the budget of device time{} is spent",
+            seconds(progress.device_budget)
+        ),
+        StopReason::Target => "the target speedup was reached in the search".to_owned(),
+        StopReason::Patience => "no improvement for `search.patience` steps".to_owned(),
+        StopReason::Exhausted => "nothing is left to try".to_owned(),
+        StopReason::Budget => "the budget for models is spent".to_owned(),
     }
 }
 
@@ -395,6 +421,7 @@ mod tests {
             cell: "block_threads 64 to 128, barriers < 1".to_owned(),
             measured: speedup(2.0),
             too_noisy: confirmed.is_none() && operator == Operator::Start,
+            not_done: Vec::new(),
             confirmed,
             source: format!("out/softmax/steps/{step:06}/kernel.cu").into(),
         }

@@ -47,7 +47,16 @@ pub(crate) fn wrap_after_first(text: &str, width: usize, spaces: usize) -> Strin
 }
 
 /// The width to which messages are wrapped on a terminal: that of the narrowest common one.
-const TERMINAL_WIDTH: usize = 80;
+pub(super) const TERMINAL_WIDTH: usize = 80;
+
+/// The columns of the terminal that standard error is. `None` if it is none.
+pub(super) fn terminal_columns() -> Option<usize> {
+    // SAFETY: all bytes zero are a valid value of this struct of numbers.
+    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer leads to a value of the type that this request writes.
+    let result = unsafe { libc::ioctl(libc::STDERR_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    (result == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
 
 /// A message for standard error, ended by a newline. On a terminal its lines are wrapped at spaces, and keep their indent: a terminal
 /// would break them within words.

@@ -205,6 +205,7 @@ mod tests {
         Event::Confirmed(Confirmed {
             step,
             verdict: verdict(status, speedup),
+            seconds: None,
         })
     }
 
@@ -281,6 +282,7 @@ mod tests {
             step: 4,
             against: 3,
             duel,
+            seconds: None,
         })]);
         assert_eq!(run.best(), Some(3));
         run.record(&[confirmed(3, Status::Race, 0.0)]);

@@ -44,10 +44,12 @@ fn events() -> Vec<Event> {
             step: 7,
             against: 1,
             duel: None,
+            seconds: None,
         }),
         Event::Stopped(Stopped {
             why: StopReason::Steps,
             at: 8,
+            limit: None,
         }),
     ]
 }

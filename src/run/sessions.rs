@@ -3,7 +3,7 @@
 //! Two journals have no common line numbers, and wall clocks step back. So `task_started` in the run's journal has the number of
 //! lines that the task's journal had then. Only journals of older versions, without this number, are ordered by their times.
 
-use crate::event::RunEvent;
+use crate::event::{Interrupted, RunEvent, TaskEnded};
 
 /// What the run's journal says about the processes that worked on a task.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +20,8 @@ pub(crate) struct TaskSession {
     pub(crate) time: String,
     /// Number of lines of the task's journal at that time. `None` in runs of older versions.
     lines: Option<u64>,
+    /// When it ended its work on the task. `None` if it was killed.
+    pub(crate) ended: Option<String>,
 }
 
 /// The last change that the user has accepted.
@@ -38,7 +40,16 @@ impl TaskSessions {
                 self.sessions.push(TaskSession {
                     time: time.to_owned(),
                     lines: started.lines,
+                    ended: None,
                 });
+            }
+            RunEvent::TaskEnded(TaskEnded { task: ended, .. })
+            | RunEvent::Interrupted(Interrupted { task: ended })
+                if ended == task =>
+            {
+                if let Some(last) = self.sessions.last_mut() {
+                    last.ended = Some(time.to_owned());
+                }
             }
             RunEvent::Accepted(_) => {
                 self.last_change = Some(AcceptedChange {

@@ -54,12 +54,16 @@ impl Search {
     }
 
     /// The elites to confirm next, fastest first: enough that `search.confirm` of them can pass. An elite that is surely slower than
-    /// the baseline cannot be the best kernel: it is confirmed only if there is no faster one to report.
+    /// the baseline cannot be the best kernel: it is confirmed only if there is no faster one to report. Once a best kernel is known,
+    /// an elite whose whole interval is below that of the best kernel cannot replace it, and is not confirmed.
     ///
     /// Call it again after the `confirmed` events of these steps. A `harness_error` confirms nothing, so the list need not become
     /// empty after one.
     pub(crate) fn steps_to_confirm(&self) -> Vec<u64> {
         let mut wanted = self.settings.confirm as usize;
+        let best = self.best_confirmed().and_then(|best| best.speedup);
+        let cannot_be_best =
+            |elite: &Elite| best.is_some_and(|best| elite.speedup.ci95[1] < best.ci95[0]);
         let mut has_faster = false;
         let mut steps = Vec::new();
         for elite in self.archive.elites() {
@@ -72,6 +76,7 @@ impl Search {
                 Some(confirmation) if confirmation.speedup.is_none() => {}
                 Some(_) => wanted -= 1,
                 None if has_faster && elite.speedup.is_slower() => {}
+                None if cannot_be_best(elite) => {}
                 None => {
                     steps.push(elite.step);
                     wanted -= 1;

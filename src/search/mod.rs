@@ -249,6 +249,11 @@ impl Search {
         self.ledger.get(step)
     }
 
+    /// The number of starting kernels: the first steps try one each.
+    pub(crate) fn starting_kernel_count(&self) -> u64 {
+        self.starting_kernels.len() as u64
+    }
+
     /// The name of the starting kernel that a step has tried.
     pub(crate) fn starting_kernel(&self, step: u64) -> Option<&str> {
         let index = usize::try_from(step.checked_sub(1)?).ok()?;

@@ -158,6 +158,9 @@ pub struct VerdictSummary {
     pub speedup: Option<Speedup>,
     #[serde(default)]
     pub features: IndexMap<String, f64>,
+    /// What judging it took.
+    #[serde(default)]
+    pub seconds: Seconds,
 }
 
 impl VerdictSummary {
@@ -173,6 +176,7 @@ impl From<&Verdict> for VerdictSummary {
             status: verdict.status,
             speedup: verdict.speedup,
             features: verdict.features.clone(),
+            seconds: verdict.seconds.without_parts(),
         }
     }
 }
@@ -346,6 +350,36 @@ pub struct Seconds {
     /// part, but belongs to none of the stages above.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub parts: IndexMap<String, f64>,
+    /// Device time: how long the worker held the device's timing lock, shared for checks or alone for timing. On a CPU, which is the
+    /// device, compiling holds it too. Waiting for it does not count. Absent in verdicts of earlier versions.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub device: f64,
+}
+
+impl Seconds {
+    /// All stages together. Device time is a part of them.
+    pub(crate) fn total(&self) -> f64 {
+        self.compile + self.check + self.measure + self.inspect + self.screen
+    }
+
+    /// The stages only.
+    fn without_parts(&self) -> Self {
+        self.plus(&Self::default())
+    }
+
+    /// The sums of both, of stages only.
+    #[must_use]
+    pub(crate) fn plus(&self, other: &Self) -> Self {
+        Self {
+            compile: self.compile + other.compile,
+            check: self.check + other.check,
+            measure: self.measure + other.measure,
+            inspect: self.inspect + other.inspect,
+            screen: self.screen + other.screen,
+            device: self.device + other.device,
+            parts: IndexMap::new(),
+        }
+    }
 }
 
 /// Omits the time of a stage that did not run.

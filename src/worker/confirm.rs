@@ -1,19 +1,67 @@
 //! Merges the verdicts of several fresh processes on one kernel into the confirmed verdict, whose speedup is the reported one, and
 //! their duels into one ratio.
 //!
-//! Pure: decides whether another process is needed and merges numbers. `pool` runs the processes.
+//! Decides whether another process is needed and still fits into the time, and merges numbers. `pool` runs the processes.
+
+use std::time::{Duration, Instant};
 
 use crate::base::statistics::{Estimate, SampleSummary, mean_of_estimates};
 use crate::eval::Coverage;
-use crate::verdict::{Duel, Speedup, Status, TimeSummary, Verdict, WorkloadVerdict};
+use crate::verdict::{Duel, Seconds, Speedup, Status, TimeSummary, Verdict, WorkloadVerdict};
+
+/// Number of fresh processes that confirm a kernel on a GPU. There, process noise is the largest source of error.
+const PROCESSES_ON_GPU: usize = 5;
+/// The same on a CPU. A machine that is busy for a while disturbs one of them, and their spread shows it.
+const PROCESSES_ON_CPU: usize = 3;
+/// Time for another process, as a multiple of the expected one: it may meet a busier machine.
+const TIME_RESERVE: f64 = 1.2;
+
+/// The fresh processes of a confirmation or a comparison: how many are wanted, and how many the time allows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FreshProcesses {
+    pub(super) wanted: usize,
+    pub(super) on_cpu: bool,
+    started: Instant,
+    limit: Option<Duration>,
+}
+
+impl FreshProcesses {
+    /// `limit`: how long all of them together may take.
+    pub(super) fn new(on_cpu: bool, limit: Option<Duration>) -> Self {
+        Self {
+            wanted: Self::usual(on_cpu),
+            on_cpu,
+            started: Instant::now(),
+            limit,
+        }
+    }
+
+    /// The number of processes without a limit.
+    pub(super) fn usual(on_cpu: bool) -> usize {
+        if on_cpu {
+            PROCESSES_ON_CPU
+        } else {
+            PROCESSES_ON_GPU
+        }
+    }
+
+    /// Whether a process that takes this long would end in time.
+    pub(super) fn has_time_for(&self, next: Duration) -> bool {
+        let next = next.mul_f64(TIME_RESERVE);
+        (self.limit).is_none_or(|limit| self.started.elapsed() + next <= limit)
+    }
+}
 
 /// The verdicts of a confirmation so far.
 pub(super) struct ConfirmationRuns {
-    /// Number of fresh processes in which the kernel must pass.
-    processes: usize,
+    processes: FreshProcesses,
     verdicts: Vec<Verdict>,
     /// How many times in a row the last process was inconclusive: correct, but too noisy.
     noisy_in_a_row: usize,
+    /// What the next process is expected to take.
+    next: Duration,
+    /// Device time and stages of all processes, the replaced ones included.
+    seconds: Seconds,
 }
 
 /// A process is repeated if it is inconclusive, because the machine may be busy for a while. After this many times in a row the
@@ -21,33 +69,52 @@ pub(super) struct ConfirmationRuns {
 const MAX_NOISY: usize = 2;
 
 impl ConfirmationRuns {
-    pub(super) fn new(processes: usize) -> Self {
+    pub(super) fn new(processes: FreshProcesses) -> Self {
         Self {
             processes,
             verdicts: Vec::new(),
             noisy_in_a_row: 0,
+            next: Duration::ZERO,
+            seconds: Seconds::default(),
         }
     }
 
-    /// Whether another process must judge the kernel.
+    /// Whether another process must judge the kernel, and there is time for it.
     pub(super) fn needs_another(&self) -> bool {
-        match self.verdicts.last() {
-            None => true,
-            Some(last) if last.passed() => self.verdicts.len() < self.processes,
-            Some(_) => (1..MAX_NOISY).contains(&self.noisy_in_a_row),
-        }
-    }
-
-    /// The cases of the next process: all hidden cases until a process has passed them, then a random part.
-    pub(super) fn next_coverage(&self) -> Coverage {
-        if self.verdicts.iter().any(Verdict::passed) {
-            Coverage::Part
+        let Some(last) = self.verdicts.last() else {
+            return true;
+        };
+        let is_needed = if last.passed() {
+            self.verdicts.len() < self.processes.wanted
         } else {
+            (1..MAX_NOISY).contains(&self.noisy_in_a_row)
+        };
+        is_needed && self.processes.has_time_for(self.next)
+    }
+
+    /// The cases of the next process: all hidden cases until a process has passed them. Then a random part on a GPU; on a CPU, where
+    /// inspecting them takes longer than timing, none.
+    pub(super) fn next_coverage(&self) -> Coverage {
+        if !self.verdicts.iter().any(Verdict::passed) {
             Coverage::All
+        } else if self.processes.on_cpu {
+            Coverage::Timed
+        } else {
+            Coverage::Part
         }
     }
 
-    pub(super) fn add(&mut self, verdict: Verdict) {
+    /// `took`: wall time of the process, its start included.
+    pub(super) fn add(&mut self, verdict: Verdict, took: Duration) {
+        let only_timed = self.processes.on_cpu && verdict.passed();
+        let saved = if only_timed {
+            verdict.seconds.check + verdict.seconds.inspect
+        } else {
+            0.0
+        };
+        // The checks of the workloads remain; they are short.
+        self.next = took.saturating_sub(Duration::from_secs_f64(saved.max(0.0)));
+        self.seconds = self.seconds.plus(&verdict.seconds);
         match verdict.status {
             Status::Inconclusive => self.noisy_in_a_row += 1,
             _ => self.noisy_in_a_row = 0,
@@ -59,18 +126,32 @@ impl ConfirmationRuns {
 
     /// The merged verdict; `None` if no process has judged.
     pub(super) fn into_verdict(mut self) -> Option<Verdict> {
-        let processes = self.processes;
+        let wanted = self.processes.wanted;
         let nth = self.verdicts.len();
         if let Some(last) = self.verdicts.last_mut()
             && last.status == Status::Inconclusive
         {
             let reason = last.reason.take().unwrap_or_default();
+            let times = match self.noisy_in_a_row {
+                1 => "once, and no time was left".to_owned(),
+                times => format!("{times} times"),
+            };
             last.reason = Some(format!(
-                "correct but not confirmed: fresh process {nth} of {processes} was too noisy {MAX_NOISY} times: {reason}"
+                "correct but not confirmed: fresh process {nth} of {wanted} was too noisy {times}: {reason}"
             ));
         }
-        (nth > 0).then(|| merge_verdicts(self.verdicts))
+        let mut merged = (nth > 0).then(|| merge_verdicts(self.verdicts))?;
+        merged.seconds = self.seconds;
+        if merged.passed() && nth < wanted {
+            merged.not_done.push(missing_processes(nth, wanted));
+        }
+        Some(merged)
     }
+}
+
+/// What a confirmation did not do for lack of time, for `not_done` of its verdict.
+fn missing_processes(done: usize, wanted: usize) -> String {
+    format!("{} of {wanted} fresh processes", wanted - done)
 }
 
 /// Merges the verdicts of all processes. The first verdict that did not pass is the result.
@@ -279,12 +360,16 @@ mod tests {
 
     /// Confirms with processes whose verdicts have these statuses. Also returns the number of processes that ran.
     fn confirmation(processes: usize, statuses: &[&str]) -> (Verdict, usize) {
-        let mut confirmation = ConfirmationRuns::new(processes);
+        let fresh = FreshProcesses {
+            wanted: processes,
+            ..FreshProcesses::new(false, None)
+        };
+        let mut confirmation = ConfirmationRuns::new(fresh);
         let mut runs = 0;
         while confirmation.needs_another() {
             let mut verdict = verdict(runs as u64, statuses[runs], [2.0, 2.0], 0.01);
             verdict.reason = Some("±9 %".to_owned());
-            confirmation.add(verdict);
+            confirmation.add(verdict, Duration::from_secs(1));
             runs += 1;
         }
         (confirmation.into_verdict().unwrap(), runs)
@@ -313,6 +398,35 @@ mod tests {
             assert_eq!((whole.status, runs), (Status::WrongOutput, statuses.len()));
         }
         assert_eq!(confirmation(1, &[noisy, passed]).1, 2);
+    }
+
+    #[test]
+    fn confirmation_has_fewer_processes_if_the_time_is_short() {
+        let confirm = |on_cpu, limit, seconds: u64| {
+            let limit = Some(Duration::from_secs(limit));
+            let mut runs = ConfirmationRuns::new(FreshProcesses::new(on_cpu, limit));
+            let mut coverages = Vec::new();
+            while runs.needs_another() {
+                coverages.push(runs.next_coverage());
+                // 0.2 of these seconds are checks; the verdict has no inspection.
+                let verdict = verdict(1, "passed", [2.0, 2.0], 0.01);
+                runs.add(verdict, Duration::from_secs(seconds));
+            }
+            (runs.into_verdict().unwrap(), coverages)
+        };
+        use Coverage::{All, Part, Timed};
+        let (whole, coverages) = confirm(true, 1000, 10);
+        assert_eq!(coverages, [All, Timed, Timed]);
+        assert!(whole.not_done.is_empty());
+        assert!(is_near(whole.seconds.measure, 0.9));
+        let (whole, coverages) = confirm(false, 1000, 10);
+        assert_eq!(coverages, [All, Part, Part, Part, Part]);
+        assert!(whole.not_done.is_empty());
+        // Another process would take longer than all of them may.
+        let (whole, coverages) = confirm(true, 11, 10);
+        assert_eq!(coverages, [All]);
+        assert!(whole.confirmed);
+        assert_eq!(whole.not_done, ["2 of 3 fresh processes"]);
     }
 
     #[test]

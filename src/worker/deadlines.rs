@@ -8,10 +8,6 @@ use std::time::Duration;
 use super::JobKind;
 use crate::eval::JudgeOptions;
 
-/// A confirmation has this many times the timing budget, and aims for an interval narrower by this factor: it gives the reported
-/// number, and there are few confirmations.
-pub(super) const CONFIRMATION_FACTOR: f64 = 3.0;
-
 /// A worker sends a sign of life this often while it works.
 pub(super) const BEAT: Duration = Duration::from_secs(2);
 /// A worker that is silent for this long is stopped, or its machine is: at least seven beats are missing.
@@ -43,21 +39,16 @@ pub(super) struct Deadlines {
     pub(super) start: Duration,
     /// Of one request.
     pub(super) request: Duration,
-    /// Of one request with the options of a confirmation.
-    pub(super) confirmation: Duration,
 }
 
 impl Deadlines {
     /// `workloads`: number of timed workloads.
-    pub(super) fn new(options: &JudgeOptions, workloads: usize, on_gpu: bool) -> Self {
+    pub(super) fn new(options: &JudgeOptions, workloads: usize) -> Self {
         let launches = SLOW_LAUNCHES * options.launch_seconds;
         let timing = TIMING_OVERHEAD * options.profile.seconds * workloads as f64;
-        // On a GPU, a confirmation repeats the usual request.
-        let factor = if on_gpu { 1.0 } else { CONFIRMATION_FACTOR };
         Self {
             start: Duration::from_secs_f64(START_SECONDS + launches),
             request: Duration::from_secs_f64(BASE_SECONDS + launches + timing),
-            confirmation: Duration::from_secs_f64(BASE_SECONDS + launches + factor * timing),
         }
     }
 
@@ -66,8 +57,8 @@ impl Deadlines {
         match kind {
             JobKind::Judge => self.start + REQUESTS * self.request,
             JobKind::Duel { .. } => self.start + self.request,
-            JobKind::Compare { .. } => processes * (self.start + self.confirmation),
-            JobKind::Confirm => self.start + (processes + REQUESTS) * self.confirmation,
+            JobKind::Compare { .. } => processes * (self.start + self.request),
+            JobKind::Confirm => (processes + REQUESTS) * (self.start + self.request),
         }
     }
 }
@@ -87,12 +78,10 @@ mod tests {
             thorough: false,
             cache: Cache::Cold,
         };
-        let quick = Deadlines::new(&options("quick"), 2, false);
+        let quick = Deadlines::new(&options("quick"), 2);
         assert_eq!(quick.request.as_secs(), 232);
-        assert_eq!(quick.confirmation.as_secs(), 256);
-        let full = Deadlines::new(&options("full"), 8, true);
+        let full = Deadlines::new(&options("full"), 8);
         assert_eq!(full.request.as_secs(), 700);
-        assert_eq!(full.confirmation, full.request);
         assert_eq!(
             full.evaluation(&JobKind::Judge, 10),
             full.start + 3 * full.request

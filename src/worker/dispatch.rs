@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::WorkerFault;
 use super::child::Worker;
-use super::deadlines::{CONFIRMATION_FACTOR, Deadlines, REMEDY};
+use super::deadlines::{Deadlines, REMEDY};
 use super::device_workers::{ActiveRequest, DeviceWorkers};
 use super::precompile::Compilation;
 use super::protocol::{Greeting, WorkerRequest, WorkerResponse};
@@ -69,9 +69,9 @@ impl Dispatcher {
         greeting.baseline_is_proven = !on_cpu;
         let usual = serde_json::to_string(&greeting)?;
         if on_cpu {
-            greeting.options.profile.seconds *= CONFIRMATION_FACTOR;
-            greeting.options.profile.precision /= CONFIRMATION_FACTOR;
             greeting.options.thorough = true;
+            // The first worker has checked it, or there would be no confirmation.
+            greeting.baseline_is_proven = true;
         }
         let devices = if on_cpu {
             vec![None]
@@ -164,11 +164,7 @@ impl Dispatcher {
         compilation.wait().await;
         let device = &self.devices[index];
         let line = serde_json::to_string(request)?;
-        let deadline = if choice.confirming {
-            self.deadlines.confirmation
-        } else {
-            self.deadlines.request
-        };
+        let deadline = self.deadlines.request;
         let Ok(response) = tokio::time::timeout(deadline, worker.exchange(&line)).await else {
             bail!(
                 "a worker did not respond in {} s and was killed; {REMEDY}",
@@ -360,7 +356,7 @@ mod tests {
             baseline_is_proven: false,
         };
         let gpus = gpus.iter().map(gpu).collect();
-        let deadlines = Deadlines::new(&greeting.options, 2, true);
+        let deadlines = Deadlines::new(&greeting.options, 2);
         let (faults, _) = unbounded_channel();
         Arc::new(Dispatcher::new(greeting, gpus, deadlines, faults).unwrap())
     }

@@ -8,6 +8,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -78,6 +79,8 @@ pub struct Job {
     /// Text of the kernel file.
     pub source: Arc<str>,
     pub kind: JobKind,
+    /// How long a confirmation or a comparison may take: it then has fewer fresh processes, but always one. `None`: as long as it takes.
+    pub limit: Option<Duration>,
 }
 
 /// What to do with the kernel.
@@ -103,6 +106,10 @@ pub enum JobOutcome {
         /// The profiler's own report file, if one was requested and made.
         report: Option<Vec<u8>>,
     },
-    /// `None` if one of the two kernels did not pass this time, or was not timed precisely enough.
-    Duel(Option<Duel>),
+    Duel {
+        /// `None` if one of the two kernels did not pass this time, or was not timed precisely enough.
+        duel: Option<Duel>,
+        /// Device time of all its processes, as `seconds.device` of a verdict.
+        device_seconds: f64,
+    },
 }

@@ -4,12 +4,13 @@
 //! several fresh processes. `dispatch` owns the workers; `confirm` merges the verdicts of a confirmation.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::child::WorkerDied;
-use super::confirm::{ConfirmationRuns, merge_duels};
+use super::confirm::{ConfirmationRuns, FreshProcesses, merge_duels};
 use super::deadlines::{Deadlines, REMEDY};
 use super::dispatch::{Dispatcher, WorkerChoice};
 use super::precompile::{Compilation, Precompiler};
@@ -18,10 +19,8 @@ use super::protocol::{Greeting, PROTOCOL_VERSION, WorkerRequest, WorkerResponse}
 use super::{Evaluator, Job, JobFuture, JobKind, JobOutcome, WorkerFault};
 use crate::eval;
 use crate::task::TaskFiles;
-use crate::verdict::{DeviceIdentity, Duel, SelfTest, Status, Verdict};
+use crate::verdict::{DeviceIdentity, SelfTest, Status, Verdict};
 
-/// Number of fresh processes that confirm a kernel on a GPU. There, process noise is the largest source of error.
-const CONFIRMING_PROCESSES: usize = 5;
 /// Attempts of a request whose worker dies.
 const MAX_ATTEMPTS: u32 = 2;
 /// If this many GPUs fail after the same kernel ran there, the kernel is blamed, not the GPUs.
@@ -59,7 +58,7 @@ impl WorkerPool {
         let on_gpu = !pool.gpus.is_empty();
         let arch = pool.gpus.first().map(|gpu| gpu.arch.as_str());
         let precompiler = Precompiler::start(&pool.files, arch);
-        let deadlines = Deadlines::new(&pool.options, pool.workloads, on_gpu);
+        let deadlines = Deadlines::new(&pool.options, pool.workloads);
         let greeting = Greeting {
             version: PROTOCOL_VERSION,
             files: pool.files,
@@ -110,7 +109,8 @@ impl WorkerPool {
 
     /// Evaluates a kernel within the deadline of its evaluation. Profiling comes after it and has limits of its own.
     async fn evaluate(&self, job: Job) -> anyhow::Result<JobOutcome> {
-        let processes = u32::try_from(self.confirming_processes()).unwrap_or(u32::MAX);
+        let processes = FreshProcesses::usual(!self.dispatcher.on_gpus());
+        let processes = u32::try_from(processes).unwrap_or(u32::MAX);
         let limit = self.deadlines.evaluation(&job.kind, processes);
         let Ok(outcome) = tokio::time::timeout(limit, self.run_job(&job)).await else {
             bail!(
@@ -134,14 +134,13 @@ impl WorkerPool {
         let verdict = match &job.kind {
             JobKind::Duel { against } => {
                 let choice = WorkerChoice::default();
-                let duel = self.duel(&job.source, against, choice).await?;
-                return Ok(JobOutcome::Duel(duel));
+                return self.duel(&job.source, against, choice).await;
             }
             JobKind::Compare { against } => {
-                return Ok(JobOutcome::Duel(self.compare(&job.source, against).await?));
+                return self.compare(&job.source, against, job.limit).await;
             }
             JobKind::Judge => self.judge(&name, &job.source, None).await?,
-            JobKind::Confirm => Box::new(self.confirm(&name, &job.source).await?),
+            JobKind::Confirm => Box::new(self.confirm(&name, &job.source, job.limit).await?),
         };
         let log = verdict
             .evidence
@@ -159,7 +158,7 @@ impl WorkerPool {
         challenger: &str,
         incumbent: &str,
         choice: WorkerChoice,
-    ) -> anyhow::Result<Option<Duel>> {
+    ) -> anyhow::Result<JobOutcome> {
         let request = WorkerRequest::Duel {
             challenger: challenger.to_owned(),
             incumbent: incumbent.to_owned(),
@@ -168,39 +167,67 @@ impl WorkerPool {
             .request(&request, choice)
             .await?
         {
-            (WorkerResponse::Duel(duel), _) => Ok(duel),
+            (
+                WorkerResponse::Duel {
+                    duel,
+                    device_seconds,
+                },
+                _,
+            ) => Ok(JobOutcome::Duel {
+                duel,
+                device_seconds,
+            }),
             _ => bail!("a worker's response to `duel` has the wrong type"),
         }
     }
 
-    /// Times two kernels against each other in as many fresh processes as a confirmation has. `None` if one of them has no result.
-    async fn compare(&self, challenger: &str, incumbent: &str) -> anyhow::Result<Option<Duel>> {
+    /// Times two kernels against each other in as many fresh processes as a confirmation has, or as the time allows. Has no result if
+    /// one of the processes has none.
+    async fn compare(
+        &self,
+        challenger: &str,
+        incumbent: &str,
+        limit: Option<Duration>,
+    ) -> anyhow::Result<JobOutcome> {
         let choice = WorkerChoice {
             confirming: true,
             device: None,
         };
-        let mut duels = Vec::new();
-        for _ in 0..self.confirming_processes() {
-            match self.duel(challenger, incumbent, choice).await? {
-                Some(duel) => duels.push(duel),
-                None => return Ok(None),
+        let processes = FreshProcesses::new(!self.dispatcher.on_gpus(), limit);
+        let (mut duels, mut seconds) = (Vec::new(), 0.0);
+        let mut last = Duration::ZERO;
+        while duels.len() < processes.wanted && (duels.is_empty() || processes.has_time_for(last)) {
+            let started = Instant::now();
+            let outcome = self.duel(challenger, incumbent, choice).await?;
+            last = started.elapsed();
+            if let JobOutcome::Duel {
+                duel,
+                device_seconds,
+            } = outcome
+            {
+                seconds += device_seconds;
+                let Some(duel) = duel else {
+                    duels.clear();
+                    break;
+                };
+                duels.push(duel);
             }
         }
-        Ok(merge_duels(&duels))
+        Ok(JobOutcome::Duel {
+            duel: merge_duels(&duels),
+            device_seconds: seconds,
+        })
     }
 
-    /// Number of fresh processes that confirm a kernel.
-    fn confirming_processes(&self) -> usize {
-        if self.dispatcher.on_gpus() {
-            CONFIRMING_PROCESSES
-        } else {
-            1
-        }
-    }
-
-    /// Judges a kernel in several fresh processes with new seeds.
-    async fn confirm(&self, name: &str, source: &str) -> anyhow::Result<Verdict> {
-        let mut runs = ConfirmationRuns::new(self.confirming_processes());
+    /// Judges a kernel in several fresh processes with new seeds, in fewer if the time is short.
+    async fn confirm(
+        &self,
+        name: &str,
+        source: &str,
+        limit: Option<Duration>,
+    ) -> anyhow::Result<Verdict> {
+        let processes = FreshProcesses::new(!self.dispatcher.on_gpus(), limit);
+        let mut runs = ConfirmationRuns::new(processes);
         while runs.needs_another() {
             let request = WorkerRequest::Judge {
                 name: name.to_owned(),
@@ -208,7 +235,9 @@ impl WorkerPool {
                 seed: None,
                 coverage: runs.next_coverage(),
             };
-            runs.add(*self.judge_with_retry(&request, true).await?);
+            let started = Instant::now();
+            let verdict = self.judge_with_retry(&request, true).await?;
+            runs.add(*verdict, started.elapsed());
         }
         runs.into_verdict().context("a confirmation ran no process")
     }

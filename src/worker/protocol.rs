@@ -11,7 +11,7 @@ use crate::task::TaskFiles;
 use crate::verdict::{DeviceIdentity, Duel, SelfTest, Verdict};
 
 /// Version of the messages. Both ends are the same program; a difference means that the program was replaced while it ran.
-pub(super) const PROTOCOL_VERSION: u32 = 5;
+pub(super) const PROTOCOL_VERSION: u32 = 6;
 
 /// The first line to a worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -69,7 +69,11 @@ pub(super) enum WorkerResponse {
     },
     Ready(DeviceIdentity),
     Verdict(Box<Verdict>),
-    Duel(Option<Duel>),
+    Duel {
+        duel: Option<Duel>,
+        /// As `seconds.device` of a verdict.
+        device_seconds: f64,
+    },
     SelfTest(Vec<SelfTest>),
     Failure(WireFailure),
 }

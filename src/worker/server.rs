@@ -177,7 +177,12 @@ fn serve_on_cpu(
     watch_driver(output.clone())?;
     let device = CpuDevice::new()?;
     let identity = device.identity();
-    let mut judge = Judge::new(&device, task, greeting.options, cpu_limits(&identity))?;
+    let limits = cpu_limits(&identity);
+    let mut judge = if greeting.baseline_is_proven {
+        Judge::with_proven_baseline(&device, task, greeting.options, limits)?
+    } else {
+        Judge::new(&device, task, greeting.options, limits)?
+    };
     let ready = WorkerResponse::Ready(identity);
     output.respond(&ready).map_err(ServeError::PipeClosed)?;
     for line in lines {
@@ -243,6 +248,8 @@ fn handle_request(
     output.start_work();
     let request: WorkerRequest =
         serde_json::from_str(&line).context("failed to parse a request")?;
+    // The start of the worker belongs to no kernel.
+    judge.take_device_seconds();
     let response = match request {
         WorkerRequest::Judge {
             name,
@@ -251,13 +258,19 @@ fn handle_request(
             coverage,
         } => judge
             .judge_covering(&name, &source, seed, coverage)
-            .map(|verdict| WorkerResponse::Verdict(Box::new(verdict))),
+            .map(|mut verdict| {
+                verdict.seconds.device = judge.take_device_seconds();
+                WorkerResponse::Verdict(Box::new(verdict))
+            }),
         WorkerRequest::Duel {
             challenger,
             incumbent,
         } => judge
             .duel(&challenger, &incumbent)
-            .map(WorkerResponse::Duel),
+            .map(|duel| WorkerResponse::Duel {
+                duel,
+                device_seconds: judge.take_device_seconds(),
+            }),
         WorkerRequest::SelfTest => judge.self_test().map(WorkerResponse::SelfTest),
     };
     output.respond(&response.unwrap_or_else(|error| failure_response(&error)))

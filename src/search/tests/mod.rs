@@ -258,6 +258,7 @@ impl ScriptedRun {
             step: request.step,
             against: request.against,
             duel: (random_unit > 0.1).then_some(duel),
+            seconds: None,
         })
     }
 

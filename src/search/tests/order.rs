@@ -130,6 +130,7 @@ fn steps_added_later_get_the_same_briefs_as_steps_planned_at_once() {
     run.tell(Event::Stopped(Stopped {
         why: StopReason::Steps,
         at: 40,
+        limit: None,
     }));
     let mut again = ScriptedRun::resume(&settings(), 90, &run.journal);
     again.run_until(schedule, usize::MAX);
@@ -139,6 +140,7 @@ fn steps_added_later_get_the_same_briefs_as_steps_planned_at_once() {
         run.tell(Event::Confirmed(Confirmed {
             step,
             verdict: verdict(Status::WrongOutput, None, 0.0, 0.0),
+            seconds: None,
         }));
     }
     assert_eq!(run.search.set_steps(90), vec![]);
@@ -315,6 +317,7 @@ fn fold_random_step(search: &mut Search, step: u64) {
             step,
             against: request.against,
             duel: None,
+            seconds: None,
         }));
     }
 }

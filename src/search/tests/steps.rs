@@ -173,7 +173,8 @@ fn overlapping_intervals_are_decided_only_by_a_duel() {
             search.tell(&Event::Dueled(Dueled {
                 step: 2,
                 against: 9,
-                duel
+                duel,
+                seconds: None,
             })),
             vec![]
         );
@@ -181,6 +182,7 @@ fn overlapping_intervals_are_decided_only_by_a_duel() {
             step: 2,
             against: 1,
             duel,
+            seconds: None,
         }));
         assert_eq!((search.pending_duel(), search.folded()), (None, 2));
         assert_eq!(search.best().unwrap().step, winner);
@@ -283,6 +285,7 @@ fn the_best_is_the_fastest_confirmed_kernel() {
                 0.01,
                 64.0,
             ),
+            seconds: None,
         })
     };
     let searched_figure = Some(search.archive().elites()[0].speedup);
@@ -310,6 +313,7 @@ fn confirmed_with(step: u64, speedup: f64) -> Event {
     Event::Confirmed(Confirmed {
         step,
         verdict: verdict(Status::Passed, Some(speedup), 0.01, 64.0),
+        seconds: None,
     })
 }
 
@@ -358,6 +362,7 @@ fn a_surely_slower_elite_is_confirmed_only_if_there_is_no_faster_one() {
     let refuted = Event::Confirmed(Confirmed {
         step: steps[0],
         verdict: verdict(Status::Race, None, 0.01, 64.0),
+        seconds: None,
     });
     search.tell(&refuted);
     assert_eq!(search.steps_to_confirm().len(), 1, "something to report");
@@ -371,6 +376,7 @@ fn an_inconclusive_confirmation_does_not_refute() {
         Event::Confirmed(Confirmed {
             step: best,
             verdict: verdict(status, None, 0.0, 64.0),
+            seconds: None,
         })
     };
     search.tell(&confirmed(Status::Inconclusive));

@@ -1,6 +1,8 @@
 //! Every end of a run names the command that continues it, and that command does. One test for each row of the table in
 //! `docs/run-directory.md`.
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 
 use crate::program::{CommandResult, Workspace};
@@ -131,16 +133,16 @@ fn steps_and_time() {
 #[test]
 fn spent_time_is_named_by_every_resume_until_time_is_added() {
     let folder = Workspace::with_small_task();
-    let result = evolve(&folder, &["--steps=5000", "--budget-seconds=2"]);
+    let result = evolve(&folder, &["--steps=5000", "--budget-seconds=4"]);
     result.assert_run_ended(&[]);
-    assert!(result.stdout.contains("the time budget of 2 s is spent"));
+    assert!(result.stdout.contains("the time budget of 4 s is spent"));
     let steps = asked(&folder);
     for more in ["--steps=6000", "--steps=7000", "--steps=7000"] {
         let result = folder.run(&["resume", "out", more]);
         result.assert_exit(
             2,
             &[
-                "nothing was done: softmax: the time budget of 2 s is spent",
+                "nothing was done: softmax: the time budget of 4 s is spent",
                 "kforge resume out --budget-seconds",
             ],
         );
@@ -156,14 +158,57 @@ fn spent_time_is_named_by_every_resume_until_time_is_added() {
     }
     assert_eq!(asked(&folder), steps);
     // Time is added, however little it is compared with the time that is spent.
-    let result = folder.run(&["evolve", "--resume", "out", "--budget-seconds=1.5"]);
+    let result = folder.run(&["evolve", "--resume", "out", "--budget-seconds=4"]);
     result.assert_run_ended(&[]);
     let more = asked(&folder);
     assert!(more > steps);
     let result = continues(&folder, &result, &["--budget-seconds"]);
-    // Confirmations and the time between processes are not part of it.
+    // The time between processes is not part of it.
     assert!(result.stdout.contains("the time budget of"));
     assert!(asked(&folder) > more);
+}
+
+/// Whole runs on the CPU end within their time. `KFORGE_TEST_BUDGET_SECONDS`: the budget, 5 s by default.
+#[test]
+fn time_budget_covers_search_and_confirmation() {
+    let budget = std::env::var("KFORGE_TEST_BUDGET_SECONDS");
+    let budget: f64 = budget.map_or(5.0, |seconds| seconds.parse().unwrap());
+    let folder = Workspace::with_small_task();
+    let started = Instant::now();
+    folder.run(&["--version"]).assert_exit(0, &[]);
+    // What a busy machine may take for a few short things.
+    let slack = 1.0 + 20.0 * started.elapsed().as_secs_f64();
+    let budget_flag = format!("--budget-seconds={budget}");
+    let result = evolve(&folder, &["--steps=5000", &budget_flag]);
+    result.assert_run_ended(&[]);
+    for text in ["the time budget of", "time spent, over all workers"] {
+        assert!(result.stdout.contains(text), "{}", result.stdout);
+    }
+    let summary = summary(&folder);
+    let task = &summary["tasks"][0];
+    let seconds = |key: &str| task[key].as_f64().unwrap();
+    assert!(seconds("seconds") <= 1.1 * budget + slack, "{summary:#}");
+    assert!(seconds("search_seconds") < seconds("seconds"));
+    assert!(task["judged"].as_u64().unwrap() > 0, "{summary:#}");
+    let time = &task["time"];
+    let spent = |key: &str| time[key].as_f64().unwrap();
+    assert!(
+        spent("device") > 0.0 && spent("starting_kernels") > 0.0,
+        "{time:#}"
+    );
+    // A kernel is confirmed, or the first line says that the time was spent.
+    let headline = task["headline"].as_str().unwrap();
+    let says_why = [
+        "confirmed (step",
+        "the time was spent",
+        "too noisy",
+        "unclear",
+        "slower",
+    ];
+    assert!(
+        says_why.iter().any(|why| headline.contains(why)),
+        "{headline}"
+    );
 }
 
 #[test]

@@ -328,10 +328,13 @@ fn comparing(count: &Arc<AtomicUsize>, ratio: Option<f64>) -> ScriptedJudges {
                 };
                 count.fetch_add(1, Ordering::Relaxed);
                 assert_ne!(job.source, *against);
-                Ok(Some(JobOutcome::Duel(ratio.map(|ratio| Duel {
-                    ratio,
-                    ci95: [ratio * 0.99, ratio * 1.01],
-                }))))
+                Ok(Some(JobOutcome::Duel {
+                    duel: ratio.map(|ratio| Duel {
+                        ratio,
+                        ci95: [ratio * 0.99, ratio * 1.01],
+                    }),
+                    device_seconds: 0.0,
+                }))
             })),
             ..ScriptedJudge::default()
         })

@@ -119,6 +119,8 @@ impl ScriptedKernel {
 pub(crate) struct ScriptedJudge {
     /// Maximum time of an evaluation. Each takes a random part of it.
     pub(crate) delay: Duration,
+    /// Additional time of a job.
+    pub(crate) pause: Option<Box<Pause>>,
     /// Verdicts have no workloads, so that their lines have only a few hundred bytes.
     pub(crate) without_workloads: bool,
     /// Size of a verdict on its journal line: more workloads are added, with all numbers of a real one, until it is reached. 0: five
@@ -128,6 +130,7 @@ pub(crate) struct ScriptedJudge {
     pub(crate) intercept: Option<Box<Intercept>>,
 }
 
+pub(crate) type Pause = dyn Fn(&Job) -> Duration + Send + Sync;
 pub(crate) type Intercept = dyn Fn(&Job) -> Result<Option<JobOutcome>> + Send + Sync;
 
 /// Makes a judge for each task, or returns an error.
@@ -149,6 +152,9 @@ impl Evaluator for ScriptedJudge {
             if let Some(outcome) = intercepted.transpose()?.flatten() {
                 return Ok(outcome);
             }
+            if let Some(pause) = &self.pause {
+                tokio::time::sleep(pause(&job)).await;
+            }
             if !self.delay.is_zero() {
                 let share = kforge::base::random::fresh_seed() % 1000;
                 tokio::time::sleep(self.delay.mul_f64(share as f64 / 1000.0)).await;
@@ -158,10 +164,13 @@ impl Evaluator for ScriptedJudge {
                 JobKind::Confirm => self.outcome(&job.source, true),
                 JobKind::Duel { against } | JobKind::Compare { against } => {
                     let ratio = speed(&job.source) / speed(against);
-                    JobOutcome::Duel(Some(Duel {
-                        ratio,
-                        ci95: [ratio * 0.999, ratio * 1.001],
-                    }))
+                    JobOutcome::Duel {
+                        duel: Some(Duel {
+                            ratio,
+                            ci95: [ratio * 0.999, ratio * 1.001],
+                        }),
+                        device_seconds: DEVICE_SECONDS,
+                    }
                 }
             })
         })
@@ -182,6 +191,9 @@ impl ScriptedJudge {
         }
     }
 }
+
+/// Device time of every evaluation.
+pub(crate) const DEVICE_SECONDS: f64 = 0.25;
 
 /// True speedup of a kernel.
 fn speed(source: &str) -> f64 {
@@ -266,7 +278,10 @@ pub(crate) fn verdict(source: &str, workloads: i64, confirmed: bool) -> Verdict 
             .into(),
         evidence: None,
         notes: Vec::new(),
-        seconds: Seconds::default(),
+        seconds: Seconds {
+            device: DEVICE_SECONDS,
+            ..Seconds::default()
+        },
     }
 }
 
@@ -390,6 +405,8 @@ pub(crate) fn options(directory: &Path, tasks: &[&str], steps: u64) -> RunOption
         steps,
         in_flight: 4,
         budget: None,
+        device_budget: None,
+        confirm_share: 0.2,
     }
 }
 

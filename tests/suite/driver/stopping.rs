@@ -1,12 +1,18 @@
 //! Ways to stop a run: signals, the time budget, a target speedup.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use kforge::driver::RunOptions;
 use kforge::event::{Event, StopReason};
+use kforge::report::Unmeasured;
+use kforge::worker::{Job, JobKind};
 use tokio::sync::watch;
 
-use crate::driver::scripted::{ScriptedJudges, judges, options, run_until};
+use crate::driver::scripted::{
+    DEVICE_SECONDS, Pause, ScriptedJudge, ScriptedJudges, judges, options, run_until,
+};
 use crate::driver::{PROPOSER, events, process, run, state};
 
 #[test]
@@ -100,9 +106,11 @@ fn time_budget_includes_earlier_processes() {
     let with_budget = |milliseconds| {
         let mut options = options(&timed, &["softmax"], STEPS);
         options.budget = Some(Duration::from_millis(milliseconds));
+        // A confirmation that is not cut short on a busy machine.
+        options.confirm_share = 0.8;
         options
     };
-    let ended = run(with_budget(150), &slow).unwrap();
+    let ended = run(with_budget(750), &slow).unwrap();
     let task = &ended.tasks[0];
     assert_eq!(task.stop_reason(), Some(StopReason::Seconds));
     assert!(task.progress.steps > 3 && task.progress.steps < STEPS);
@@ -114,7 +122,7 @@ fn time_budget_includes_earlier_processes() {
 
     // The same budget is already spent: nothing is judged.
     let no_judge = ScriptedJudges(Box::new(|_| panic!("the time is spent")));
-    let again = run(with_budget(150), &no_judge).unwrap();
+    let again = run(with_budget(750), &no_judge).unwrap();
     assert_eq!(again.tasks[0].stop_reason(), Some(StopReason::Seconds));
     assert_eq!(events(&timed, "softmax"), before);
 
@@ -149,4 +157,150 @@ fn reached_target_ends_the_search_permanently() {
         Some(StopReason::Target)
     );
     assert_eq!(events(&directory, "softmax"), journal);
+}
+
+/// Longer than any test.
+const FOREVER: Duration = Duration::from_secs(3600);
+
+/// Judges whose jobs take up to 10 ms, and this much longer.
+fn pausing(pause: fn(&Job) -> Duration) -> ScriptedJudges {
+    ScriptedJudges(Box::new(move |_| {
+        let pause: Box<Pause> = Box::new(pause);
+        Ok(ScriptedJudge {
+            delay: Duration::from_millis(10),
+            pause: Some(pause),
+            ..ScriptedJudge::default()
+        })
+    }))
+}
+
+fn with_budget(directory: &Path, steps: u64, milliseconds: u64) -> RunOptions {
+    let mut options = options(directory, &["softmax"], steps);
+    options.budget = Some(Duration::from_millis(milliseconds));
+    options.confirm_share = 0.5;
+    options
+}
+
+fn count(directory: &Path, is_wanted: fn(&Event) -> bool) -> usize {
+    let events = events(directory, "softmax");
+    events.iter().filter(|event| is_wanted(event)).count()
+}
+
+#[test]
+fn slow_confirmation_is_cancelled_with_the_budget_and_made_by_a_resume() {
+    const STEPS: u64 = 400;
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("run");
+    let slow = pausing(|job| match job.kind {
+        JobKind::Confirm => {
+            assert!(
+                job.limit
+                    .is_some_and(|limit| limit < Duration::from_secs(1))
+            );
+            FOREVER
+        }
+        _ => Duration::ZERO,
+    });
+    let started = Instant::now();
+    let ended = run(with_budget(&directory, STEPS, 1000), &slow).unwrap();
+    // The rest is for a machine that does something else.
+    assert!(started.elapsed() < Duration::from_secs(20));
+    let task = &ended.tasks[0];
+    assert_eq!(task.stop_reason(), Some(StopReason::Seconds));
+    assert!(task.best().is_none());
+    let missing = Unmeasured {
+        confirmation: true,
+        comparison: false,
+    };
+    assert_eq!(task.progress.unmeasured, missing);
+    let summary = std::fs::read_to_string(directory.join("summary.json")).unwrap();
+    assert!(summary.contains("\"why\": \"out_of_time\""), "{summary}");
+    assert_eq!(ended.continuation().more_seconds, Some(1));
+    let is_confirmed = |event: &Event| matches!(event, Event::Confirmed(_));
+    assert_eq!(count(&directory, is_confirmed), 0);
+    let judged = count(&directory, |event| matches!(event, Event::Judged(_)));
+
+    // The time is spent, so the same budget does nothing.
+    let no_judge = ScriptedJudges(Box::new(|_| panic!("the time is spent")));
+    let again = run(with_budget(&directory, STEPS, 1000), &no_judge).unwrap();
+    assert!(again.tasks[0].did_nothing && again.tasks[0].best().is_none());
+
+    let ended = run(
+        with_budget(&directory, STEPS, 600_000),
+        &judges(Duration::ZERO),
+    )
+    .unwrap();
+    assert!(ended.tasks[0].best().is_some());
+    assert_eq!(ended.tasks[0].progress.unmeasured, Unmeasured::default());
+    assert!(count(&directory, is_confirmed) > 0);
+    assert!(count(&directory, |event| matches!(event, Event::Judged(_))) > judged);
+}
+
+#[test]
+fn judgement_that_does_not_fit_is_cancelled_and_made_by_a_resume() {
+    const STEPS: u64 = 40;
+    let root = tempfile::tempdir().unwrap();
+    let (plain, directory) = (root.path().join("plain"), root.path().join("run"));
+    let fast = judges(Duration::ZERO);
+    run(options(&plain, &["softmax"], STEPS), &fast).unwrap();
+    let slow = pausing(|job| match job.kind {
+        JobKind::Judge if job.step > 12 => FOREVER,
+        _ => Duration::ZERO,
+    });
+    let started = Instant::now();
+    let ended = run(with_budget(&directory, STEPS, 1000), &slow).unwrap();
+    assert!(started.elapsed() < Duration::from_secs(20));
+    let task = &ended.tasks[0];
+    assert_eq!(task.stop_reason(), Some(StopReason::Seconds));
+    assert!(task.best().is_some(), "what was judged is confirmed");
+    let proposed = count(&directory, |event| matches!(event, Event::Proposed(_)));
+    let judged = count(&directory, |event| matches!(event, Event::Judged(_)));
+    assert!(
+        proposed > judged,
+        "{proposed} candidates, {judged} verdicts"
+    );
+    run(with_budget(&directory, STEPS, 600_000), &fast).unwrap();
+    let judged = |directory: &Path| count(directory, |event| matches!(event, Event::Judged(_)));
+    assert_eq!(judged(&directory), judged(&plain), "each is judged once");
+    assert_eq!(
+        state(&directory, "softmax", STEPS),
+        state(&plain, "softmax", STEPS)
+    );
+}
+
+#[test]
+fn spent_device_time_ends_the_search_until_there_is_more() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("run");
+    let with_budget = |seconds| {
+        let mut options = options(&directory, &["softmax"], 300);
+        options.device_budget = Some(Duration::from_secs(seconds));
+        options
+    };
+    let fast = judges(Duration::ZERO);
+    let ended = run(with_budget(10), &fast).unwrap();
+    let task = &ended.tasks[0];
+    assert_eq!(task.stop_reason(), Some(StopReason::DeviceSeconds));
+    assert!(task.best().is_some());
+    let evaluations = count(&directory, |event| {
+        matches!(
+            event,
+            Event::Judged(_) | Event::Dueled(_) | Event::Confirmed(_) | Event::Compared(_)
+        )
+    });
+    let device = task.progress.time.device;
+    assert_eq!(device, evaluations as f64 * DEVICE_SECONDS);
+    assert!((8.0..=11.0).contains(&device), "{device}");
+    assert_eq!(ended.continuation().more_device_seconds, Some(10));
+    let before = events(&directory, "softmax");
+
+    let no_judge = ScriptedJudges(Box::new(|_| panic!("the device time is spent")));
+    let again = run(with_budget(10), &no_judge).unwrap();
+    assert!(again.tasks[0].did_nothing);
+    assert_eq!(again.tasks[0].progress.time.device, device);
+    assert_eq!(events(&directory, "softmax"), before);
+
+    let more = run(with_budget(1000), &fast).unwrap();
+    assert_eq!(more.tasks[0].stop_reason(), Some(StopReason::Steps));
+    assert!(more.tasks[0].progress.time.device > device);
 }

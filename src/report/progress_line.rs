@@ -1,0 +1,347 @@
+//! One line that says how far a task has come. It fits the width that it gets: parts that do not fit are left out, the least important
+//! first, and no word is cut.
+//!
+//! Pure. `progress_view` shows the line.
+
+use std::time::Duration;
+
+use super::headline::provisional;
+use super::progress::{Phase, Progress, Standing};
+use super::text::pluralize;
+use crate::event::Cost;
+
+/// When a progress line is shown. The first and the last of a task are always shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moment {
+    Start,
+    Between,
+    End,
+}
+
+/// How a progress line is worded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum LineLength {
+    /// Next to a bar.
+    Short,
+    Full,
+}
+
+/// What separates the parts of a line.
+const SEPARATOR: &str = ", ";
+
+/// Steps, waiting requests, best, phase with its remaining time, rate, validity, cells, device time, cost. `width`: the most columns.
+pub(super) fn progress_line(
+    progress: &Progress,
+    length: LineLength,
+    moment: Moment,
+    width: usize,
+) -> String {
+    let is_short = length == LineLength::Short;
+    let steps = format!("{}/{}", progress.steps, progress.total);
+    let mut parts = Vec::new();
+    if is_short {
+        parts.push(steps);
+        let waiting = progress.waiting.first();
+        parts.extend(waiting.map(|line| format!("waiting for {line}")));
+    } else {
+        parts.push(format!("step {steps}"));
+    }
+    parts.push(best_text(progress, length));
+    parts.extend(phase_text(progress, moment));
+    if progress.phase == Phase::Searching {
+        parts.extend(rate(progress).map(|rate| format!("{rate:.0} candidates/min")));
+    }
+    if let Some(validity) = progress.validity() {
+        parts.push(format!("{:.0} % valid", validity * 100.0));
+    }
+    parts.push(pluralize(progress.cells as u64, "cell"));
+    if let Some(budget) = progress.device_budget {
+        let device = progress.time.device.round();
+        parts.push(format!("device {device} of {:.0} s", budget.as_secs_f64()));
+    }
+    if !is_short && progress.inconclusive > 0 {
+        parts.push(format!("{} inconclusive", progress.inconclusive));
+    }
+    let spent = progress.spent.filter(|spent| spent.tokens > 0);
+    parts.extend(spent.map(cost_text));
+    fit(&parts, width)
+}
+
+/// The parts that fit, in their order. A part that does not fit is left out, and a shorter one after it may still fit. The first is always
+/// there.
+fn fit(parts: &[String], width: usize) -> String {
+    let mut line = String::new();
+    let mut columns = 0;
+    for part in parts {
+        let part_columns = part.chars().count();
+        if line.is_empty() {
+            line.clone_from(part);
+            columns = part_columns;
+        } else if columns + SEPARATOR.len() + part_columns <= width {
+            line += SEPARATOR;
+            line += part;
+            columns += SEPARATOR.len() + part_columns;
+        }
+    }
+    line
+}
+
+/// What the process does, with the time that is left for it.
+fn phase_text(progress: &Progress, moment: Moment) -> Option<String> {
+    if moment == Moment::End {
+        // Work in progress and confirmations follow the stop, so only the last line says that the task is done.
+        return progress.stopped.map(|_| "done".to_owned());
+    }
+    let with_time = |what: String, left: Option<Duration>| match left {
+        Some(left) => format!("{what}, {} left", duration_text(left.as_secs_f64())),
+        None => what,
+    };
+    match progress.phase {
+        Phase::Searching => {
+            let left = seconds_left(progress)?;
+            Some(format!("{} left", duration_text(left)))
+        }
+        Phase::Ending => Some("ending".to_owned()),
+        Phase::Confirming { number, of, left } => {
+            Some(with_time(format!("confirming {number} of {of}"), left))
+        }
+        Phase::Comparing { left } => Some(with_time("comparing".to_owned(), left)),
+    }
+}
+
+/// Candidates that this process judges in a minute.
+fn rate(progress: &Progress) -> Option<f64> {
+    let judged = progress.judged.saturating_sub(progress.judged_before);
+    per_minute(judged, progress)
+}
+
+fn per_minute(count: u64, progress: &Progress) -> Option<f64> {
+    let minutes = progress.elapsed.as_secs_f64() / 60.0;
+    (count > 0 && minutes > 0.0).then(|| count as f64 / minutes)
+}
+
+/// Time until the steps are made or the whole time budget is spent, whichever comes first.
+fn seconds_left(progress: &Progress) -> Option<f64> {
+    let new_steps = progress.steps.saturating_sub(progress.steps_before);
+    let steps_left = progress.total.saturating_sub(progress.steps) as f64;
+    let by_steps = per_minute(new_steps, progress).map(|rate| steps_left / rate * 60.0);
+    let by_time = progress.budget.map(|budget| {
+        let left = budget.saturating_sub(progress.worked);
+        left.as_secs_f64()
+    });
+    match (by_steps, by_time) {
+        (Some(by_steps), Some(by_time)) => Some(by_steps.min(by_time)),
+        (by_steps, by_time) => by_time.or(by_steps),
+    }
+}
+
+fn best_text(progress: &Progress, length: LineLength) -> String {
+    let Some(best) = progress.best else {
+        return "none passed yet".to_owned();
+    };
+    let speedup = best.speedup.geomean;
+    let figure = if best.standing.is_confirmed() {
+        format!("{speedup:.2}x")
+    } else {
+        provisional(speedup)
+    };
+    let standing = match best.standing {
+        Standing::Faster => "confirmed",
+        Standing::NotClear => "not clearly faster",
+        Standing::Slower => "slower",
+        Standing::TooNoisy => "too noisy",
+        Standing::Provisional => "unconfirmed",
+    };
+    match (length, best.standing) {
+        (LineLength::Short, Standing::NotClear | Standing::Slower) => {
+            format!("{figure} not faster")
+        }
+        // The mark of a provisional figure is explained where the run starts.
+        (LineLength::Short, Standing::Faster | Standing::Provisional) => format!("best {figure}"),
+        (LineLength::Short, _) => format!("{figure} {standing}"),
+        (LineLength::Full, _) => format!("best {figure} (step {}, {standing})", best.step),
+    }
+}
+
+/// Dollars, or tokens if a price is unknown.
+fn cost_text(spent: Cost) -> String {
+    match spent.nano_usd {
+        Some(nano) => format!("${:.4}", nano as f64 / 1e9),
+        None if spent.estimated => format!("about {} tokens", spent.tokens),
+        None => format!("{} tokens", spent.tokens),
+    }
+}
+
+fn duration_text(seconds: f64) -> String {
+    let seconds = seconds.max(0.0).round() as u64;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::StopReason;
+    use crate::report::BestCandidate;
+    use crate::verdict::Speedup;
+
+    /// Wide enough for every line of these tests.
+    const WIDE: usize = 200;
+
+    fn line(progress: &Progress, length: LineLength) -> String {
+        progress_line(progress, length, Moment::Between, WIDE)
+    }
+
+    fn sample() -> Progress {
+        Progress {
+            task: "softmax".to_owned(),
+            steps: 20,
+            steps_before: 10,
+            total: 60,
+            judged: 16,
+            judged_before: 8,
+            passed: 9,
+            counted: 18,
+            cells: 4,
+            elapsed: Duration::from_secs(30),
+            worked: Duration::from_secs(45),
+            ..Progress::default()
+        }
+    }
+
+    fn best(standing: Standing) -> Option<BestCandidate> {
+        Some(BestCandidate {
+            step: 7,
+            speedup: Speedup {
+                geomean: 1.5,
+                ci95: [1.4, 1.6],
+            },
+            standing,
+        })
+    }
+
+    #[test]
+    fn line_shows_steps_best_rate_and_time_left() {
+        let mut progress = sample();
+        assert_eq!(
+            line(&progress, LineLength::Full),
+            "step 20/60, none passed yet, 2 min 00 s left, 16 candidates/min, 50 % valid, 4 cells"
+        );
+        progress.budget = Some(Duration::from_secs(90));
+        progress.device_budget = Some(Duration::from_secs(70));
+        progress.time.device = 12.3;
+        assert_eq!(
+            line(&progress, LineLength::Short),
+            "20/60, none passed yet, 45 s left, 16 candidates/min, 50 % valid, 4 cells, device 12 of 70 s"
+        );
+        assert_eq!(
+            line(&Progress::default(), LineLength::Short),
+            "0/0, none passed yet, 0 cells"
+        );
+    }
+
+    #[test]
+    fn line_shows_the_phase_with_its_remaining_time() {
+        let mut progress = sample();
+        progress.stopped = Some(StopReason::Seconds);
+        progress.best = best(Standing::Provisional);
+        let left = Some(Duration::from_secs(15));
+        let phases = [
+            (Phase::Ending, "ending"),
+            (
+                Phase::Confirming {
+                    number: 2,
+                    of: 3,
+                    left,
+                },
+                "confirming 2 of 3, 15 s left",
+            ),
+            (
+                Phase::Confirming {
+                    number: 1,
+                    of: 1,
+                    left: None,
+                },
+                "confirming 1 of 1",
+            ),
+            (Phase::Comparing { left }, "comparing, 15 s left"),
+        ];
+        for (phase, text) in phases {
+            progress.phase = phase;
+            assert_eq!(
+                line(&progress, LineLength::Short),
+                format!("20/60, best ~1.50x, {text}, 50 % valid, 4 cells")
+            );
+        }
+        progress.inconclusive = 2;
+        progress.best = best(Standing::Faster);
+        assert_eq!(
+            progress_line(&progress, LineLength::Full, Moment::End, WIDE),
+            "step 20/60, best 1.50x (step 7, confirmed), done, 50 % valid, 4 cells, 2 inconclusive"
+        );
+    }
+
+    #[test]
+    fn line_says_what_is_known_about_the_best() {
+        let mut progress = sample();
+        for (standing, short, full) in [
+            (
+                Standing::Provisional,
+                "best ~1.50x",
+                "best ~1.50x (step 7, unconfirmed)",
+            ),
+            (
+                Standing::TooNoisy,
+                "~1.50x too noisy",
+                "best ~1.50x (step 7, too noisy)",
+            ),
+            (
+                Standing::Slower,
+                "1.50x not faster",
+                "best 1.50x (step 7, slower)",
+            ),
+        ] {
+            progress.best = best(standing);
+            let text = line(&progress, LineLength::Short);
+            assert!(text.starts_with(&format!("20/60, {short}, ")), "{text}");
+            let text = line(&progress, LineLength::Full);
+            assert!(text.contains(&format!(", {full}, ")), "{text}");
+        }
+    }
+
+    #[test]
+    fn line_fits_its_width_and_cuts_no_word() {
+        let mut progress = sample();
+        progress.budget = Some(Duration::from_secs(4000));
+        progress.best = best(Standing::Faster);
+        progress.waiting = vec!["a: 9 s (rate limit)".to_owned(), "b".to_owned()];
+        progress.phase = Phase::Confirming {
+            number: 2,
+            of: 3,
+            left: Some(Duration::from_secs(15)),
+        };
+        let whole = line(&progress, LineLength::Short);
+        assert!(
+            whole.starts_with("20/60, waiting for a: 9 s (rate limit), best 1.50x, "),
+            "{whole}"
+        );
+        let parts: Vec<_> = whole.split(SEPARATOR).collect();
+        for width in 5..WIDE {
+            let line = progress_line(&progress, LineLength::Short, Moment::Between, width);
+            assert!(line.chars().count() <= width, "{line}");
+            assert!(
+                line.split(SEPARATOR).all(|part| parts.contains(&part)),
+                "{line}"
+            );
+        }
+        progress.waiting.clear();
+        // Next to `softmax` and its bar on 80 columns.
+        assert_eq!(
+            progress_line(&progress, LineLength::Short, Moment::Between, 59),
+            "20/60, best 1.50x, confirming 2 of 3, 15 s left, 50 % valid"
+        );
+    }
+}
