@@ -26,6 +26,9 @@ use crate::worker::{Profiling, WorkerPools};
 const PROVISIONAL_NOTE: &str =
     "speedups with `~` are provisional: the fastest kernels are confirmed at the end";
 
+/// Whether candidates are judged against the search's incumbents, until `eval.racing` says so.
+const RACING: bool = true;
+
 /// Runs, or prints what would run.
 pub(super) fn execute(
     mut resolved: ResolvedConfig,
@@ -52,6 +55,7 @@ pub(super) fn execute(
         search: resolved.search.clone(),
         steps: resolved.steps,
         in_flight: resolved.in_flight,
+        racing: RACING,
         budget: resolved.budget,
         models,
     };

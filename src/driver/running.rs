@@ -2,6 +2,7 @@
 //!
 //! Starts work and returns its results. Never decides what to start, and never acts on a result.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -24,6 +25,8 @@ pub(super) struct RunningWork {
     cancelled: Arc<AtomicBool>,
     evaluations: usize,
     evaluations_started: u64,
+    /// The steps whose candidates are judged now.
+    judged_now: BTreeSet<u64>,
     proposing: bool,
     dueling: bool,
 }
@@ -90,6 +93,11 @@ impl RunningWork {
 
     pub(super) fn is_proposing(&self) -> bool {
         self.proposing
+    }
+
+    /// Whether a candidate is judged now whose step fits.
+    pub(super) fn is_judging(&self, fits: impl Fn(u64) -> bool) -> bool {
+        self.judged_now.iter().any(|step| fits(*step))
     }
 
     pub(super) fn is_dueling(&self) -> bool {
@@ -171,6 +179,9 @@ impl RunningWork {
         self.evaluations += 1;
         self.evaluations_started += 1;
         self.dueling |= matches!(purpose, EvaluationPurpose::Duel { .. });
+        if purpose == EvaluationPurpose::Judge {
+            self.judged_now.insert(job.step);
+        }
         let number = self.evaluations_started;
         let evaluator = evaluator.clone();
         self.tasks.spawn(async move {
@@ -217,6 +228,9 @@ impl RunningWork {
             WorkResult::Rendered(..) | WorkResult::Replied(..) | WorkResult::Parsed(..) => {}
             WorkResult::Evaluated(evaluation) => {
                 self.evaluations -= 1;
+                if evaluation.purpose == EvaluationPurpose::Judge {
+                    self.judged_now.remove(&evaluation.step);
+                }
                 self.dueling &= !matches!(evaluation.purpose, EvaluationPurpose::Duel { .. });
             }
         }

@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use indexmap::IndexMap;
 
-use super::case::derive_seed;
+use super::case::{Case, derive_seed, operations};
 use super::cases::{CaseRequest, select_cases};
 use super::check;
+use super::code_identity::code_identity;
 use super::context::{JudgeContext, JudgeOptions};
 use super::features;
 use super::finding::JudgeResult;
@@ -17,11 +18,13 @@ use super::hidden::Coverage;
 use super::inspection;
 use super::kernel_set::TimedPair;
 use super::measure;
+use super::request::{JudgeRequest, Judgement};
 use super::screen::CpuScreen;
 use super::stages::{self, JudgedKernel};
 use crate::base::{Digest, Failure, random};
 use crate::device::{Build, Cache, Device};
 use crate::kernel::{DeviceLimits, Kernel};
+use crate::search::KnownCode;
 use crate::task::{PrecisionCheck, Task};
 use crate::verdict::{
     BaselineIdentity, Duel, Resources, SCHEMA, Seconds, SelfTest, Status, Verdict,
@@ -47,10 +50,11 @@ impl<'a> Judge<'a> {
         limits: DeviceLimits,
     ) -> anyhow::Result<Self> {
         let context = JudgeContext::open(device, task, options, limits)?;
-        Self::with_baseline_check(context, usize::MAX)
+        Self::with_baseline_check(context, false)
     }
 
-    /// As `new`, but checks the baseline on the first workload only: another judge has checked it on all of them.
+    /// As `new`, but checks the baseline on the smallest workload only. Another judge has checked it on all of them with the same
+    /// programs, so this shows only whether the device works for this process.
     ///
     /// # Errors
     /// As for `new`.
@@ -61,13 +65,10 @@ impl<'a> Judge<'a> {
         limits: DeviceLimits,
     ) -> anyhow::Result<Self> {
         let context = JudgeContext::open(device, task, options, limits)?;
-        Self::with_baseline_check(context, 1)
+        Self::with_baseline_check(context, true)
     }
 
-    fn with_baseline_check(
-        mut context: JudgeContext<'a>,
-        max_workloads: usize,
-    ) -> anyhow::Result<Self> {
+    fn with_baseline_check(mut context: JudgeContext<'a>, is_proven: bool) -> anyhow::Result<Self> {
         let task = context.task;
         // The outputs of one run would be the inputs of the next, and the oracle has no such inputs.
         if context.options.cache == Cache::Hot
@@ -83,7 +84,17 @@ impl<'a> Judge<'a> {
         }
         let cases = context.workload_cases();
         context.prepare_references(&cases)?;
-        for case in cases.iter().take(max_workloads) {
+        let work = |case: &Case| operations(task, &case.binding);
+        let smallest = || {
+            let cases = cases.iter();
+            cases.min_by(|one, other| work(one).total_cmp(&work(other)))
+        };
+        let checked: Vec<&Case> = if is_proven {
+            smallest().into_iter().collect()
+        } else {
+            cases.iter().collect()
+        };
+        for case in checked {
             let seed = random::fresh_seed();
             if let Err(error) = check::check_case(&context, &context.baseline, case, &[seed]) {
                 let reason = error.into_finding()?.reason;
@@ -115,35 +126,39 @@ impl<'a> Judge<'a> {
         source: &str,
         seed: Option<u64>,
     ) -> anyhow::Result<Verdict> {
-        self.judge_covering(name, source, seed, Coverage::Part)
+        let request = JudgeRequest {
+            seed,
+            ..JudgeRequest::new(name, source)
+        };
+        Ok(*self.judge_candidate(&request)?.into_verdict()?)
     }
 
-    /// As `judge`, on a part of the hidden cases or on all. A thorough judge always takes all.
-    pub(crate) fn judge_covering(
+    /// As `judge`, within a search. A thorough judge always takes all hidden cases.
+    pub(crate) fn judge_candidate(
         &mut self,
-        name: &str,
-        source: &str,
-        seed: Option<u64>,
-        coverage: Coverage,
-    ) -> anyhow::Result<Verdict> {
-        let coverage = if self.context.options.thorough {
-            Coverage::All
-        } else {
-            coverage
-        };
-        let seed = seed.unwrap_or_else(random::fresh_seed);
-        let mut verdict = blank_verdict(&self.context, name, seed);
-        if let Err(error) = self.judge_stages(source, coverage, &mut verdict) {
-            let finding = error.into_finding()?;
-            verdict.status = finding.status;
-            verdict.reason = Some(finding.reason);
-            verdict.speedup = None;
-            let mut evidence = *finding.evidence;
-            evidence.seed.get_or_insert(seed);
-            evidence.workload = evidence.workload.or(finding.case);
-            verdict.evidence = Some(evidence);
+        request: &JudgeRequest<'_>,
+    ) -> anyhow::Result<Judgement> {
+        let mut request = *request;
+        if self.context.options.thorough {
+            request.coverage = Coverage::All;
         }
-        Ok(verdict)
+        let seed = request.seed.unwrap_or_else(random::fresh_seed);
+        let mut verdict = blank_verdict(&self.context, request.name, seed);
+        match self.judge_stages(&request, &mut verdict) {
+            Ok(None) => {}
+            Ok(Some(known)) => return Ok(Judgement::SameCode(known)),
+            Err(error) => {
+                let finding = error.into_finding()?;
+                verdict.status = finding.status;
+                verdict.reason = Some(finding.reason);
+                verdict.speedup = None;
+                let mut evidence = *finding.evidence;
+                evidence.seed.get_or_insert(seed);
+                evidence.workload = evidence.workload.or(finding.case);
+                verdict.evidence = Some(evidence);
+            }
+        }
+        Ok(Judgement::Verdict(Box::new(verdict)))
     }
 
     /// Times the baseline against itself on every workload of the profile.
@@ -205,16 +220,15 @@ impl<'a> Judge<'a> {
         }))
     }
 
-    /// Runs all stages and writes their results into the verdict.
+    /// Runs all stages and writes their results into the verdict. Stops after compilation if the code is known, and returns it.
     fn judge_stages(
         &mut self,
-        source: &str,
-        coverage: Coverage,
+        request: &JudgeRequest<'_>,
         verdict: &mut Verdict,
-    ) -> JudgeResult<()> {
+    ) -> JudgeResult<Option<KnownCode>> {
         let seed = verdict.seeds.first().copied().unwrap_or_default();
         let context = &mut self.context;
-        let kernel = Kernel::parse(source, &context.task.definition)?;
+        let kernel = Kernel::parse(request.source, &context.task.definition)?;
         verdict.tunables = kernel.point();
         verdict.notes.clone_from(&kernel.header.notes);
         let cases = select_cases(&CaseRequest {
@@ -222,12 +236,17 @@ impl<'a> Judge<'a> {
             profile: &context.options.profile,
             kernel: &kernel,
             limits: &context.limits,
-            effort: context.effort(coverage),
+            effort: context.effort(request.coverage),
             seed,
         })?;
         context.prepare_references(&cases)?;
         let compiled = context.compile(kernel, &cases)?;
         verdict.seconds.compile = compiled.seconds;
+        verdict.code = code_identity(&compiled);
+        let mut known = request.known_code.iter();
+        if let Some(known) = known.find(|known| Some(known.code) == verdict.code) {
+            return Ok(Some(*known));
+        }
         if let Some(program) = compiled.programs.values().next() {
             verdict.resources = program.resources.clone();
         }
@@ -265,7 +284,7 @@ impl<'a> Judge<'a> {
         let started = Instant::now();
         let measured = stages::measure_all(context, &candidate, verdict);
         verdict.seconds.measure = started.elapsed().as_secs_f64();
-        measured
+        measured.map(|()| None)
     }
 }
 
@@ -308,6 +327,7 @@ fn blank_verdict(context: &JudgeContext<'_>, name: &str, seed: u64) -> Verdict {
         }),
         timing: None,
         dismissal: None,
+        code: None,
         not_done: Vec::new(),
         speedup: None,
         workloads: Vec::new(),

@@ -5,7 +5,7 @@
 //!
 //! `judge` runs the stages (`stages`): `context` compiles, `check` checks, `screen` and `inspection` look for faults that a fast
 //! run hides, and `measure` times. `cases`, `hidden`, `shapes` and `inspected_cases` choose the cases. `case_kernel` and `kernel_set` bind
-//! kernels to buffers, `unwritten` looks for poison in outputs. `admission` tests a task with `corruption` on `admission_cases`, and its
+//! kernels to buffers, `code_identity` says which kernels compile to the same code, `unwritten` looks for poison in outputs. `admission` tests a task with `corruption` on `admission_cases`, and its
 //! cases with `mutants`; `probe`, `example` and `compiled` serve `kforge` commands that need a part of the
 //! judge.
 
@@ -17,6 +17,7 @@ mod case;
 mod case_kernel;
 mod cases;
 mod check;
+mod code_identity;
 mod compiled;
 mod compiled_kernel;
 mod context;
@@ -33,6 +34,7 @@ mod kernel_set;
 mod measure;
 mod mutants;
 mod probe;
+mod request;
 mod run_spacing;
 mod sampling;
 mod screen;
@@ -51,5 +53,6 @@ pub use example::{ExampleRequest, OracleExample, oracle_example};
 pub(crate) use hidden::Coverage;
 pub use judge::Judge;
 pub use probe::{ProbeCases, ProbeRequest, ProbedLaunch, probe};
+pub(crate) use request::{JudgeRequest, Judgement};
 pub(crate) use screen::CpuScreen;
 pub(crate) use timing_lock::{TimingLock, TimingLockGuard};

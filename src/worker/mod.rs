@@ -9,8 +9,11 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::base::Digest;
+use crate::search::{Incumbents, KnownCode};
 use crate::task::Task;
 use crate::verdict::{Duel, SelfTest, Verdict};
 
@@ -77,6 +80,19 @@ pub struct Job {
     /// Text of the kernel file.
     pub source: Arc<str>,
     pub kind: JobKind,
+    /// Only for `JobKind::Judge`.
+    pub rivals: Rivals,
+}
+
+/// What a search knows that may end the judgement of a candidate early. Empty for everything else.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rivals {
+    /// What the candidate must beat; `None`: it is judged completely.
+    #[serde(default)]
+    pub incumbents: Option<Incumbents>,
+    /// A candidate that compiles to code among these is not judged.
+    #[serde(default)]
+    pub known_code: Vec<KnownCode>,
 }
 
 /// What to do with the kernel.
@@ -104,4 +120,6 @@ pub enum JobOutcome {
     },
     /// `None` if one of the two kernels did not pass this time, or was not timed precisely enough.
     Duel(Option<Duel>),
+    /// The kernel compiles to the code of step `of`, so it was not judged.
+    SameCode { of: u64, code: Digest },
 }

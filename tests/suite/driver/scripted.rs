@@ -257,6 +257,7 @@ pub(crate) fn verdict(source: &str, workloads: i64, confirmed: bool) -> Verdict 
         baseline: None,
         timing: None,
         dismissal: None,
+        code: None,
         not_done: Vec::new(),
         speedup: passed.then_some(Speedup { geomean, ci95 }),
         workloads: (0..workloads).map(workload).collect(),
@@ -389,6 +390,7 @@ pub(crate) fn options(directory: &Path, tasks: &[&str], steps: u64) -> RunOption
         search,
         steps,
         in_flight: 4,
+        racing: true,
         budget: None,
     }
 }
