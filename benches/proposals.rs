@@ -197,7 +197,7 @@ fn serve(mut stream: &TcpStream, next: &AtomicUsize) -> std::io::Result<bool> {
 fn reply_text(number: usize) -> String {
     let trace = json!({"bottleneck": "memory", "hypothesis": "fewer passes", "change": format!("variant {number}"), "expected_percent": -5, "risk": "none"});
     let mut text = format!(
-        "```json\n{trace}\n```\n\n```cuda\n/* kforge\nlaunch:\n  - kernel: softmax\n    grid: ceil_div(rows, BLOCK)\n    block: BLOCK\n    args: x, output, rows, columns\ntunables:\n  BLOCK: [64, 32, 128]\n*/\n\n// Variant {number}.\n\n"
+        "```json\n{trace}\n```\n\n```cuda\n/* kforge\nlaunch:\n  - kernel: softmax\n    grid: ceil_div(rows, BLOCK)\n    block: BLOCK\n    args: x, output, rows, columns\ntunables:\n  BLOCK: [64, 32, 128]\n*/\n\nconstexpr int variant = {number};\n\n"
     );
     for part in 0..28 {
         text += &format!(

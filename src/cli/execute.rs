@@ -52,6 +52,7 @@ pub(super) fn execute(
         search: resolved.search.clone(),
         steps: resolved.steps,
         in_flight: resolved.in_flight,
+        racing: resolved.racing,
         budget: resolved.budget,
         device_budget: resolved.device_budget,
         confirm_share: resolved.confirm_share,

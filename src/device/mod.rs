@@ -8,6 +8,7 @@ mod aligned;
 mod argument_checks;
 mod bound_kernel;
 mod cache;
+mod code_hash;
 mod compiler_log;
 pub mod cpu;
 pub mod cuda;
@@ -31,6 +32,7 @@ pub use bound_kernel::{
     AbsentRead, AccessSite, BoundKernel, BufferAccess, BufferChecks, KernelEvidence, LaunchOutcome,
     Launching, PersistentState, Timing,
 };
+pub use code_hash::code_hash;
 pub(crate) use facts::DeviceFacts;
 pub use interface::{
     Cache, Compile, CompulsoryWork, Device, Edge, Floor, Opened, Purpose, TimingProperties,

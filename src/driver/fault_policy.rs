@@ -146,6 +146,6 @@ pub(super) fn harness_fault(outcome: &JobOutcome) -> Option<anyhow::Error> {
         JobOutcome::Verdict { verdict, .. } if verdict.status == Status::HarnessError => {
             Some(anyhow!(verdict.reason.clone().unwrap_or_default()))
         }
-        JobOutcome::Verdict { .. } | JobOutcome::Duel { .. } => None,
+        JobOutcome::Verdict { .. } | JobOutcome::Duel { .. } | JobOutcome::SameCode { .. } => None,
     }
 }

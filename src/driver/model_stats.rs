@@ -106,8 +106,10 @@ impl ModelTally {
             Event::Failed(failed) => {
                 self.note_unanswered(failed);
                 self.count_for_step(failed.step, |stats| {
-                    // The candidate of a step that kforge could not judge has been counted.
-                    stats.steps += u64::from(failed.reason != FailedReason::HarnessError);
+                    // A candidate that kforge could not judge, or that compiles to known code, has been counted.
+                    let had_candidate =
+                        failed.reason == FailedReason::HarnessError || failed.code.is_some();
+                    stats.steps += u64::from(!had_candidate);
                     *stats.failed.entry(failed.reason).or_default() += 1;
                     stats.count_edits(failed.edits);
                 });
@@ -131,7 +133,9 @@ impl ModelTally {
         if self.speedups.insert(step, speedup.geomean).is_some() {
             return;
         }
-        let expected = self.expected.get(&step).and_then(|(parent, expected)| {
+        // The figure of a dismissed candidate is too rough to judge an expectation by.
+        let expected = self.expected.get(&step).filter(|_| !verdict.is_dismissed());
+        let expected = expected.and_then(|(parent, expected)| {
             let change = self.speedups.get(parent)? / speedup.geomean - 1.0;
             Some((*expected, change))
         });

@@ -220,7 +220,7 @@ impl OpenRun {
             search: replayed.search,
             sources: replayed.sources,
             briefs: OpenBriefs::new(replayed.next_step, replayed.open),
-            scheduler: Scheduler::new(shared.proposer, options.in_flight, replayed.stale),
+            scheduler: Scheduler::new(shared.proposer, options, replayed.stale),
             requests,
             faults: FaultPolicy::default(),
             time: TaskTime::new(limits, replayed.earlier, replayed.time_tally),

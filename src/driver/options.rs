@@ -26,6 +26,8 @@ pub struct RunOptions {
     pub steps: u64,
     /// Number of kernels that are judged at the same time, as opposed to the steps of `record.window`. 0 counts as 1.
     pub in_flight: usize,
+    /// Whether the judgement of a candidate may end early because it is surely slower than what the search has (`eval.racing`).
+    pub racing: bool,
     /// Wall-time budget per task for all of its work, the time of earlier processes included.
     pub budget: Option<Duration>,
     /// The same for device time.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 
 use crate::verdict::{Duel, DuelOutcome, Speedup, Status, Verdict};
-use crate::worker::{Evaluator, Job, JobKind, JobOutcome};
+use crate::worker::{Evaluator, Job, JobKind, JobOutcome, Rivals};
 
 /// The result of a contest between a challenger and the best known kernel.
 #[derive(Clone, Debug, PartialEq)]
@@ -169,7 +169,9 @@ async fn judge(evaluator: &dyn Evaluator, source: &Arc<str>, kind: JobKind) -> R
             verdict.reason.unwrap_or_default()
         ),
         JobOutcome::Verdict { verdict, .. } => Ok(*verdict),
-        JobOutcome::Duel { .. } => bail!("the judge returned a duel instead of a verdict"),
+        JobOutcome::Duel { .. } | JobOutcome::SameCode { .. } => {
+            bail!("the judge returned no verdict")
+        }
     }
 }
 
@@ -182,7 +184,9 @@ async fn run_duel(
     let against = incumbent.clone();
     match evaluate(evaluator, challenger, JobKind::Compare { against }).await? {
         JobOutcome::Duel { duel, .. } => Ok(duel),
-        JobOutcome::Verdict { .. } => bail!("the judge returned a verdict instead of a duel"),
+        JobOutcome::Verdict { .. } | JobOutcome::SameCode { .. } => {
+            bail!("the judge returned no duel")
+        }
     }
 }
 
@@ -196,6 +200,7 @@ async fn evaluate(
         source: source.clone(),
         kind,
         limit: None,
+        rivals: Rivals::default(),
     };
     evaluator.evaluate(job).await
 }

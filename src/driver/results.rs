@@ -110,6 +110,8 @@ fn starting_kernel_results(state: &TaskState<'_>) -> (Vec<StartingKernelResult>,
             confirmed: confirmation.and_then(|confirmation| confirmation.speedup),
             too_noisy: confirmation.is_some_and(is_too_noisy),
             refuted: confirmation.is_some_and(Confirmation::refutes),
+            dismissed: matches!(record.outcome, StepOutcome::Passed { .. })
+                && !record.outcome.is_complete_pass(),
         });
         first_verdict = first_verdict.or(verdict);
     }

@@ -158,6 +158,7 @@ impl<'e> Replay<'e> {
             Event::Proposed(proposed) => {
                 self.requests.remove(&proposed.step);
                 self.sources.add(proposed.step, proposed.kernel);
+                self.sources.add_form(proposed.form, proposed.kernel);
             }
             Event::Failed(failed) => {
                 self.requests.remove(&failed.step);

@@ -2,6 +2,7 @@
 //!
 //! Starts work and returns its results. Never decides what to start, and never acts on a result.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -26,6 +27,8 @@ pub(super) struct RunningWork {
     /// Set when the work is cancelled, for threads that cannot be stopped from outside.
     cancelled: Arc<AtomicBool>,
     evaluations_started: u64,
+    /// The steps whose candidates are judged now.
+    judged_now: BTreeSet<u64>,
     proposing: bool,
     dueling: bool,
 }
@@ -94,6 +97,11 @@ impl RunningWork {
 
     pub(super) fn is_proposing(&self) -> bool {
         self.proposing
+    }
+
+    /// Whether a candidate is judged now whose step fits.
+    pub(super) fn is_judging(&self, fits: impl Fn(u64) -> bool) -> bool {
+        self.judged_now.iter().any(|step| fits(*step))
     }
 
     pub(super) fn is_dueling(&self) -> bool {
@@ -174,6 +182,9 @@ impl RunningWork {
     ) {
         self.evaluations_started += 1;
         self.dueling |= matches!(purpose, EvaluationPurpose::Duel { .. });
+        if purpose == EvaluationPurpose::Judge {
+            self.judged_now.insert(job.step);
+        }
         let number = self.evaluations_started;
         let evaluator = evaluator.clone();
         self.evaluations.spawn(async move {
@@ -232,6 +243,9 @@ impl RunningWork {
             WorkResult::Proposed(_) => self.proposing = false,
             WorkResult::Rendered(..) | WorkResult::Replied(..) | WorkResult::Parsed(..) => {}
             WorkResult::Evaluated(evaluation) => {
+                if evaluation.purpose == EvaluationPurpose::Judge {
+                    self.judged_now.remove(&evaluation.step);
+                }
                 self.dueling &= !matches!(evaluation.purpose, EvaluationPurpose::Duel { .. });
             }
         }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 
 use super::briefs::OpenBriefs;
 use super::fault_policy::{BASELINE_STEP, FaultPolicy};
+use super::options::RunOptions;
 use super::proposer::Proposer;
 use super::running::{EvaluationPurpose, ProposalInput, RunningWork};
 use super::sources::KernelSources;
@@ -17,7 +18,14 @@ use crate::event::Brief;
 use crate::propose::Parent;
 use crate::search::{DuelRequest, Search};
 use crate::task::Task;
-use crate::worker::{Evaluator, Job, JobKind};
+use crate::worker::{Evaluator, Job, JobKind, Rivals};
+
+/// What a dispatch reads besides the search.
+pub(super) struct DispatchParts<'a> {
+    pub(super) sources: &'a mut KernelSources,
+    pub(super) faults: &'a FaultPolicy,
+    pub(super) task: &'a Task,
+}
 
 /// Decides which work of a task runs next.
 pub(super) struct Scheduler {
@@ -27,6 +35,8 @@ pub(super) struct Scheduler {
     evaluator: Option<Arc<dyn Evaluator>>,
     /// Maximum number of evaluations at the same time.
     in_flight: usize,
+    /// Whether candidates are judged against the search's incumbents.
+    racing: bool,
     /// Candidates that wait for the judge, by step.
     unjudged: BTreeMap<u64, Arc<str>>,
     /// Elites that must be judged again because a change was accepted.
@@ -34,12 +44,13 @@ pub(super) struct Scheduler {
 }
 
 impl Scheduler {
-    pub(super) fn new(proposer: Arc<dyn Proposer>, in_flight: usize, stale: Vec<u64>) -> Self {
+    pub(super) fn new(proposer: Arc<dyn Proposer>, options: &RunOptions, stale: Vec<u64>) -> Self {
         Self {
             running: RunningWork::default(),
             proposer,
             evaluator: None,
-            in_flight: in_flight.max(1),
+            in_flight: options.in_flight.max(1),
+            racing: options.racing,
             unjudged: BTreeMap::new(),
             stale: stale.into(),
         }
@@ -85,13 +96,13 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Fills the judge. A duel comes first because the fold waits for it, then the candidates in step order.
-    pub(super) fn dispatch(
-        &mut self,
-        search: &Search,
-        sources: &mut KernelSources,
-        faults: &FaultPolicy,
-    ) -> Result<()> {
+    /// Fills the judge. A duel comes first because the fold waits for it, then starting kernels, then the candidates in step order.
+    pub(super) fn dispatch(&mut self, search: &Search, parts: DispatchParts<'_>) -> Result<()> {
+        let DispatchParts {
+            sources,
+            faults,
+            task,
+        } = parts;
         while self.running.evaluations() < self.in_flight {
             let duel = search
                 .pending_duel()
@@ -106,13 +117,43 @@ impl Scheduler {
                     against: duel.against,
                 };
                 self.evaluate(duel.step, source, kind, purpose)?;
-            } else if let Some((step, source)) = self.unjudged.pop_first() {
-                self.evaluate(step, source, JobKind::Judge, EvaluationPurpose::Judge)?;
+            } else if let Some((step, source)) = self.next_candidate(search, task) {
+                let rivals = Rivals {
+                    incumbents: search.incumbents().filter(|_| self.racing),
+                    known_code: search.code_to_avoid(step),
+                };
+                self.judge(step, source, rivals)?;
             } else {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// The next candidate for the judge; `None` if there is none, or if it is better judged once a starting kernel has passed.
+    ///
+    /// The last starting kernels come first, and the baseline's own kernel comes last: tasks list the slowest first. Once one has passed,
+    /// a much slower one needs only a short look. Until then everything is timed to the end, so nothing else is judged next to the starting
+    /// kernels.
+    fn next_candidate(&mut self, search: &Search, task: &Task) -> Option<(u64, Arc<str>)> {
+        let baseline = task.baseline().1;
+        let starts = self.unjudged.iter();
+        let starts = starts.filter(|(step, _)| search.starting_kernel(**step).is_some());
+        let rank = |(step, source): &(&u64, &Arc<str>)| (source.as_ref() != baseline, **step);
+        let start = starts.clone().max_by_key(rank).map(|(step, _)| *step);
+        let can_wait = self.racing
+            && starts.count() < 2
+            && search.incumbents().is_none()
+            && self
+                .running
+                .is_judging(|step| search.starting_kernel(step).is_some());
+        if can_wait {
+            return None;
+        }
+        match start {
+            Some(step) => self.unjudged.remove_entry(&step),
+            None => self.unjudged.pop_first(),
+        }
     }
 
     /// Fills the judge with elites that must be judged again.
@@ -137,6 +178,7 @@ impl Scheduler {
             source,
             kind: JobKind::Confirm,
             limit: allowance.limit,
+            rivals: Rivals::default(),
         };
         self.start(job, EvaluationPurpose::Confirm)
     }
@@ -158,6 +200,7 @@ impl Scheduler {
             source,
             kind,
             limit: allowance.limit,
+            rivals: Rivals::default(),
         };
         self.start(job, EvaluationPurpose::Compare { against })
     }
@@ -184,6 +227,7 @@ impl Scheduler {
             source,
             kind,
             limit: None,
+            rivals: Rivals::default(),
         };
         self.start(job, purpose)
     }
@@ -193,6 +237,18 @@ impl Scheduler {
         let evaluator = evaluator.context("the task has no evaluator yet")?;
         self.running.evaluate(evaluator, job, purpose);
         Ok(())
+    }
+
+    /// Judges a candidate. Only this is a race: whatever else is judged needs a complete verdict.
+    fn judge(&mut self, step: u64, source: Arc<str>, rivals: Rivals) -> Result<()> {
+        let job = Job {
+            step,
+            source,
+            kind: JobKind::Judge,
+            limit: None,
+            rivals,
+        };
+        self.start(job, EvaluationPurpose::Judge)
     }
 }
 

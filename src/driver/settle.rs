@@ -15,8 +15,9 @@ use super::task_state::TaskState;
 use crate::base::{Digest, Failure};
 use crate::event::{
     Brief, Compared, Confirmed, Dueled, EvaluationSeconds, Event, Failed, FailedReason, Judged,
-    Proposed,
+    Operator, Proposed,
 };
+use crate::kernel::normal_form;
 use crate::propose::{BriefOutcome, Candidate};
 use crate::verdict::Verdict;
 use crate::worker::JobOutcome;
@@ -124,15 +125,23 @@ impl TaskState<'_> {
             }
         };
         let kernel = Digest::of(&candidate.source);
-        let earlier = self.sources.step_of(kernel);
-        self.sources.add(step, kernel);
-        if let Some(earlier) = earlier {
+        let form = normal_form(&candidate.source);
+        // A starting kernel is judged as it is, even if another differs in nothing but comments.
+        let is_start = brief.operator == Operator::Start;
+        let same_form = form
+            .filter(|_| !is_start)
+            .and_then(|form| self.sources.kernel_of_form(form));
+        let same = same_form.unwrap_or(kernel);
+        if let Some(earlier) = self.sources.step_of(same) {
+            self.sources.add(step, same);
             return Ok(Event::Failed(Failed {
                 of: Some(earlier),
-                kernel: Some(kernel),
+                kernel: Some(same),
                 ..Failed::new(step, FailedReason::Duplicate, candidate.detail)
             }));
         }
+        self.sources.add(step, kernel);
+        self.sources.add_form(form, kernel);
         self.writer.write_kernel(step, &candidate.source)?;
         let Candidate {
             source,
@@ -147,6 +156,7 @@ impl TaskState<'_> {
         Ok(Event::Proposed(Proposed {
             step,
             kernel,
+            form,
             operator: brief.operator,
             parents: brief.parents,
             detail,
@@ -230,6 +240,19 @@ impl TaskState<'_> {
                 if let Some(error) = fault {
                     self.faults.count_fault(step, purpose, &error);
                 }
+                Ok(())
+            }
+            (Judge, JobOutcome::SameCode { of, code }) => {
+                round.events.push(Event::Failed(Failed {
+                    of: Some(of),
+                    code: Some(code),
+                    ..Failed::new(
+                        step,
+                        FailedReason::Duplicate,
+                        format!("compiles to the same code as step {of}"),
+                    )
+                }));
+                self.faults.count_judged();
                 Ok(())
             }
             (CheckJudge, JobOutcome::Verdict { .. }) => self.faults.judge_checked(fault),

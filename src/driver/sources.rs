@@ -21,6 +21,8 @@ pub(super) struct KernelSources {
     kernels: Vec<Option<Digest>>,
     /// The first step that had the kernel. Its folder holds the source.
     first_steps: HashMap<Digest, u64>,
+    /// The first kernel with each normal form. Kernels of journals of earlier versions are not in it.
+    forms: HashMap<Digest, Digest>,
     texts: HashMap<Digest, Arc<str>>,
 }
 
@@ -30,6 +32,7 @@ impl KernelSources {
             directory,
             kernels: Vec::new(),
             first_steps: HashMap::new(),
+            forms: HashMap::new(),
             texts: HashMap::new(),
         }
     }
@@ -47,6 +50,18 @@ impl KernelSources {
         }
         self.kernels[index] = Some(kernel);
         self.first_steps.entry(kernel).or_insert(step);
+    }
+
+    /// The first kernel that differs from one with this normal form in nothing that counts.
+    pub(super) fn kernel_of_form(&self, form: Digest) -> Option<Digest> {
+        self.forms.get(&form).copied()
+    }
+
+    /// Records the normal form of a kernel, if it has one.
+    pub(super) fn add_form(&mut self, form: Option<Digest>, kernel: Digest) {
+        if let Some(form) = form {
+            self.forms.entry(form).or_insert(kernel);
+        }
     }
 
     /// Keeps a source in memory.

@@ -65,6 +65,8 @@ struct TaskSummary {
     waiting_for: Vec<PathBuf>,
     judged: u64,
     passed: u64,
+    /// Those of `passed` that were dismissed: surely slower than an incumbent, so they were not timed to the end.
+    dismissed: u64,
     /// Steps that cost an evaluation or a reply, without noise (`inconclusive`) and kforge's own faults.
     counted: u64,
     /// Correct candidates that were not measured precisely enough. Not counted.
@@ -177,6 +179,7 @@ impl Summary {
                 .collect(),
             judged: counts.judged,
             passed: counts.passed,
+            dismissed: counts.dismissed,
             counted: counts.counted,
             inconclusive: counts.inconclusive(),
             validity: counts.validity(),

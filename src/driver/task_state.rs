@@ -23,7 +23,7 @@ use super::fault_policy::FaultPolicy;
 use super::journal_writer::JournalWriter;
 use super::reporter::Reporter;
 use super::round::{FollowUp, Round};
-use super::scheduler::Scheduler;
+use super::scheduler::{DispatchParts, Scheduler};
 use super::sources::KernelSources;
 use super::task_time::{Allowance, TaskTime};
 use crate::event::{Event, StopReason, Stopped};
@@ -138,8 +138,12 @@ impl<'a> TaskState<'a> {
 
     /// Fills the judge with duels and candidates.
     pub(super) fn dispatch(&mut self) -> Result<()> {
-        self.scheduler
-            .dispatch(&self.search, &mut self.sources, &self.faults)?;
+        let parts = DispatchParts {
+            sources: &mut self.sources,
+            faults: &self.faults,
+            task: &self.task,
+        };
+        self.scheduler.dispatch(&self.search, parts)?;
         self.scheduler
             .check_judge_if_stuck(&self.faults, &self.task)
     }

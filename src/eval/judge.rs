@@ -5,23 +5,24 @@
 
 use indexmap::IndexMap;
 
-use super::case::derive_seed;
+use super::case::{Case, derive_seed, operations};
 use super::cases::{CaseRequest, select_cases};
 use super::check;
+use super::code_identity::code_identity;
 use super::context::{JudgeContext, JudgeOptions};
 use super::features;
 use super::finding::JudgeResult;
 use super::hidden::Coverage;
 use super::kernel_set::TimedPair;
 use super::measure;
-use super::request::JudgeRequest;
+use super::request::{JudgeRequest, Judgement};
 use super::screen::CpuScreen;
 use super::stage_times::Phase;
 use super::stages::{self, JudgedKernel};
 use crate::base::{Digest, Failure, random};
 use crate::device::{Cache, Device};
 use crate::kernel::{DeviceLimits, Kernel};
-use crate::search::Incumbents;
+use crate::search::{Incumbents, KnownCode};
 use crate::task::{PrecisionCheck, Task};
 use crate::verdict::{
     BaselineIdentity, Duel, Resources, SCHEMA, Seconds, SelfTest, Status, Verdict,
@@ -47,10 +48,11 @@ impl<'a> Judge<'a> {
         limits: DeviceLimits,
     ) -> anyhow::Result<Self> {
         let context = JudgeContext::open(device, task, options, limits)?;
-        Self::with_baseline_check(context, usize::MAX)
+        Self::with_baseline_check(context, false)
     }
 
-    /// As `new`, but checks the baseline on the first workload only: another judge has checked it on all of them.
+    /// As `new`, but checks the baseline on the smallest workload only. Another judge has checked it on all of them with the same
+    /// programs, so this shows only whether the device works for this process.
     ///
     /// # Errors
     /// As for `new`.
@@ -61,13 +63,10 @@ impl<'a> Judge<'a> {
         limits: DeviceLimits,
     ) -> anyhow::Result<Self> {
         let context = JudgeContext::open(device, task, options, limits)?;
-        Self::with_baseline_check(context, 1)
+        Self::with_baseline_check(context, true)
     }
 
-    fn with_baseline_check(
-        mut context: JudgeContext<'a>,
-        max_workloads: usize,
-    ) -> anyhow::Result<Self> {
+    fn with_baseline_check(mut context: JudgeContext<'a>, is_proven: bool) -> anyhow::Result<Self> {
         let task = context.task;
         // The outputs of one run would be the inputs of the next, and the oracle has no such inputs.
         if context.options.cache == Cache::Hot
@@ -83,7 +82,17 @@ impl<'a> Judge<'a> {
         }
         let cases = context.workload_cases();
         context.prepare_references(&cases)?;
-        for case in cases.iter().take(max_workloads) {
+        let work = |case: &Case| operations(task, &case.binding);
+        let smallest = || {
+            let cases = cases.iter();
+            cases.min_by(|one, other| work(one).total_cmp(&work(other)))
+        };
+        let checked: Vec<&Case> = if is_proven {
+            smallest().into_iter().collect()
+        } else {
+            cases.iter().collect()
+        };
+        for case in checked {
             let seed = random::fresh_seed();
             if let Err(error) = check::check_case(&context, &context.baseline, case, &[seed]) {
                 let reason = error.into_finding()?.reason;
@@ -120,7 +129,11 @@ impl<'a> Judge<'a> {
         source: &str,
         seed: Option<u64>,
     ) -> anyhow::Result<Verdict> {
-        self.judge_covering(name, source, seed, Coverage::Part)
+        let request = JudgeRequest {
+            seed,
+            ..JudgeRequest::new(name, source)
+        };
+        Ok(*self.judge_candidate(&request)?.into_verdict()?)
     }
 
     /// Judges one kernel against incumbents. If it surely cannot reach them, the judgement ends early, and the verdict says so.
@@ -133,49 +146,39 @@ impl<'a> Judge<'a> {
         source: &str,
         incumbents: &Incumbents,
     ) -> anyhow::Result<Verdict> {
-        self.judge_candidate(&JudgeRequest {
+        let request = JudgeRequest {
             incumbents: Some(incumbents),
             ..JudgeRequest::new(name, source)
-        })
-    }
-
-    /// As `judge`, on a part of the hidden cases or on all.
-    pub(crate) fn judge_covering(
-        &mut self,
-        name: &str,
-        source: &str,
-        seed: Option<u64>,
-        coverage: Coverage,
-    ) -> anyhow::Result<Verdict> {
-        self.judge_candidate(&JudgeRequest {
-            seed,
-            coverage,
-            ..JudgeRequest::new(name, source)
-        })
+        };
+        Ok(*self.judge_candidate(&request)?.into_verdict()?)
     }
 
     /// As `judge`, within a search. A thorough judge always takes all hidden cases.
     pub(crate) fn judge_candidate(
         &mut self,
         request: &JudgeRequest<'_>,
-    ) -> anyhow::Result<Verdict> {
-        let JudgeRequest { name, seed, .. } = *request;
-        let seed = seed.unwrap_or_else(random::fresh_seed);
-        let mut verdict = blank_verdict(&self.context, name, seed);
+    ) -> anyhow::Result<Judgement> {
+        let seed = request.seed.unwrap_or_else(random::fresh_seed);
+        let mut verdict = blank_verdict(&self.context, request.name, seed);
         let times = self.context.times.clone();
         times.clear();
-        if let Err(error) = self.judge_stages(request, &mut verdict) {
-            let finding = error.into_finding()?;
-            verdict.status = finding.status;
-            verdict.reason = Some(finding.reason);
-            verdict.speedup = None;
-            let mut evidence = *finding.evidence;
-            evidence.seed.get_or_insert(seed);
-            evidence.workload = evidence.workload.or(finding.case);
-            verdict.evidence = Some(evidence);
+        match self.judge_stages(request, &mut verdict) {
+            Ok(None) => {}
+            Ok(Some(known)) => return Ok(Judgement::SameCode(known)),
+            Err(error) => {
+                let finding = error.into_finding()?;
+                verdict.status = finding.status;
+                verdict.reason = Some(finding.reason);
+                verdict.speedup = None;
+                let mut evidence = *finding.evidence;
+                evidence.seed.get_or_insert(seed);
+                evidence.workload = evidence.workload.or(finding.case);
+                verdict.evidence = Some(evidence);
+            }
         }
         times.write_to(&mut verdict.seconds);
-        Ok(verdict)
+        verdict.seconds.device = self.take_device_seconds();
+        Ok(Judgement::Verdict(Box::new(verdict)))
     }
 
     /// How long this judge has held the device since the last call, in seconds.
@@ -242,12 +245,12 @@ impl<'a> Judge<'a> {
         }))
     }
 
-    /// Compiles, screens, and runs all other stages.
+    /// Compiles, screens, and runs all other stages. Stops after compilation if the code is known, and returns it.
     fn judge_stages(
         &mut self,
         request: &JudgeRequest<'_>,
         verdict: &mut Verdict,
-    ) -> JudgeResult<()> {
+    ) -> JudgeResult<Option<KnownCode>> {
         let coverage = match request.coverage {
             Coverage::Part if self.context.options.thorough => Coverage::All,
             coverage => coverage,
@@ -262,11 +265,16 @@ impl<'a> Judge<'a> {
             profile: &context.options.profile,
             kernel: &kernel,
             limits: &context.limits,
-            effort: context.effort(coverage),
+            effort: context.effort(request.coverage),
             seed,
         })?;
         context.prepare_references(&cases)?;
         let compiled = context.compile(kernel, &cases)?;
+        verdict.code = code_identity(&compiled);
+        let mut known = request.known_code.iter();
+        if let Some(known) = known.find(|known| Some(known.code) == verdict.code) {
+            return Ok(Some(*known));
+        }
         if let Some(program) = compiled.programs.values().next() {
             verdict.resources = program.resources.clone();
         }
@@ -284,7 +292,8 @@ impl<'a> Judge<'a> {
             seed,
             is_inspected: coverage != Coverage::Timed,
         };
-        stages::run(&self.context, &candidate, request.incumbents, verdict)
+        stages::run(&self.context, &candidate, request.incumbents, verdict)?;
+        Ok(None)
     }
 }
 
@@ -327,6 +336,7 @@ fn blank_verdict(context: &JudgeContext<'_>, name: &str, seed: u64) -> Verdict {
         }),
         timing: None,
         dismissal: None,
+        code: None,
         not_done: Vec::new(),
         speedup: None,
         workloads: Vec::new(),

@@ -4,8 +4,10 @@
 //! candidate's fault into an error: that is a [`Verdict`](crate::verdict::Verdict).
 //!
 //! `judge` compiles with `context`, and `stages` runs the other stages: `check` and `case_checks` check, `screen` and `inspection` look
-//! for faults that a fast run hides, `measure` and `timed_cases` time, and `racing` dismisses what cannot reach its incumbents. `cases`, `hidden`, `shapes` and `inspected_cases` choose the cases. `case_kernel` and `kernel_set` bind
-//! kernels to buffers, `oracle_pool` keeps oracles open; `unwritten` looks for poison in outputs. `stage_times` adds up where the time goes. `admission` tests a task with `corruption` on `admission_cases`, and its
+//! for faults that a fast run hides, `measure` and `timed_cases` time, and `racing` dismisses what cannot reach its incumbents. `cases`,
+//! `hidden`, `shapes` and `inspected_cases` choose the cases. `case_kernel` and `kernel_set` bind kernels to buffers, `oracle_pool` keeps
+//! oracles open; `unwritten` looks for poison in outputs. `code_identity` says which kernels compile to the same code. `stage_times` adds
+//! up where the time goes. `admission` tests a task with `corruption` on `admission_cases`, and its
 //! cases with `mutants`; `probe`, `example` and `compiled` serve `kforge` commands that need a part of the
 //! judge.
 
@@ -18,6 +20,7 @@ mod case_checks;
 mod case_kernel;
 mod cases;
 mod check;
+mod code_identity;
 mod compiled;
 mod compiled_kernel;
 mod context;
@@ -58,5 +61,6 @@ pub use example::{ExampleRequest, OracleExample, oracle_example};
 pub(crate) use hidden::Coverage;
 pub use judge::Judge;
 pub use probe::{ProbeCases, ProbeRequest, ProbedLaunch, probe};
+pub(crate) use request::{JudgeRequest, Judgement};
 pub(crate) use screen::CpuScreen;
 pub(crate) use timing_lock::{TimingLock, TimingLockGuard};

@@ -1,9 +1,10 @@
-//! What the judge is asked to judge.
+//! What the judge is asked to judge, and what comes back.
 //!
 //! Plain data. `judge` does the work.
 
 use super::hidden::Coverage;
-use crate::search::Incumbents;
+use crate::search::{Incumbents, KnownCode};
+use crate::verdict::Verdict;
 
 /// A kernel to judge, and what may end its judgement early.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +19,8 @@ pub(crate) struct JudgeRequest<'r> {
     pub(crate) coverage: Coverage,
     /// What the kernel must beat; `None`: it is judged completely.
     pub(crate) incumbents: Option<&'r Incumbents>,
+    /// A kernel that compiles to code among these is not judged.
+    pub(crate) known_code: &'r [KnownCode],
 }
 
 impl<'r> JudgeRequest<'r> {
@@ -29,6 +32,31 @@ impl<'r> JudgeRequest<'r> {
             seed: None,
             coverage: Coverage::Part,
             incumbents: None,
+            known_code: &[],
+        }
+    }
+}
+
+/// The result of a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Judgement {
+    Verdict(Box<Verdict>),
+    /// The kernel compiles to this known code, so it was neither checked nor timed.
+    SameCode(KnownCode),
+}
+
+impl Judgement {
+    /// The verdict.
+    ///
+    /// # Errors
+    /// If the kernel was not judged. Without known code that cannot happen.
+    pub(crate) fn into_verdict(self) -> anyhow::Result<Box<Verdict>> {
+        match self {
+            Self::Verdict(verdict) => Ok(verdict),
+            Self::SameCode(known) => anyhow::bail!(
+                "the kernel was not judged, because it compiles to the code of step {}",
+                known.step
+            ),
         }
     }
 }

@@ -43,6 +43,10 @@ pub struct Proposed {
     pub step: u64,
     /// Hash of `kernel.cu`: the source, with the values of its tunables written in.
     pub kernel: Digest,
+    /// Hash of the normal form, which comments and white space do not change. Absent if the source has none, and in journals of earlier
+    /// versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub form: Option<Digest>,
     pub operator: Operator,
     pub parents: Vec<u64>,
     /// What the operator did, such as `unroll` or `ROWS=2`. Shown to people; operators are credited by it.
@@ -86,14 +90,17 @@ pub struct Failed {
     #[serde(skip_serializing)]
     pub step: u64,
     pub reason: FailedReason,
-    /// `duplicate`: the step that has the same source.
+    /// `duplicate`: the step that has the same code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub of: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// `duplicate`: the hash of the source.
+    /// `duplicate`: the hash of that step's source. Absent if the step had a candidate of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<Digest>,
+    /// `duplicate`: the hash of the compiled code, if the step had a candidate of its own and the compiler showed that it is the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Digest>,
     #[serde(default, skip_serializing_if = "EditCounts::is_empty")]
     pub edits: EditCounts,
 }
@@ -107,6 +114,7 @@ impl Failed {
             of: None,
             detail: Some(detail),
             kernel: None,
+            code: None,
             edits: EditCounts::default(),
         }
     }
@@ -128,7 +136,7 @@ pub enum FailedReason {
     EditMissed,
     /// Nothing was changed, or the operator found nothing to change.
     NoOp,
-    /// The source equals that of an earlier candidate.
+    /// The code equals that of an earlier candidate: the source apart from comments and white space, or what the compiler made of it.
     Duplicate,
     /// kforge could not judge the candidate and gave up. The step is closed so that the search can continue.
     HarnessError,

@@ -4,7 +4,7 @@
 //!
 //! `header` has the types of a header; `header_comment` finds it, `header_yaml` (with `yaml_values` and `header_lists`) reads its YAML,
 //! `header_reader` (with `header_arguments`, `constants` and `tunables`) checks it; `bind` turns a header and a workload into a launch plan
-//! (`plan`); `point` handles tunable values; `note` marks files for people; `syntax` is the syntax tree, and `lexer` the lexer for code that needs no tree.
+//! (`plan`); `point` handles tunable values; `note` marks files for people; `normal_form` says which files are the same; `syntax` is the syntax tree, and `lexer` the lexer for code that needs no tree.
 
 use crate::task::Definition;
 
@@ -19,6 +19,7 @@ pub(crate) mod header_ranges;
 mod header_reader;
 mod header_yaml;
 pub(crate) mod lexer;
+mod normal_form;
 mod note;
 pub mod plan;
 mod point;
@@ -31,6 +32,7 @@ mod yaml_values;
 pub use bind::{BindError, BindFault, DeviceLimits, LaunchTarget, Scalars};
 pub(crate) use error::HeaderError;
 pub(crate) use header::{ArgumentHeader, Header, LaunchHeader, LocatedExpression};
+pub(crate) use normal_form::normal_form;
 pub(crate) use note::{with_note, without_note};
 pub use point::with_point;
 

@@ -91,6 +91,8 @@ pub struct StartingKernelResult {
     pub too_noisy: bool,
     /// It did not pass when it was measured again.
     pub refuted: bool,
+    /// It was surely slower than another kernel, so its timing ended early.
+    pub dismissed: bool,
 }
 
 /// The tables of all tasks.
@@ -242,6 +244,7 @@ fn starting_kernels_table(starts: &[StartingKernelResult]) -> String {
             otherwise: match start {
                 start if start.too_noisy => TOO_NOISY,
                 start if start.refuted => "failed",
+                start if start.dismissed => "dismissed",
                 _ => NO_FIGURE,
             },
         };
@@ -436,6 +439,7 @@ mod tests {
             confirmed: None,
             too_noisy: step == 2,
             refuted: false,
+            dismissed: false,
         };
         let detail = "split the sum `total` in 16";
         TaskResults {

@@ -107,6 +107,7 @@ impl KernelHistory {
     fn apply_judged(&mut self, judged: &JudgedSummary) {
         let verdict = &judged.verdict;
         match verdict.passed_speedup() {
+            Some(_) if verdict.is_dismissed() => {}
             Some(speedup) => {
                 self.passed.insert(judged.step, speedup.geomean);
             }
@@ -126,7 +127,10 @@ impl KernelHistory {
             })
         };
         let is_baseline = |step: &u64| self.kernels.get(step) == Some(&baseline);
-        let confirmed = |step: &u64| self.confirmed.get(step)?.passed_speedup();
+        let confirmed = |step: &u64| {
+            let verdict = self.confirmed.get(step)?;
+            verdict.passed_speedup().filter(|_| !verdict.is_dismissed())
+        };
         let faster = (self.confirmed.keys())
             .filter(|step| !is_baseline(step))
             .filter_map(|step| Some((*step, confirmed(step)?)))
@@ -181,6 +185,7 @@ mod tests {
     fn proposed(step: u64) -> Event {
         let kernel = Digest::of(format!("kernel {step}"));
         Event::Proposed(Proposed {
+            form: None,
             step,
             kernel,
             operator: Operator::Propose,

@@ -21,6 +21,7 @@ fn events() -> Vec<Event> {
             retired: Default::default(),
         }),
         Event::Proposed(Proposed {
+            form: None,
             edits: Default::default(),
             expected: None,
             step: 7,
@@ -33,6 +34,7 @@ fn events() -> Vec<Event> {
             space: Default::default(),
         }),
         Event::Failed(Failed {
+            code: None,
             edits: Default::default(),
             step: 8,
             reason: FailedReason::NoOp,

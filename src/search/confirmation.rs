@@ -10,7 +10,7 @@ use super::ledger::StepOutcome;
 use super::pending::valid_speedup;
 use super::updates::{Confirmation, DuelRequest, SearchUpdate};
 use crate::event::{Compared, Confirmed, Operator};
-use crate::verdict::{Duel, Status};
+use crate::verdict::{Duel, Status, VerdictSummary};
 
 impl Search {
     /// The fastest elite by its estimate, without those that a confirmation refuted.
@@ -120,8 +120,11 @@ impl Search {
             return None;
         }
         let starts = (1..=self.starting_kernels.len() as u64).filter(|step| is_start(*step));
+        // A dismissed one was surely slower than another.
         let passed = starts.filter_map(|step| match self.record(step)?.outcome {
-            StepOutcome::Passed { speedup, .. } => Some((step, speedup)),
+            outcome @ StepOutcome::Passed { speedup, .. } if outcome.is_complete_pass() => {
+                Some((step, speedup))
+            }
             _ => None,
         });
         let passed = passed.filter(|(step, _)| {
@@ -155,7 +158,8 @@ impl Search {
             updates.push(SearchUpdate::HarnessError { step });
             return;
         }
-        let speedup = valid_speedup(&verdict.into());
+        let summary = VerdictSummary::from(verdict);
+        let speedup = valid_speedup(&summary).filter(|_| !summary.is_dismissed());
         self.confirmations.insert(
             step,
             Confirmation {

@@ -9,6 +9,7 @@ use super::pending::{CandidateResult, PendingStep, valid_speedup};
 use super::planner::PlannedBrief;
 use super::resolution::StepResolution;
 use super::updates::SearchUpdate;
+use crate::base::Digest;
 use crate::event::{Event, FailedReason, Proposed, StopReason};
 use crate::verdict::{Status, VerdictSummary};
 
@@ -18,7 +19,7 @@ struct FoldedCandidate {
     /// `None` if there is no new candidate.
     proposed: Option<Proposed>,
     family: Option<u32>,
-    /// The cell of a candidate that passed.
+    /// The cell of a candidate that passed and was not dismissed.
     cell: Option<Cell>,
 }
 
@@ -68,6 +69,7 @@ impl Search {
         updates: &mut Vec<SearchUpdate>,
     ) {
         let result = self.candidate_result(verdict);
+        self.code_log.note(step, passed_code(verdict));
         let pending = self.pending.entry(step).or_default();
         match result {
             Some(_) => pending.judged = result,
@@ -84,6 +86,9 @@ impl Search {
                     // Correct, but without a number that can be compared.
                     return Some(CandidateResult::NotPassed(Status::Inconclusive));
                 };
+                if verdict.is_dismissed() {
+                    return Some(CandidateResult::Dismissed { speedup });
+                }
                 let cell = self.archive.cell_of(&verdict.features, &speedup);
                 Some(CandidateResult::Passed { speedup, cell })
             }
@@ -221,6 +226,13 @@ impl Search {
                 };
                 self.insert_elite(elite, insert, updates);
             }
+            // It is no member to tune further, so its family does not learn its speedup.
+            (Some(CandidateResult::Dismissed { speedup }), Some(insert)) => {
+                folded.outcome = StepOutcome::Passed {
+                    speedup: speedup.geomean,
+                    insert,
+                };
+            }
             (Some(CandidateResult::NotPassed(status)), _) => {
                 folded.outcome = StepOutcome::NotPassed(status);
             }
@@ -237,7 +249,7 @@ impl Search {
         updates: &mut Vec<SearchUpdate>,
     ) {
         let is_proven = match (decision, self.best_proven) {
-            (ArchiveDecision::NotAdded { .. }, _) => return,
+            (ArchiveDecision::NotAdded { .. } | ArchiveDecision::Dismissed, _) => return,
             (_, None) => true,
             (ArchiveDecision::Improved { over }, Some((best, _))) if over == best => true,
             (_, Some((_, speedup))) => elite.speedup.ci95[0] > speedup.ci95[1],
@@ -296,7 +308,7 @@ impl Search {
     }
 
     /// Applies a new verdict to an elite, which a resume asks for after accepted changes. The elite keeps its cell, moves to
-    /// another, or is removed. If two elites meet in a cell, the better estimate stays; there is no duel.
+    /// another, or is removed. No candidate that it had dismissed comes back. If two elites meet in a cell, the better estimate stays; there is no duel.
     pub(super) fn remeasure_elite(
         &mut self,
         step: u64,
@@ -309,6 +321,7 @@ impl Search {
         let (Some(old_cell), Some(result)) = (old_cell, self.candidate_result(verdict)) else {
             return;
         };
+        self.code_log.note(step, passed_code(verdict));
         self.archive.remove(&old_cell);
         let mut kept = false;
         if let CandidateResult::Passed { speedup, cell } = result {
@@ -331,4 +344,10 @@ impl Search {
         updates.push(SearchUpdate::Remeasured { step, kept });
         self.advance(updates);
     }
+}
+
+/// The compiled code of a kernel that passed. That of another is not known: an inspection may have found a fault that its fast build does
+/// not have, and a repair may compile to the same fast build.
+fn passed_code(verdict: &VerdictSummary) -> Option<Digest> {
+    verdict.code.filter(|_| verdict.status == Status::Passed)
 }

@@ -1,12 +1,13 @@
 //! What a candidate must beat to matter to a search, as the judge needs it to stop timing early.
 //!
-//! Made from the archive for each judgement, sent to the worker with the request. Only says how fast the incumbents are; `eval` decides
-//! whether a candidate is surely slower.
+//! Made for each judgement and sent to the worker with the request. Only says how fast the incumbents are; `eval` decides whether a
+//! candidate is surely slower.
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::archive::{Archive, ArchiveAxis};
+use super::archive::{Archive, ArchiveAxis, Cell};
+use crate::verdict::Speedup;
 
 /// Features that are known only after a kernel has been timed or inspected. Incumbents are not told apart by them.
 const LATE_FEATURES: [&str; 9] = [
@@ -23,38 +24,41 @@ const LATE_FEATURES: [&str; 9] = [
 /// A kernel that is this many times slower than the fastest one is not worth a cell, even an empty one.
 const HOPELESS_FACTOR: f64 = 16.0;
 
-/// The speedups of the fastest elites, by what is known of a kernel before it is timed.
+/// The speedups of the fastest kernels, by what is known of a kernel before it is timed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Incumbents {
     /// The axes of the archive that the source and the compiler decide.
     axes: Vec<ArchiveAxis>,
-    /// The bins on these axes, and the low end of the interval of the fastest elite there.
+    /// The bins on these axes, and the highest low end of an interval there.
     by_bins: Vec<(Vec<u16>, f64)>,
-    /// The low end of the interval of the fastest elite; 0 if there is none.
+    /// The highest low end of all intervals; 0 if there is none.
     best: f64,
 }
 
 impl Incumbents {
-    #[expect(dead_code, reason = "the driver sends them with each request")]
-    pub(super) fn of(archive: &Archive) -> Self {
+    /// Whether nothing has passed yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.best <= 0.0
+    }
+
+    /// From the kernels that have passed, in any order.
+    pub(super) fn new<'k>(
+        archive: &Archive,
+        passed: impl Iterator<Item = (&'k Cell, Speedup)>,
+    ) -> Self {
         let is_early = |axis: &ArchiveAxis| !LATE_FEATURES.contains(&axis.feature.as_str());
-        let early: Vec<usize> = archive
-            .axes()
-            .iter()
-            .enumerate()
-            .filter_map(|(index, axis)| is_early(axis).then_some(index))
+        let axes = archive.axes();
+        let early: Vec<usize> = (0..axes.len())
+            .filter(|index| is_early(&axes[*index]))
             .collect();
         let mut by_bins = IndexMap::<Vec<u16>, f64>::new();
-        // Fastest first, so the first of each kind counts.
-        for elite in archive.elites() {
-            let bins = early.iter().map(|axis| elite.cell.bins()[*axis]).collect();
-            by_bins.entry(bins).or_insert(elite.speedup.ci95[0]);
+        for (cell, speedup) in passed {
+            let bins = early.iter().map(|axis| cell.bins()[*axis]).collect();
+            let low = by_bins.entry(bins).or_default();
+            *low = low.max(speedup.ci95[0]);
         }
         Self {
-            axes: early
-                .iter()
-                .map(|axis| archive.axes()[*axis].clone())
-                .collect(),
+            axes: early.iter().map(|axis| axes[*axis].clone()).collect(),
             best: by_bins.values().copied().fold(0.0, f64::max),
             by_bins: by_bins.into_iter().collect(),
         }
@@ -72,5 +76,78 @@ impl Incumbents {
         let bar = same_kind.map_or(0.0, |(_, low)| *low);
         let bar = bar.max(self.best / HOPELESS_FACTOR);
         (bar > 0.0).then_some(bar)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::search::archive::Elite;
+
+    /// Known before timing: `block_threads`. Known after it: `speedup`.
+    fn archive() -> Archive {
+        let features = [
+            ("block_threads".to_owned(), vec![64.0, 128.0]),
+            ("speedup".to_owned(), vec![1.0, 2.0]),
+        ];
+        Archive::new(&features.into())
+    }
+
+    fn threads(threads: f64) -> IndexMap<String, f64> {
+        [("block_threads".to_owned(), threads)].into()
+    }
+
+    /// The incumbents after kernels with these block sizes and intervals have passed.
+    fn incumbents(passed: &[(f64, [f64; 2])]) -> Incumbents {
+        let archive = archive();
+        let elites: Vec<_> = (1..)
+            .zip(passed)
+            .map(|(step, (size, ci95))| {
+                let speedup = Speedup {
+                    geomean: f64::midpoint(ci95[0], ci95[1]),
+                    ci95: *ci95,
+                };
+                Elite {
+                    step,
+                    cell: archive.cell_of(&threads(*size), &speedup),
+                    speedup,
+                }
+            })
+            .collect();
+        let passed = elites.iter().map(|elite| (&elite.cell, elite.speedup));
+        Incumbents::new(&archive, passed)
+    }
+
+    #[test]
+    fn bar_is_what_the_best_of_a_kind_surely_reaches() {
+        let incumbents = incumbents(&[
+            (32.0, [1.0, 4.0]),
+            // The same kind in another cell, with a lower estimate that is surer.
+            (32.0, [1.8, 1.9]),
+            (256.0, [0.5, 0.6]),
+        ]);
+        assert_eq!(incumbents.bar(&threads(48.0)), Some(1.8));
+        assert_eq!(incumbents.bar(&threads(512.0)), Some(0.5));
+    }
+
+    #[test]
+    fn new_kind_must_only_not_be_hopeless() {
+        let incumbents = incumbents(&[(32.0, [4.0, 4.4]), (256.0, [0.1, 0.2])]);
+        assert_eq!(incumbents.bar(&threads(64.0)), Some(0.25));
+        // A slow kind is not worth keeping either.
+        assert_eq!(incumbents.bar(&threads(256.0)), Some(0.25));
+        assert_eq!(incumbents.bar(&IndexMap::new()), Some(0.25));
+    }
+
+    #[test]
+    fn there_is_no_bar_before_something_has_passed() {
+        assert_eq!(incumbents(&[]).bar(&threads(32.0)), None);
+    }
+
+    #[test]
+    fn incumbents_survive_the_way_to_a_worker() {
+        let sent = incumbents(&[(32.0, [1.25, 1.5]), (300.0, [0.1, 0.3])]);
+        let text = serde_json::to_string(&sent).unwrap();
+        assert_eq!(serde_json::from_str::<Incumbents>(&text).unwrap(), sent);
     }
 }

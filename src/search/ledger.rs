@@ -20,7 +20,7 @@ pub enum StepOutcome {
     NotPassed(Status),
     /// There was no candidate.
     Failed(FailedReason),
-    /// The source equals that of an earlier step `of`.
+    /// The code equals that of an earlier step `of`.
     Duplicate { of: u64 },
 }
 
@@ -33,6 +33,9 @@ pub enum ArchiveDecision {
     Improved { over: u64 },
     /// It was not added. The elite of its cell is still the candidate of step `behind`.
     NotAdded { behind: u64 },
+    /// It was not considered: its judgement ended early, because it was surely slower than an incumbent. It stays out even if that
+    /// incumbent is removed later.
+    Dismissed,
 }
 
 impl StepOutcome {
@@ -45,6 +48,11 @@ impl StepOutcome {
                 ..
             }
         )
+    }
+
+    /// Whether the candidate passed and was judged completely. Only such a candidate may be shown, compared or built on.
+    pub(crate) fn is_complete_pass(&self) -> bool {
+        matches!(self, StepOutcome::Passed { insert, .. } if *insert != ArchiveDecision::Dismissed)
     }
 
     /// Whether the step counts for the share of valid steps: it cost an evaluation or a reply. Noise and faults of kforge say
@@ -82,6 +90,8 @@ pub struct SearchCounts {
     /// Candidates that were judged, without duplicates.
     pub judged: u64,
     pub passed: u64,
+    /// Candidates that passed and were dismissed: surely slower than an incumbent.
+    pub dismissed: u64,
     /// Candidates that entered the archive.
     pub added: u64,
     /// Judged candidates by status, `passed` included.
@@ -123,6 +133,7 @@ impl SearchCounts {
         );
         self.judged += u64::from(judged);
         self.passed += u64::from(passed);
+        self.dismissed += u64::from(passed && !outcome.is_complete_pass());
         self.added += u64::from(added);
         self.counted += u64::from(outcome.counts_for_validity(operator));
         match outcome {

@@ -11,8 +11,14 @@
 //!
 //! **What completes a step**: a `failed` event; or a `proposed` and a `judged` event; or a `proposed` event alone, if an earlier
 //! step has the same source: the step is then a duplicate whatever other events say. A `failed: duplicate` of a *later* step
-//! takes over the verdict of that step, and the later step becomes the duplicate. A `judged: harness_error` is not a result: the
+//! takes over the verdict of that step, and the later step becomes the duplicate. A candidate whose compiled code is that of an earlier
+//! step has a `proposed` event and a `failed: duplicate`. A `judged: harness_error` is not a result: the
 //! fold waits for another `judged` event, or for a `failed: harness_error` event, which closes the step permanently.
+//!
+//! **Dismissed candidates.** A judgement may end early if the candidate is surely slower than an incumbent, or leave checks undone that
+//! only matter for a fast kernel. Such a candidate has passed, and nothing else: it is no elite, no parent, and no prompt shows it. What
+//! the judge compares with ([`Search::incumbents`]) depends on what has arrived, so it is no part of the state; the verdict says what
+//! came of it.
 //!
 //! **Duels.** If a candidate has a better estimate than the elite of its cell, but the intervals overlap, the fold stops until a
 //! `dueled` event has the result of timing both against each other.
@@ -29,6 +35,8 @@ mod divergence;
 mod families;
 mod fold;
 mod incumbents;
+mod judging;
+mod known_code;
 mod ledger;
 mod model_brief;
 mod parent_pool;
@@ -45,6 +53,7 @@ mod view;
 pub(crate) use archive::{Archive, Elite};
 pub(crate) use divergence::Divergence;
 pub use incumbents::Incumbents;
+pub use known_code::KnownCode;
 pub(crate) use ledger::{OperatorCounts, SearchCounts, StepOutcome, StepRecord};
 pub use settings::{FEATURES, OperatorWeights, SearchMode, SearchSettings};
 pub(crate) use updates::{Confirmation, UnfinishedStep};
@@ -52,6 +61,7 @@ pub use updates::{DuelRequest, SearchUpdate};
 pub(crate) use view::ModelPool;
 
 use families::Families;
+use known_code::CodeLog;
 use ledger::Ledger;
 use pending::PendingStep;
 use planner::{PlannedBrief, Planner};
@@ -89,6 +99,7 @@ pub struct Search {
     comparisons: BTreeMap<DuelRequest, Option<Duel>>,
     /// Steps whose source is in the folder of a later step that proposed it first, and that later step.
     source_steps: BTreeMap<u64, u64>,
+    code_log: CodeLog,
 }
 
 impl Search {
@@ -124,6 +135,7 @@ impl Search {
             confirmations: BTreeMap::new(),
             comparisons: BTreeMap::new(),
             source_steps: BTreeMap::new(),
+            code_log: CodeLog::default(),
         };
         search.plan_first_steps();
         search

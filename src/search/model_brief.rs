@@ -173,7 +173,7 @@ fn choose_context(
     for step in recent_steps(view) {
         let outcome = view.ledger.get(step).map(|record| record.outcome);
         let (list, max) = match outcome {
-            Some(StepOutcome::Passed { .. }) => (&mut context.recent, quarter),
+            Some(outcome) if outcome.is_complete_pass() => (&mut context.recent, quarter),
             Some(StepOutcome::NotPassed(status)) if is_repairable(status) => {
                 (&mut context.failures, max_failures)
             }

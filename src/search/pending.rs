@@ -19,7 +19,14 @@ pub(super) struct PendingStep {
 /// The part of a verdict that the fold needs.
 #[derive(Clone, Debug)]
 pub(super) enum CandidateResult {
-    Passed { speedup: Speedup, cell: Cell },
+    Passed {
+        speedup: Speedup,
+        cell: Cell,
+    },
+    /// It passed, but is surely slower than an incumbent, and its judgement ended early.
+    Dismissed {
+        speedup: Speedup,
+    },
     NotPassed(Status),
 }
 

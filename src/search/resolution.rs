@@ -63,7 +63,7 @@ impl Search {
     }
 
     /// What the archive does with a candidate whose verdict is that of step `from`. `Ok(None)` if it did not pass, `Err` if only
-    /// a duel can decide.
+    /// a duel can decide. A dismissed candidate needs no duel.
     pub(super) fn decide_insert(
         &self,
         step: u64,
@@ -73,10 +73,19 @@ impl Search {
             .pending
             .get(&from)
             .and_then(|from| from.judged.as_ref());
-        let Some(CandidateResult::Passed { speedup, cell, .. }) = result else {
-            return Ok(None);
+        let (speedup, cell) = match result {
+            Some(CandidateResult::Passed { speedup, cell }) => (speedup, cell),
+            Some(CandidateResult::Dismissed { .. }) => return Ok(Some(ArchiveDecision::Dismissed)),
+            Some(CandidateResult::NotPassed(_)) | None => return Ok(None),
         };
-        Ok(Some(match self.archive.challenge(cell, speedup) {
+        let outcome = self.archive.challenge(cell, speedup);
+        if let ChallengeOutcome::ClearlyFaster(other) | ChallengeOutcome::NeedsDuel(other) = outcome
+            && self.have_same_code(from, other)
+        {
+            // They were judged at the same time. A difference in speed is noise.
+            return Ok(Some(ArchiveDecision::NotAdded { behind: other }));
+        }
+        Ok(Some(match outcome {
             ChallengeOutcome::EmptyCell => ArchiveDecision::New,
             ChallengeOutcome::ClearlyFaster(over) => ArchiveDecision::Improved { over },
             ChallengeOutcome::NotFaster(behind) => ArchiveDecision::NotAdded { behind },

@@ -13,7 +13,7 @@ use crate::verdict::{Speedup, Status, Verdict};
 /// One effect of an event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SearchUpdate {
-    /// A step was folded. `cell`: the cell of a candidate that passed.
+    /// A step was folded. `cell`: the cell of a candidate that passed and was not dismissed.
     Folded {
         step: u64,
         outcome: StepOutcome,

@@ -6,7 +6,7 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use crate::base::exact;
+use crate::base::{Digest, exact};
 
 mod compiled;
 mod status;
@@ -57,6 +57,10 @@ pub struct Verdict {
     #[serde(default, with = "exact::seeds")]
     pub seeds: Vec<u64>,
     pub baseline: Option<BaselineIdentity>,
+    /// Hash of the compiled code and of the launches: equal for kernels that do the same on this device. Absent if the kernel was not
+    /// compiled, if the hash cannot be made, and in verdicts of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Digest>,
     /// How far the kernel was timed; absent if it was not timed, and in verdicts of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timing: Option<Timing>,
@@ -109,6 +113,7 @@ impl Verdict {
             voided_blocks: 0,
             seeds: Vec::new(),
             baseline: None,
+            code: None,
             timing: None,
             dismissal: None,
             not_done: Vec::new(),
@@ -127,6 +132,11 @@ impl Verdict {
     /// Whether the kernel is correct, was measured, and is not faster than the floor.
     pub fn passed(&self) -> bool {
         self.status == Status::Passed
+    }
+
+    /// As [`VerdictSummary::is_dismissed`].
+    pub fn is_dismissed(&self) -> bool {
+        VerdictSummary::from(self).is_dismissed()
     }
 }
 
@@ -155,15 +165,31 @@ pub struct Dismissal {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct VerdictSummary {
     pub status: Status,
+    #[serde(default)]
+    pub confirmed: bool,
     pub speedup: Option<Speedup>,
     #[serde(default)]
     pub features: IndexMap<String, f64>,
     /// What judging it took.
     #[serde(default)]
     pub seconds: Seconds,
+    #[serde(default)]
+    pub code: Option<Digest>,
+    #[serde(default)]
+    pub timing: Option<Timing>,
+    #[serde(default)]
+    pub not_done: Vec<String>,
 }
 
 impl VerdictSummary {
+    /// Whether the judgement ended early because the kernel was surely slower than an incumbent. What it found is true, but the kernel
+    /// may neither be reported as the best nor be built on: its figure is rough, and some checks may not have run.
+    pub(crate) fn is_dismissed(&self) -> bool {
+        // A confirmation does all checks. It may have fewer processes than usual.
+        let lacks_checks = !self.confirmed && !self.not_done.is_empty();
+        self.timing == Some(Timing::Dismissed) || lacks_checks
+    }
+
     /// The speedup of a verdict that passed.
     pub(crate) fn passed_speedup(&self) -> Option<Speedup> {
         self.speedup.filter(|_| self.status == Status::Passed)
@@ -174,9 +200,13 @@ impl From<&Verdict> for VerdictSummary {
     fn from(verdict: &Verdict) -> Self {
         Self {
             status: verdict.status,
+            confirmed: verdict.confirmed,
             speedup: verdict.speedup,
             features: verdict.features.clone(),
             seconds: verdict.seconds.without_parts(),
+            code: verdict.code,
+            timing: verdict.timing,
+            not_done: verdict.not_done.clone(),
         }
     }
 }

@@ -41,7 +41,7 @@ pub(super) struct Dispatcher {
 struct Greetings {
     /// For the first worker of every device.
     first: String,
-    /// For every other worker. On a GPU it checks the baseline on one workload only.
+    /// For every other worker. It checks the baseline on one workload only.
     usual: String,
     /// For the fresh processes of a confirmation. On a GPU every process is fresh, and this is the same as `usual`.
     confirming: String,
@@ -66,7 +66,7 @@ impl Dispatcher {
     ) -> anyhow::Result<Self> {
         let on_cpu = gpus.is_empty();
         let first = serde_json::to_string(&greeting)?;
-        greeting.baseline_is_proven = !on_cpu;
+        greeting.baseline_is_proven = true;
         let usual = serde_json::to_string(&greeting)?;
         if on_cpu {
             greeting.options.thorough = true;
@@ -200,7 +200,7 @@ impl Dispatcher {
             .ok()
     }
 
-    /// Starts a worker on a device to see whether the baseline still works there, on a GPU on one workload. Keeps it for the next
+    /// Starts a worker on a device to see whether the baseline still works there on one workload. Keeps it for the next
     /// request.
     ///
     /// # Errors
@@ -325,6 +325,7 @@ impl Dispatcher {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Rivals;
     use super::super::protocol::PROTOCOL_VERSION;
     use super::*;
     use crate::eval::Coverage;
@@ -386,6 +387,7 @@ mod tests {
             source: String::new(),
             seed: None,
             coverage: Coverage::Part,
+            rivals: Rivals::default(),
         };
         let error = dispatcher
             .request(&request, WorkerChoice::default())

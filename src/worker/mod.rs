@@ -10,8 +10,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::base::Digest;
+use crate::search::{Incumbents, KnownCode};
 use crate::task::Task;
 use crate::verdict::{Duel, SelfTest, Verdict};
 
@@ -81,6 +84,19 @@ pub struct Job {
     pub kind: JobKind,
     /// How long a confirmation or a comparison may take: it then has fewer fresh processes, but always one. `None`: as long as it takes.
     pub limit: Option<Duration>,
+    /// Only for `JobKind::Judge`.
+    pub rivals: Rivals,
+}
+
+/// What a search knows that may end the judgement of a candidate early. Empty for everything else.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rivals {
+    /// What the candidate must beat; `None`: it is judged completely.
+    #[serde(default)]
+    pub incumbents: Option<Incumbents>,
+    /// A candidate that compiles to code among these is not judged.
+    #[serde(default)]
+    pub known_code: Vec<KnownCode>,
 }
 
 /// What to do with the kernel.
@@ -112,4 +128,6 @@ pub enum JobOutcome {
         /// Device time of all its processes, as `seconds.device` of a verdict.
         device_seconds: f64,
     },
+    /// The kernel compiles to the code of step `of`, so it was not judged.
+    SameCode { of: u64, code: Digest },
 }

@@ -16,8 +16,9 @@ use super::dispatch::{Dispatcher, WorkerChoice};
 use super::precompile::{Compilation, Precompiler};
 use super::profiling::{Profiler, Profiling};
 use super::protocol::{Greeting, PROTOCOL_VERSION, WorkerRequest, WorkerResponse};
-use super::{Evaluator, Job, JobFuture, JobKind, JobOutcome, WorkerFault};
-use crate::eval;
+use super::{Evaluator, Job, JobFuture, JobKind, JobOutcome, Rivals, WorkerFault};
+use crate::eval::{self, Judgement};
+use crate::search::KnownCode;
 use crate::task::TaskFiles;
 use crate::verdict::{DeviceIdentity, SelfTest, Status, Verdict};
 
@@ -97,6 +98,19 @@ impl WorkerPool {
             source: source.to_owned(),
             seed,
             coverage: eval::Coverage::Part,
+            rivals: Rivals::default(),
+        };
+        self.judge_with_retry(&request, false).await?.into_verdict()
+    }
+
+    /// Judges a candidate of a search.
+    async fn judge_candidate(&self, name: &str, job: &Job) -> anyhow::Result<Judgement> {
+        let request = WorkerRequest::Judge {
+            name: name.to_owned(),
+            source: job.source.to_string(),
+            seed: None,
+            coverage: eval::Coverage::Part,
+            rivals: job.rivals.clone(),
         };
         self.judge_with_retry(&request, false).await
     }
@@ -139,7 +153,12 @@ impl WorkerPool {
             JobKind::Compare { against } => {
                 return self.compare(&job.source, against, job.limit).await;
             }
-            JobKind::Judge => self.judge(&name, &job.source, None).await?,
+            JobKind::Judge => match self.judge_candidate(&name, job).await? {
+                Judgement::Verdict(verdict) => verdict,
+                Judgement::SameCode(KnownCode { code, step }) => {
+                    return Ok(JobOutcome::SameCode { of: step, code });
+                }
+            },
             JobKind::Confirm => Box::new(self.confirm(&name, &job.source, job.limit).await?),
         };
         let log = verdict
@@ -234,10 +253,11 @@ impl WorkerPool {
                 source: source.to_owned(),
                 seed: None,
                 coverage: runs.next_coverage(),
+                rivals: Rivals::default(),
             };
             let started = Instant::now();
-            let verdict = self.judge_with_retry(&request, true).await?;
-            runs.add(*verdict, started.elapsed());
+            let judgement = self.judge_with_retry(&request, true).await?;
+            runs.add(*judgement.into_verdict()?, started.elapsed());
         }
         runs.into_verdict().context("a confirmation ran no process")
     }
@@ -247,16 +267,19 @@ impl WorkerPool {
         &self,
         request: &WorkerRequest,
         confirming: bool,
-    ) -> anyhow::Result<Box<Verdict>> {
+    ) -> anyhow::Result<Judgement> {
         let mut broken_devices = 0;
         let (mut verdict, index) = loop {
             let choice = WorkerChoice {
                 confirming,
                 device: None,
             };
-            let (verdict, index) = self.judge_once(request, choice).await?;
+            let (verdict, index) = match self.judge_once(request, choice).await? {
+                (Judgement::Verdict(verdict), index) => (verdict, index),
+                (same_code, _) => return Ok(same_code),
+            };
             if !self.dispatcher.on_gpus() || !may_be_device_fault(&verdict) {
-                return Ok(verdict);
+                return Ok(Judgement::Verdict(verdict));
             }
             // A fresh worker checks the baseline, so it shows whether the GPU still works.
             if self.dispatcher.retest_device(index).await.is_ok() {
@@ -265,7 +288,7 @@ impl WorkerPool {
             // The verdict of a broken GPU means nothing, unless the kernel is what breaks GPUs.
             broken_devices += 1;
             if broken_devices == MAX_BROKEN_DEVICES {
-                return Ok(verdict);
+                return Ok(Judgement::Verdict(verdict));
             }
         };
         // The same seed gives the same inputs and hidden shapes. With others, a fault that only some shapes trigger would look
@@ -276,6 +299,7 @@ impl WorkerPool {
             device: Some(index),
         };
         let (again, _) = self.judge_once(&repeated, choice).await?;
+        let again = again.into_verdict()?;
         if !may_be_device_fault(&again) {
             let reason = verdict.reason.take().unwrap_or_default();
             verdict.status = Status::Nondeterministic;
@@ -284,7 +308,7 @@ impl WorkerPool {
                 again.reason.as_deref().unwrap_or("it passed")
             ));
         }
-        Ok(verdict)
+        Ok(Judgement::Verdict(verdict))
     }
 
     fn start_compilation(&self, request: &WorkerRequest) -> Compilation {
@@ -299,13 +323,18 @@ impl WorkerPool {
         &self,
         request: &WorkerRequest,
         choice: WorkerChoice,
-    ) -> anyhow::Result<(Box<Verdict>, usize)> {
+    ) -> anyhow::Result<(Judgement, usize)> {
         let mut attempt = 1;
         loop {
             let dispatcher = Arc::clone(&self.dispatcher);
             let compilation = self.start_compilation(request);
             match dispatcher.request_after(compilation, request, choice).await {
-                Ok((WorkerResponse::Verdict(verdict), device)) => return Ok((verdict, device)),
+                Ok((WorkerResponse::Verdict(verdict), device)) => {
+                    return Ok((Judgement::Verdict(verdict), device));
+                }
+                Ok((WorkerResponse::SameCode(known), device)) => {
+                    return Ok((Judgement::SameCode(known), device));
+                }
                 Ok(_) => bail!("a worker's response to `judge` has the wrong type"),
                 Err(error) if error.is::<WorkerDied>() && attempt < MAX_ATTEMPTS => {
                     tracing::warn!("{error:#}; trying another worker");

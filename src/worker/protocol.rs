@@ -5,8 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Rivals;
 use crate::base::{Failure, FailureKind};
 use crate::eval;
+use crate::search::KnownCode;
 use crate::task::TaskFiles;
 use crate::verdict::{DeviceIdentity, Duel, SelfTest, Verdict};
 
@@ -23,7 +25,7 @@ pub(super) struct Greeting {
     pub(super) on_gpu: bool,
     /// Whether a kernel runs on the CPU before it runs on the GPU.
     pub(super) screen: bool,
-    /// Whether the baseline is checked on one workload only, because another worker has checked it on all of them.
+    /// Whether the baseline is checked on its smallest workload only, because another worker has checked it on all of them.
     pub(super) baseline_is_proven: bool,
 }
 
@@ -38,6 +40,7 @@ pub(super) enum WorkerRequest {
         seed: Option<u64>,
         /// Whether to check a part of the hidden cases, or all for a confirmation.
         coverage: eval::Coverage,
+        rivals: Rivals,
     },
     Duel {
         challenger: String,
@@ -69,6 +72,8 @@ pub(super) enum WorkerResponse {
     },
     Ready(DeviceIdentity),
     Verdict(Box<Verdict>),
+    /// The kernel was not judged: it compiles to the code of this step.
+    SameCode(KnownCode),
     Duel {
         duel: Option<Duel>,
         /// As `seconds.device` of a verdict.

@@ -16,7 +16,7 @@ use crate::base::{Failure, progress};
 use crate::device::Device;
 use crate::device::cpu::CpuDevice;
 use crate::device::cuda::{self, CudaDevice};
-use crate::eval::{CpuScreen, Judge, TimingLock};
+use crate::eval::{CpuScreen, Judge, JudgeRequest, Judgement, TimingLock};
 use crate::kernel::DeviceLimits;
 use crate::task::Task;
 use crate::verdict::DeviceIdentity;
@@ -178,11 +178,7 @@ fn serve_on_cpu(
     let device = CpuDevice::new()?;
     let identity = device.identity();
     let limits = cpu_limits(&identity);
-    let mut judge = if greeting.baseline_is_proven {
-        Judge::with_proven_baseline(&device, task, greeting.options, limits)?
-    } else {
-        Judge::new(&device, task, greeting.options, limits)?
-    };
+    let mut judge = open_judge(&device, task, &greeting, limits)?;
     let ready = WorkerResponse::Ready(identity);
     output.respond(&ready).map_err(ServeError::PipeClosed)?;
     for line in lines {
@@ -210,11 +206,7 @@ fn serve_on_gpu(
     let device = CudaDevice::open(0, true)?;
     let limits = device.device_limits();
     let mut screen_options = greeting.options.clone();
-    let mut judge = if greeting.baseline_is_proven {
-        Judge::with_proven_baseline(&device, task, greeting.options, limits)?
-    } else {
-        Judge::new(&device, task, greeting.options, limits)?
-    };
+    let mut judge = open_judge(&device, task, &greeting, limits)?;
     drop(lock);
     let host = greeting
         .screen
@@ -239,6 +231,21 @@ fn serve_on_gpu(
     unsafe { libc::_exit(0) }
 }
 
+/// A judge whose baseline works. What another worker has proven of it is not checked again.
+fn open_judge<'a>(
+    device: &'a dyn Device,
+    task: &'a Task,
+    greeting: &Greeting,
+    limits: DeviceLimits,
+) -> anyhow::Result<Judge<'a>> {
+    let options = greeting.options.clone();
+    if greeting.baseline_is_proven {
+        Judge::with_proven_baseline(device, task, options, limits)
+    } else {
+        Judge::new(device, task, options, limits)
+    }
+}
+
 fn handle_request(
     output: &Output,
     judge: &mut Judge<'_>,
@@ -256,12 +263,22 @@ fn handle_request(
             source,
             seed,
             coverage,
-        } => judge
-            .judge_covering(&name, &source, seed, coverage)
-            .map(|mut verdict| {
-                verdict.seconds.device = judge.take_device_seconds();
-                WorkerResponse::Verdict(Box::new(verdict))
-            }),
+            rivals,
+        } => {
+            let request = JudgeRequest {
+                seed,
+                coverage,
+                incumbents: rivals.incumbents.as_ref(),
+                known_code: &rivals.known_code,
+                ..JudgeRequest::new(&name, &source)
+            };
+            judge
+                .judge_candidate(&request)
+                .map(|judgement| match judgement {
+                    Judgement::Verdict(verdict) => WorkerResponse::Verdict(verdict),
+                    Judgement::SameCode(known) => WorkerResponse::SameCode(known),
+                })
+        }
         WorkerRequest::Duel {
             challenger,
             incumbent,

@@ -6,15 +6,17 @@
     reason = "the time of each compiler bomb is reported"
 )]
 
+use crate::code_cases;
 use crate::harness::{Missing, TestResult};
 use crate::header_cases::{self, POINTER_CASES};
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use kforge::device::cuda::compiler::Compiler;
-use kforge::device::{Compiled, Program, Refusal};
+use kforge::device::{Compiled, Program, Refusal, code_hash};
 use kforge::kernel::Kernel;
 use kforge::kernel::plan::{ArgumentType, EntryPoint, TranslationUnit};
 use kforge::task::{DType, TaskFiles, embedded_names};
@@ -736,7 +738,53 @@ fn headers_are_accepted_and_refused_as_on_the_cpu() -> TestResult {
     Ok(())
 }
 
+fn hash_of_code_ignores_names_and_lines() -> TestResult {
+    let compiler = compiler()?;
+    let arguments = [POINTER, POINTER, ArgumentType::I32];
+    let hash = |source: &str, factor: i64| {
+        let mut unit = unit(source, "f", &arguments);
+        unit.macros.push(("FACTOR".to_owned(), factor));
+        code_hash(&ready(compiler.compile(&unit).unwrap())).unwrap()
+    };
+    let expected = hash(code_cases::KERNEL, 3);
+    for (old, new) in code_cases::SAME {
+        let changed = code_cases::KERNEL.replace(old, new);
+        assert_ne!(changed, code_cases::KERNEL);
+        assert_eq!(hash(&changed, 3), expected, "{old} became {new}");
+    }
+    for (old, new) in code_cases::DIFFERENT {
+        let changed = code_cases::KERNEL.replace(old, new);
+        assert_ne!(hash(&changed, 3), expected, "{old} became {new}");
+    }
+    assert_ne!(hash(code_cases::KERNEL, 4), expected);
+    Ok(())
+}
+
+fn shipped_kernels_have_the_same_code_on_other_lines() -> TestResult {
+    let compiler = compiler()?;
+    let mut hashes = BTreeMap::new();
+    for task_name in embedded_names() {
+        let task = TaskFiles::find(task_name).unwrap().load().unwrap();
+        for (name, text) in &task.kernels {
+            let hash = |text: &str| {
+                let kernel = Kernel::parse(text, &task.definition).unwrap();
+                let unit = kernel.translation_unit(&task, &kernel.tunable_values(None), false);
+                code_hash(&ready(compiler.compile(&unit).unwrap())).unwrap()
+            };
+            let code = hash(text);
+            let moved = text.replacen("*/", "*/\n\n// Another line.\n", 1);
+            assert_eq!(hash(&moved), code, "{task_name}/{name}");
+            let earlier = hashes.insert(code, (task_name, name.clone()));
+            assert_eq!(earlier, None, "{task_name}/{name} has the code of another");
+        }
+    }
+    assert!(hashes.len() > 15);
+    Ok(())
+}
+
 crate::harness::tests!(
+    hash_of_code_ignores_names_and_lines,
+    shipped_kernels_have_the_same_code_on_other_lines,
     every_shipped_kernel_compiles,
     compiled_code_features_are_counted,
     spills_are_counted_and_arch_may_be_extended,

@@ -4,6 +4,8 @@ mod agreement;
 #[path = "../support/agreement.rs"]
 #[expect(dead_code, reason = "the other suite uses more of it")]
 mod agreement_rules;
+#[path = "../support/code_cases.rs"]
+mod code_cases;
 mod compile_cuda;
 mod cuda_device;
 mod docs;

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use crate::code_cases;
 use crate::header_cases::POINTER_CASES;
 use kforge::device::cpu::CpuDevice;
 use kforge::device::{
     BoundKernel, BufferContent, Build, Compile, Compiled, Device, Edge, ExpectedValues,
-    LaunchOutcome, Opened, PersistentState, Poison, PoisonCount, Purpose, Refusal,
+    LaunchOutcome, Opened, PersistentState, Poison, PoisonCount, Purpose, Refusal, code_hash,
 };
 use kforge::kernel::plan::{
     Argument, ArgumentType, Buffer, BufferRole, EntryPoint, Launch, Plan, TranslationUnit,
@@ -370,6 +371,30 @@ fn dropped_bound_kernel_leaves_no_process() {
     assert_eq!(running(), 1);
     drop(arm);
     assert_eq!(running(), 0);
+}
+
+#[test]
+fn hash_of_code_ignores_names_and_lines() {
+    let device = device();
+    let hash = |source: &str, factor: i64| {
+        let mut unit = kernel(source).unit();
+        unit.macros = vec![("FACTOR".to_owned(), factor)];
+        match device.compile(&unit, Build::Fast).unwrap() {
+            Compiled::Ready(program) => code_hash(&program).unwrap(),
+            Compiled::Refused(refusal) => panic!("{refusal:?}"),
+        }
+    };
+    let expected = hash(code_cases::KERNEL, 3);
+    for (old, new) in code_cases::SAME {
+        let changed = code_cases::KERNEL.replace(old, new);
+        assert_ne!(changed, code_cases::KERNEL);
+        assert_eq!(hash(&changed, 3), expected, "{old} became {new}");
+    }
+    for (old, new) in code_cases::DIFFERENT {
+        let changed = code_cases::KERNEL.replace(old, new);
+        assert_ne!(hash(&changed, 3), expected, "{old} became {new}");
+    }
+    assert_ne!(hash(code_cases::KERNEL, 4), expected);
 }
 
 #[test]

@@ -8,6 +8,8 @@ mod agreement;
 mod agreement_rules;
 mod asking;
 mod cli;
+#[path = "../support/code_cases.rs"]
+mod code_cases;
 mod cpu_device;
 mod driver;
 mod fixtures;

@@ -258,6 +258,76 @@ fn tuning_replies() -> [String; 6] {
     ]
 }
 
+#[test]
+fn candidate_with_the_code_of_its_parent_gets_no_verdict() {
+    let workspace = TuneWorkspace::new();
+    let naive = shipped("naive.cu");
+    workspace.write("mine.cu", &naive);
+    let renamed = naive.replace("largest", "greatest");
+    let renamed = renamed.replace(
+        "    float sum",
+        "    // The sum of all\n    // exponentials.\n    float sum",
+    );
+    let divided = "    for (int i = 0; i < columns; i++) {\n        output";
+    workspace.replies(&[
+        edit(
+            "a comment",
+            "    float sum = 0.0f;",
+            "    float sum = 0.0f;  // of all",
+        ),
+        kernel("another name", &renamed),
+        edit(
+            "one division",
+            divided,
+            &format!("    const float factor = 1.0f / sum;\n{divided}"),
+        ),
+        edit(
+            "the factor is used",
+            " - largest) / sum;",
+            " - largest) * (1.0f / sum);",
+        ),
+    ]);
+    workspace
+        .tune("run", "--steps 5 --from mine.cu")
+        .comes_to_its_end();
+    let judged = workspace.events("run", "judged");
+    let steps: Vec<_> = judged.iter().map(|event| &event["step"]).collect();
+    assert_eq!(steps, [&json!(1), &json!(5)]);
+    assert!(judged[0]["verdict"]["code"].is_string());
+    assert_ne!(judged[0]["verdict"]["code"], judged[1]["verdict"]["code"]);
+    let failed = workspace.events("run", "failed");
+    let of: Vec<_> = failed
+        .iter()
+        .map(|event| (&event["step"], &event["reason"], &event["of"]))
+        .collect();
+    let duplicate = json!("duplicate");
+    let duplicates = [json!(2), json!(3), json!(4)];
+    let expected: Vec<_> = (duplicates.iter())
+        .map(|step| (step, &duplicate, &judged[0]["step"]))
+        .collect();
+    assert_eq!(of, expected);
+    // The comment is found before compilation. The other name, and a constant that nothing uses, only by the compiler.
+    assert!(failed[0]["code"].is_null());
+    for event in &failed[1..] {
+        assert_eq!(event["code"], judged[0]["verdict"]["code"]);
+        assert_eq!(event["detail"], "compiles to the same code as step 1");
+    }
+    for step in 2..=4 {
+        let verdict = format!("run/softmax/steps/{step:06}/verdict.json");
+        assert!(!workspace.path().join(verdict).exists());
+    }
+    let last = workspace.read("model/asked-4.md");
+    assert!(
+        last.contains("compiles to the same code as step 1"),
+        "{last}"
+    );
+    // A resume reads the same.
+    workspace
+        .run("resume run --steps 5")
+        .comes_to_its_end()
+        .shows(&["nothing was left to do"]);
+}
+
 /// A run that starts from the naive kernel, which the test deletes.
 fn run_with_warm_start(workspace: &TuneWorkspace) {
     workspace.write("mine.cu", &shipped("naive.cu"));

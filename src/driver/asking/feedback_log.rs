@@ -126,7 +126,14 @@ impl FeedbackLog {
                     .map(describe_failed_step)
                     .unwrap_or_default()
             }
-            StepOutcome::Duplicate { of } => format!("the same code as step {of}"),
+            StepOutcome::Duplicate { of } => {
+                let failed = steps.writer.read_failure(step)?;
+                if failed.is_some_and(|failed| failed.code.is_some()) {
+                    format!("compiles to the same code as step {of}")
+                } else {
+                    format!("the same code as step {of}")
+                }
+            }
         };
         Ok(Some(HistoryEntry {
             step,

@@ -15,6 +15,7 @@ impl Feedback {
     /// Compares a candidate with its parent.
     pub(crate) fn describe_change_from(&self, parent: &Feedback) -> String {
         match (self.speedup, parent.speedup) {
+            _ if self.dismissed => self.describe_outcome(),
             (Some(child_speedup), Some(parent_speedup)) => {
                 describe_speed_change(self, child_speedup, parent, parent_speedup)
             }
@@ -45,6 +46,10 @@ impl Feedback {
     /// The same without a parent, or with a parent that was not judged.
     pub(crate) fn describe_outcome(&self) -> String {
         match self.speedup {
+            Some([estimate, ..]) if self.dismissed => format!(
+                "passed, about {}x the baseline's speed (dismissed: surely slower than the best of its kind)",
+                format_significant(estimate)
+            ),
             Some([estimate, ..]) => format!("passed, {}", against_baseline(estimate)),
             None => format!("`{}`: {}", self.status, status_meaning(self.status)),
         }
@@ -135,6 +140,9 @@ pub(crate) fn describe_failed_step(failed: &Failed) -> String {
         FailedReason::EditMissed => "the edits do not match the kernel",
         FailedReason::NoOp => "nothing changed",
         FailedReason::Duplicate => match failed.of {
+            Some(step) if failed.code.is_some() => {
+                return format!("compiles to the same code as step {step}");
+            }
             Some(step) => return format!("the same code as step {step}"),
             None => "the same code as an earlier step",
         },

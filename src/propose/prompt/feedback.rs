@@ -28,6 +28,9 @@ pub struct Feedback {
     /// Whether the finding is on a shape or on inputs that no prompt shows.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hidden: bool,
+    /// Whether it passed and was surely slower than an incumbent: the speedup is rough, and it is not shown to a model.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dismissed: bool,
     /// Over all workloads: the estimate, and the ends of its 95 % interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speedup: Option<[f64; 3]>,
@@ -141,6 +144,7 @@ impl Feedback {
         Some(Self {
             reason: reason.map(|reason| truncate_chars(&reason, MAX_REASON_CHARS)),
             hidden,
+            dismissed: verdict.passed() && verdict.is_dismissed(),
             speedup: speedup.map(|speedup| [speedup.geomean, speedup.ci95[0], speedup.ci95[1]]),
             workloads,
             more_workloads,
@@ -165,6 +169,7 @@ impl Feedback {
             status,
             reason: None,
             hidden: false,
+            dismissed: false,
             speedup: None,
             workloads: Vec::new(),
             more_workloads: 0,

@@ -1,5 +1,6 @@
 //! Tests of the search against scripted proposers and verdicts, with steps in flight that finish in any order.
 
+mod dismissed;
 mod order;
 mod retire;
 mod steps;
@@ -13,7 +14,7 @@ use super::ledger::ArchiveDecision;
 use super::*;
 use crate::base::{Digest, RandomStream};
 use crate::event::{Confirmed, Dueled, Failed, FailedReason, Judged, Operator, Proposed, Stopped};
-use crate::verdict::{DeviceIdentity, Duel, Resources, Seconds, Status, Verdict};
+use crate::verdict::{DeviceIdentity, Duel, Resources, Seconds, Status, Timing, Verdict};
 
 impl Search {
     /// The step that has this source, folded or not. A driver reports another proposal with the same source as a duplicate of it.
@@ -81,6 +82,7 @@ fn verdict(status: Status, speedup: Option<f64>, half: f64, threads: f64) -> Ver
         baseline: None,
         timing: None,
         dismissal: None,
+        code: None,
         not_done: Vec::new(),
         speedup: speedup.map(|geomean| Speedup {
             geomean,
@@ -125,6 +127,8 @@ struct ScriptedRun {
     briefs: BTreeMap<u64, Brief>,
     /// How many mutations each parent has.
     mutations: u64,
+    /// The share of the candidates that pass and are dismissed, starting kernels aside.
+    dismissals: f64,
     updates: Vec<SearchUpdate>,
 }
 
@@ -152,6 +156,7 @@ impl ScriptedRun {
             sources: BTreeMap::new(),
             briefs: BTreeMap::new(),
             mutations: 12,
+            dismissals: 0.0,
             updates: vec![],
         }
     }
@@ -240,6 +245,15 @@ impl ScriptedRun {
             0.1,
             threads,
         )
+    }
+
+    fn judge_or_dismiss(&self, source: &ScriptedKernel) -> Verdict {
+        let mut verdict = Self::judge(source);
+        let is_dismissed = source.random_unit("dismissed") < self.dismissals;
+        if verdict.passed() && is_dismissed && source.family > 2 {
+            verdict.timing = Some(Timing::Dismissed);
+        }
+        verdict
     }
 
     fn duel(&self, request: DuelRequest) -> Event {
@@ -335,12 +349,13 @@ impl ScriptedRun {
             }
             self.tell(Event::Judged(Judged {
                 step,
-                verdict: Self::judge(&source),
+                verdict: self.judge_or_dismiss(&source),
             }));
             return true;
         }
         let fail = |reason, of, kernel: Option<Digest>| {
             Event::Failed(Failed {
+                code: None,
                 edits: Default::default(),
                 step,
                 reason,
@@ -360,6 +375,7 @@ impl ScriptedRun {
             return true;
         }
         self.tell(Event::Proposed(Proposed {
+            form: None,
             edits: Default::default(),
             expected: None,
             step,

@@ -287,6 +287,7 @@ fn fold_random_step(search: &mut Search, step: u64) {
     let brief = search.ask(step).unwrap();
     search.tell(&Event::Asked(brief.clone()));
     search.tell(&Event::Proposed(Proposed {
+        form: None,
         edits: Default::default(),
         expected: None,
         step,

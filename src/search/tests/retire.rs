@@ -34,6 +34,7 @@ impl MutatingRun {
         let brief = self.search.ask(step).unwrap();
         self.tell(Event::Asked(brief.clone()));
         self.tell(Event::Proposed(Proposed {
+            form: None,
             edits: Default::default(),
             expected: None,
             step,

@@ -19,6 +19,7 @@ fn manual_search() -> Search {
 fn proposed(search: &Search, step: u64, text: &str) -> Event {
     let brief = search.ask(step).unwrap();
     Event::Proposed(Proposed {
+        form: None,
         edits: Default::default(),
         expected: None,
         step,
@@ -108,6 +109,7 @@ fn the_later_step_is_the_duplicate_even_if_it_arrived_first() {
         assert_eq!(search.step_of_kernel(&Digest::of("same")), Some(first));
         let kernel = Some(Digest::of("same"));
         search.tell(&Event::Failed(Failed {
+            code: None,
             edits: Default::default(),
             step: second,
             reason: FailedReason::Duplicate,
@@ -136,6 +138,7 @@ fn duplicates_that_point_at_each_other_do_not_hang() {
     let mut search = manual_search();
     for (step, of) in [(1, 2), (2, 1)] {
         search.tell(&Event::Failed(Failed {
+            code: None,
             edits: Default::default(),
             step,
             reason: FailedReason::Duplicate,
@@ -209,6 +212,7 @@ fn a_harness_error_keeps_the_step_open_until_it_is_closed() {
         [(1, true)]
     );
     search.tell(&Event::Failed(Failed {
+        code: None,
         edits: Default::default(),
         step: 1,
         reason: FailedReason::HarnessError,

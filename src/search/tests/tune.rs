@@ -42,6 +42,7 @@ impl Tuner {
         let kernel = Digest::of(format!("kernel {step}"));
         self.search.tell(&Event::Asked(brief.clone()));
         self.search.tell(&Event::Proposed(Proposed {
+            form: None,
             edits: Default::default(),
             expected: None,
             step,
@@ -71,6 +72,7 @@ impl Tuner {
         let brief = self.search.ask(step).unwrap();
         self.search.tell(&Event::Asked(brief));
         self.search.tell(&Event::Failed(Failed {
+            code: None,
             step,
             reason,
             of: (reason == FailedReason::Duplicate).then_some(1),

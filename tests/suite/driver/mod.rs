@@ -17,6 +17,7 @@ mod disk;
 mod faults;
 mod headline;
 mod power_loss;
+mod racing;
 mod refusals;
 mod resume;
 pub(crate) mod scripted;

@@ -202,6 +202,7 @@ fn change_from_parent_is_described() {
             .starts_with("`race`, the parent `wrong_output`: ")
     );
     let failed = |reason, of| Failed {
+        code: None,
         step: 3,
         reason,
         of,

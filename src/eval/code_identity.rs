@@ -1,0 +1,27 @@
+//! Whether two kernels do the same on a device: the hash of their compiled code and of what their headers launch.
+//!
+//! Errs on one side only: kernels with the same hash are the same, but two kernels that are the same may have different hashes.
+
+use super::compiled_kernel::{CompiledKernel, values_key};
+use crate::base::Digest;
+use crate::device;
+
+/// The hash of a compiled kernel. `None` if a variant was not compiled, or if a part cannot be read.
+pub(super) fn code_identity(compiled: &CompiledKernel) -> Option<Digest> {
+    let kernel = &compiled.kernel;
+    let mut parts = vec![kernel.launch_identity()?.to_string()];
+    let variants = (0..kernel.header.variants.len()).map(Some);
+    for variant in variants.chain([None]) {
+        let values = kernel.tunable_values(variant);
+        let program = compiled.programs.get(&values_key(&values));
+        let Some(program) = program else {
+            // No case needs the values in front of the variants. Those of a variant may be needed by a case of another judgement.
+            if variant.is_none() {
+                continue;
+            }
+            return None;
+        };
+        parts.push(format!("{variant:?} {}", device::code_hash(program)?));
+    }
+    Some(Digest::of_parts(parts.iter().map(String::as_bytes)))
+}

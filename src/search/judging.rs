@@ -1,0 +1,62 @@
+//! What the judgement of a candidate gets from the search: what to beat, and which code not to repeat.
+//!
+//! Both depend on what has arrived, so they are no part of the state. The journal has what came of them.
+
+use super::Search;
+use super::incumbents::Incumbents;
+use super::known_code::KnownCode;
+use super::pending::CandidateResult;
+use crate::base::Digest;
+
+impl Search {
+    /// What a candidate must beat now: the elites, and starting kernels that have passed before their turn in the fold. `None` if
+    /// nothing has passed.
+    ///
+    /// Starting kernels are always folded, so the one that dismisses another becomes an elite, or loses to one.
+    pub fn incumbents(&self) -> Option<Incumbents> {
+        let elites = self.archive.elites().iter();
+        let elites = elites.map(|elite| (&elite.cell, elite.speedup));
+        let early = self.pending.iter().filter_map(|(step, pending)| {
+            self.starting_kernel(*step)?;
+            match pending.judged.as_ref()? {
+                CandidateResult::Passed { speedup, cell } => Some((cell, *speedup)),
+                CandidateResult::Dismissed { .. } | CandidateResult::NotPassed(_) => None,
+            }
+        });
+        let incumbents = Incumbents::new(&self.archive, elites.chain(early));
+        (!incumbents.is_empty()).then_some(incumbents)
+    }
+
+    /// The code that a candidate must not repeat: that of its parents that passed and of all elites. Empty for a starting kernel, which is judged
+    /// in any case. Every step in it is earlier than the candidate's.
+    pub(crate) fn code_to_avoid(&self, step: u64) -> Vec<KnownCode> {
+        if self.starting_kernel(step).is_some() {
+            return Vec::new();
+        }
+        let pending = self.pending.get(&step);
+        let proposed = pending.and_then(|pending| pending.proposed.as_ref());
+        let parents = proposed.map_or(&[][..], |proposed| &proposed.parents);
+        let elites = self.archive.elites().iter().map(|elite| elite.step);
+        let mut steps: Vec<u64> = parents.iter().copied().chain(elites).collect();
+        steps.sort_unstable();
+        steps.dedup();
+        let known = |step: u64| {
+            let code = self.code_of(step)?;
+            Some(KnownCode { code, step })
+        };
+        let earlier = steps.into_iter().filter(|earlier| *earlier < step);
+        earlier.filter_map(known).collect()
+    }
+
+    /// Whether two steps are known to have the same compiled code.
+    pub(super) fn have_same_code(&self, one: u64, other: u64) -> bool {
+        let code = self.code_of(one);
+        code.is_some() && code == self.code_of(other)
+    }
+
+    /// The code of a step. A step that took over the verdict of a later step has that step's.
+    fn code_of(&self, step: u64) -> Option<Digest> {
+        let own = self.code_log.get(step);
+        own.or_else(|| self.code_log.get(self.source_step(step)))
+    }
+}
