@@ -223,35 +223,19 @@ impl TaskState<'_> {
             (
                 Confirm,
                 JobOutcome::Verdict {
-                    mut verdict,
-                    report,
-                    ..
+                    verdict, report, ..
                 },
             ) => {
-                if let Some(report) = report {
-                    self.writer
-                        .write_profiler_report(step, &mut verdict, &report)?;
-                }
-                round.events.push(Event::Confirmed(Confirmed {
-                    step,
-                    seconds: seconds(verdict.seconds.device),
-                    verdict: *verdict,
-                }));
+                let seconds = seconds(verdict.seconds.device);
+                let event = self.confirmed(step, *verdict, report, seconds)?;
+                round.events.push(event);
                 if let Some(error) = fault {
                     self.faults.count_fault(step, purpose, &error);
                 }
                 Ok(())
             }
             (Judge, JobOutcome::SameCode { of, code }) => {
-                round.events.push(Event::Failed(Failed {
-                    of: Some(of),
-                    code: Some(code),
-                    ..Failed::new(
-                        step,
-                        FailedReason::Duplicate,
-                        format!("compiles to the same code as step {of}"),
-                    )
-                }));
+                round.events.push(same_code(step, of, code));
                 self.faults.count_judged();
                 Ok(())
             }
@@ -264,24 +248,40 @@ impl TaskState<'_> {
                 },
             ) => {
                 let seconds = seconds(device_seconds);
-                round.events.push(match purpose {
-                    Duel { .. } => Event::Dueled(Dueled {
-                        step,
-                        against,
-                        duel,
-                        seconds,
-                    }),
-                    _ => Event::Compared(Compared {
-                        step,
-                        against,
-                        duel,
-                        seconds,
-                    }),
+                let is_duel = matches!(purpose, Duel { .. });
+                let dueled = Dueled {
+                    step,
+                    against,
+                    duel,
+                    seconds,
+                };
+                round.events.push(if is_duel {
+                    Event::Dueled(dueled)
+                } else {
+                    compared(dueled)
                 });
                 Ok(())
             }
             _ => bail!("the evaluation of step {step} has an outcome of another kind"),
         }
+    }
+
+    fn confirmed(
+        &mut self,
+        step: u64,
+        mut verdict: Verdict,
+        report: Option<Vec<u8>>,
+        seconds: Option<EvaluationSeconds>,
+    ) -> Result<Event> {
+        if let Some(report) = report {
+            self.writer
+                .write_profiler_report(step, &mut verdict, &report)?;
+        }
+        Ok(Event::Confirmed(Confirmed {
+            step,
+            verdict,
+            seconds,
+        }))
     }
 
     fn judged(&mut self, step: u64, mut verdict: Verdict, compile_log: &str) -> Result<Event> {
@@ -354,4 +354,30 @@ impl TaskState<'_> {
         let started = self.scheduler.running.evaluations_started();
         self.faults.give_up(event, started);
     }
+}
+
+/// The event of a candidate that compiles to the code of step `of`.
+fn same_code(step: u64, of: u64, code: Digest) -> Event {
+    let detail = format!("compiles to the same code as step {of}");
+    Event::Failed(Failed {
+        of: Some(of),
+        code: Some(code),
+        ..Failed::new(step, FailedReason::Duplicate, detail)
+    })
+}
+
+/// The event of a comparison, which is a duel with a starting kernel.
+fn compared(dueled: Dueled) -> Event {
+    let Dueled {
+        step,
+        against,
+        duel,
+        seconds,
+    } = dueled;
+    Event::Compared(Compared {
+        step,
+        against,
+        duel,
+        seconds,
+    })
 }

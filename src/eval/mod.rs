@@ -5,8 +5,8 @@
 //!
 //! `judge` compiles with `context`, and `stages` runs the other stages: `check` and `case_checks` check, `screen` and `inspection` look
 //! for faults that a fast run hides, `measure` and `timed_cases` time, and `racing` dismisses what cannot reach its incumbents. `cases`,
-//! `hidden`, `shapes` and `inspected_cases` choose the cases. `case_kernel` and `kernel_set` bind kernels to buffers, `oracle_pool` keeps
-//! oracles open; `unwritten` looks for poison in outputs. `code_identity` says which kernels compile to the same code. `stage_times` adds
+//! `hidden`, `shapes` and `inspected_cases` choose the cases. `case_kernel` and `kernel_set` bind kernels to buffers, `open_oracle` and
+//! `oracle_pool` keep oracles open; `unwritten` looks for poison in outputs. `code_identity` says which kernels compile to the same code. `stage_times` adds
 //! up where the time goes. `admission` tests a task with `corruption` on `admission_cases`, and its
 //! cases with `mutants`; `probe`, `example` and `compiled` serve `kforge` commands that need a part of the
 //! judge.
@@ -33,9 +33,11 @@ mod hidden;
 mod inspected_cases;
 mod inspection;
 mod judge;
+mod judged_kernel;
 mod kernel_set;
 mod measure;
 mod mutants;
+mod open_oracle;
 mod oracle_pool;
 mod probe;
 mod racing;

@@ -9,7 +9,7 @@ use super::ptx_tokens::{Statement, Token, TokenKind, statements, tokenize};
 
 /// Instructions that write through an address.
 const WRITES: [&str; 5] = ["st", "atom", "red", "multimem", "stmatrix"];
-/// Instructions whose result is no address of a parameter, even if an operand is one.
+/// Instructions whose result is never an address of a parameter, even if an operand is one.
 const READS: [&str; 4] = ["ld", "ldu", "prefetch", "setp"];
 
 /// Whether a function of the PTX writes through the address of a parameter of a kernel.
