@@ -5,6 +5,7 @@
 use super::checked_source::CheckedSource;
 use super::diagnostics::first_error_block;
 use super::directives::EMPTY_HEADER;
+use super::own_names::RENAMED;
 use crate::device::Refusal;
 use crate::device::macro_collisions::{self, CompilerError};
 use crate::kernel::plan::TranslationUnit;
@@ -31,6 +32,13 @@ pub(super) fn explain(
 ) -> Option<Refusal> {
     if let Some(refusal) = checked.edits.reached(output) {
         return Some(refusal.clone());
+    }
+    if let Some(finding) = checked
+        .findings
+        .iter()
+        .find(|finding| is_unlinked(output, &finding.word))
+    {
+        return Some(finding.refusal.clone());
     }
     let block = first_error_block(output)?;
     // The longest names first: the name of line 1 is a part of that of line 12.
@@ -71,6 +79,14 @@ pub(super) fn explain(
     } else {
         None
     }
+}
+
+/// Whether the linker misses a name of the runtime, which has another name in the source.
+fn is_unlinked(output: &str, word: &str) -> bool {
+    let mut missing = output
+        .lines()
+        .filter(|line| line.contains("undefined reference"));
+    word.starts_with(RENAMED) && missing.any(|line| line.contains(word))
 }
 
 /// The numbers of the empty headers that the compiler reached.

@@ -63,7 +63,7 @@ const OF_BUILDS: [&str; 14] = [
     "__STDC_IEC_60559_COMPLEX__",
 ];
 /// What a renamed word begins with.
-const RENAMED: &str = "kforge_renamed_";
+pub(super) const RENAMED: &str = "kforge_renamed_";
 
 /// The entries behind a source, whose macros could change every word: without these macros, and with `KFORGE_ENTRY` defined only there.
 pub(super) const ENTRY_DEFINITIONS: &str = "#define KFORGE_ENTRIES_BEGIN extern \"C\" const ::kforge::Entry kforge_entries[] = {
