@@ -25,6 +25,8 @@ pub(super) struct Worker {
     input: ChildStdin,
     output: BufReader<ChildStdout>,
     has_responded: bool,
+    /// Requests that it has served.
+    pub(super) served: u32,
     pub(super) identity: DeviceIdentity,
 }
 
@@ -78,6 +80,7 @@ impl Worker {
             input,
             output: BufReader::new(output),
             has_responded: false,
+            served: 0,
             identity: DeviceIdentity::default(),
         };
         match tokio::time::timeout(deadline, worker.exchange(greeting)).await {
@@ -91,6 +94,15 @@ impl Worker {
             ),
         }
         Ok(worker)
+    }
+
+    /// Asks the process to end, and waits until it has, at most this long. Then it is killed.
+    pub(super) async fn end(self, limit: Duration) {
+        let Self {
+            mut child, input, ..
+        } = self;
+        drop(input);
+        let _ = tokio::time::timeout(limit, child.wait()).await;
     }
 
     /// Sends one line and waits for the response.

@@ -67,11 +67,13 @@ impl DeviceWorkers {
         }
     }
 
-    /// Takes an idle worker that is still alive.
-    pub(super) fn take_idle(&self) -> Option<Worker> {
+    /// Takes an idle worker that is still alive. `fresh`: only one that has served no request.
+    pub(super) fn take_idle(&self, fresh: bool) -> Option<Worker> {
         let mut idle = self.idle.lock().ok()?;
         loop {
-            let mut worker = idle.pop()?;
+            let fits = |worker: &Worker| !fresh || worker.served == 0;
+            let index = idle.iter().rposition(fits)?;
+            let mut worker = idle.remove(index);
             if matches!(worker.child.try_wait(), Ok(None)) {
                 return Some(worker);
             }

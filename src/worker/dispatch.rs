@@ -1,8 +1,9 @@
 //! Dispatches requests to the workers of a task: chooses a device, starts workers when needed, and waits for the response.
 //!
-//! A GPU worker serves one request and ends; the next one starts in the background. CPU workers stay idle for the next request. A
-//! device on which workers no longer become ready is quarantined: this process uses it no more. Dropping a `Worker` kills it. Judges
-//! nothing, which `eval` does in the worker, and interprets no verdict, which `pool` does.
+//! A GPU worker ends after a kernel that was judged completely or was faulty; the next one starts in the background. After one that
+//! lost it stays idle for the next request, as CPU workers do. A device on which workers no longer become ready is quarantined: this
+//! process uses it no more. Dropping a `Worker` kills it. Judges nothing, which `eval` does in the worker, and interprets no verdict
+//! beyond that, which `pool` does.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,12 +20,14 @@ use super::device_workers::{ActiveRequest, DeviceWorkers};
 use super::precompile::Compilation;
 use super::protocol::{Greeting, WorkerRequest, WorkerResponse};
 use crate::base::Failure;
-use crate::verdict::DeviceIdentity;
+use crate::verdict::{DeviceIdentity, Status};
 
 /// Attempts to start a worker on a GPU before the GPU is quarantined.
 const MAX_STARTS: u32 = 3;
 /// The pause between two attempts, in which the GPU can recover.
 const START_PAUSE: Duration = Duration::from_secs(2);
+/// Requests whose kernels ran in one GPU worker, at most.
+const MAX_SERVED: u32 = 8;
 /// How long a GPU worker may take to end after its response.
 const EXIT_WAIT: Duration = Duration::from_secs(5);
 
@@ -172,7 +175,8 @@ impl Dispatcher {
             );
         };
         let response = response?;
-        if device.gpu.is_some() {
+        worker.served += 1;
+        if device.gpu.is_some() && !may_serve_again(&worker, &response) {
             // The response need not wait until the process has freed the GPU's memory, which takes about 0.2 s.
             let next = Arc::clone(&self).replace_worker(index, worker);
             device.put_starting(tokio::spawn(next));
@@ -187,9 +191,8 @@ impl Dispatcher {
 
     /// Waits until a GPU worker has ended, so that its GPU memory is free, and starts the next one. `None` if that failed: the next
     /// request tries again, and quarantines the GPU if it cannot start a worker either.
-    async fn replace_worker(self: Arc<Self>, index: usize, mut worker: Worker) -> Option<Worker> {
-        let _ = tokio::time::timeout(EXIT_WAIT, worker.child.wait()).await;
-        drop(worker);
+    async fn replace_worker(self: Arc<Self>, index: usize, worker: Worker) -> Option<Worker> {
+        worker.end(EXIT_WAIT).await;
         let device = &self.devices[index];
         let started = self.start_worker(device, &self.greetings.usual).await;
         started
@@ -241,15 +244,14 @@ impl Dispatcher {
         while let Some(index) = self.choose_device(choice.device) {
             let device = &self.devices[index];
             let active = ActiveRequest::start(&device.active_requests);
-            let must_be_fresh = choice.confirming && device.gpu.is_none();
-            let idle = if must_be_fresh {
+            // On a CPU a confirmation has other options too.
+            let ready = if choice.confirming && device.gpu.is_none() {
                 None
             } else {
-                device.take_idle()
-            };
-            let ready = match idle {
-                None if !must_be_fresh => device.take_starting().await,
-                idle => idle,
+                match device.take_idle(choice.confirming) {
+                    None => device.take_starting().await,
+                    idle => idle,
+                }
             };
             match ready {
                 Some(worker) => return Ok((index, active, worker)),
@@ -320,6 +322,24 @@ impl Dispatcher {
             device: device.describe(),
             error: format!("{error:#}"),
         });
+    }
+}
+
+/// Whether a GPU worker may serve another request. A candidate runs in its process and may have damaged it, so a process whose kernel was
+/// judged completely, or did anything forbidden, ends. Of a kernel that lost, the next one has nothing to gain: it has other inputs, and what
+/// is reported is confirmed in fresh processes.
+fn may_serve_again(worker: &Worker, response: &WorkerResponse) -> bool {
+    let verdict = match response {
+        WorkerResponse::SameCode(_) => return true,
+        WorkerResponse::Verdict(verdict) => verdict,
+        _ => return false,
+    };
+    match verdict.status {
+        // It did not run.
+        Status::CompileError | Status::Rejected | Status::Unsupported => true,
+        Status::WrongOutput | Status::OutputUnwritten => worker.served < MAX_SERVED,
+        Status::Passed => verdict.is_dismissed() && worker.served < MAX_SERVED,
+        _ => false,
     }
 }
 

@@ -187,7 +187,7 @@ fn serve_on_cpu(
     Ok(())
 }
 
-/// Serves one request and ends the process: a candidate on a GPU runs in this process and may have damaged it.
+/// Serves requests until the driver ends the process: a candidate on a GPU runs in this process and may have damaged it.
 fn serve_on_gpu(
     output: &Output,
     task: &Task,
@@ -223,10 +223,10 @@ fn serve_on_gpu(
     }
     let ready = WorkerResponse::Ready(device.identity());
     output.respond(&ready).map_err(ServeError::PipeClosed)?;
-    if let Some(line) = lines.next() {
+    for line in lines {
         handle_request(output, &mut judge, line).map_err(ServeError::PipeClosed)?;
     }
-    // SAFETY: ends the process at once; the response is already written. Closing the CUDA context takes longer, and
+    // SAFETY: ends the process at once; all responses are already written. Closing the CUDA context takes longer, and
     // would never end after a kernel that hangs.
     unsafe { libc::_exit(0) }
 }
