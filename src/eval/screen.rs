@@ -12,7 +12,9 @@ use super::context::{JudgeContext, JudgeOptions};
 use super::finding::{Finding, JudgeError, JudgeResult};
 use super::hidden::Coverage;
 use super::inspection::{self, InspectionInput};
+use super::judged_kernel::JudgedKernel;
 use super::stage_times::StageTimes;
+use super::stages::explain;
 use crate::device::TraceDifference;
 use crate::device::cpu::CpuDevice;
 use crate::kernel::{DeviceLimits, Kernel};
@@ -147,7 +149,11 @@ impl<'a> CpuScreen<'a> {
         };
         cases.sort_by_key(size);
         let tiny = cases.partition_point(|case| size(case) <= TINY_BYTES);
-        cases.truncate(tiny.clamp(1, MAX_CASES));
+        cases.truncate(tiny.max(1));
+        // The smallest, and the largest of the tiny ones: some faults need a whole warp.
+        if cases.len() > MAX_CASES {
+            cases.drain(MAX_CASES - 1..cases.len() - 1);
+        }
         if cases.is_empty() {
             return Ok(ScreenOutcome::Unsupported);
         }
@@ -162,7 +168,17 @@ impl<'a> CpuScreen<'a> {
         for (index, case) in cases.iter().enumerate() {
             let _lock = context.timing_lock.shared()?;
             let seed = derive_seed(seed, "screen", index);
-            check_case(context, &compiled, case, &[seed])?;
+            if let Err(error) = check_case(context, &compiled, case, &[seed]) {
+                let mut finding = error.into_finding()?;
+                finding.case = Some(case.id.clone());
+                let candidate = JudgedKernel {
+                    compiled: &compiled,
+                    cases: &cases,
+                    seed,
+                    is_inspected: true,
+                };
+                return Err(explain(context, &candidate, finding, verdict)?.into());
+            }
         }
         let input = InspectionInput {
             kernel,

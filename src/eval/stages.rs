@@ -187,7 +187,7 @@ impl Stages<'_, '_> {
 
 /// Inspects a kernel that failed a check. Returns the finding of the inspection if it has at least the same precedence: it names
 /// the cause. Otherwise returns the original finding.
-fn explain(
+pub(super) fn explain(
     context: &JudgeContext<'_>,
     candidate: &JudgedKernel<'_>,
     finding: Finding,

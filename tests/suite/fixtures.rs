@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::program::{fixture, json, kforge};
+use crate::program::{fixture, json, kforge, root};
 
 /// How many times all fixtures are judged; `KFORGE_TEST_ROUNDS` sets more for a soak test.
 fn rounds() -> usize {
@@ -217,6 +217,13 @@ fn fixture_table_covers_every_status_and_file() {
         .iter()
         .map(|fixture| fixture.file.as_str())
         .collect();
+    let page = std::fs::read_to_string(root().join("docs/trust.md")).unwrap();
+    for file in listed.iter().filter(|file| file.starts_with("known_")) {
+        assert!(
+            page.contains(&format!("`{file}`")),
+            "{file} is not on the page of what the judge cannot see"
+        );
+    }
     for entry in std::fs::read_dir(&folder).unwrap().flatten() {
         let name = entry.file_name().into_string().unwrap();
         assert!(
