@@ -116,8 +116,8 @@ mod tests {
             "
   time spent, over all workers (37.3 candidates a minute)
       starting kernels       12.3 s
-      search               1100.5 s  compile 10.0, check 20.0, inspect 30.0, timing
-                                     1040.5
+      search               1100.5 s  compile 10.0, check 20.0, inspect 30.0,
+                                     timing 1040.5
       confirmation           15.0 s
       device time          1090.0 s  part of the above
 "
