@@ -196,12 +196,8 @@ impl TaskState<'_> {
         round: &mut Round,
     ) -> Result<()> {
         use EvaluationPurpose::{CheckJudge, Compare, Confirm, Duel, Judge, Rejudge};
-        let seconds = |device| {
-            Some(EvaluationSeconds {
-                wall: took.as_secs_f64(),
-                device,
-            })
-        };
+        let wall = took.as_secs_f64();
+        let seconds = |device| Some(EvaluationSeconds { wall, device });
         let fault = harness_fault(&outcome);
         match (purpose, outcome) {
             (

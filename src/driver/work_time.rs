@@ -27,6 +27,8 @@ pub(super) struct WorkTimeCounter<'e> {
     has_stopped: bool,
     milliseconds: u64,
     searched_milliseconds: u64,
+    /// Of the current session.
+    in_session: u64,
 }
 
 /// What a line says about the time of the search.
@@ -74,6 +76,7 @@ impl<'e> WorkTimeCounter<'e> {
             has_stopped: false,
             milliseconds: 0,
             searched_milliseconds: 0,
+            in_session: 0,
         }
     }
 
@@ -99,6 +102,7 @@ impl<'e> WorkTimeCounter<'e> {
             _ => 0,
         };
         self.milliseconds += since(self.last);
+        self.in_session += since(self.last);
         self.last = time.or(self.last);
         if !self.has_stopped {
             self.searched_milliseconds += since(self.last_searched);
@@ -111,9 +115,18 @@ impl<'e> WorkTimeCounter<'e> {
         let Some((session, later)) = self.sessions.split_first() else {
             return;
         };
-        if let Some(ended) = &session.ended {
-            self.add_until(run::parse_timestamp(ended));
+        // The end and the start are lines of the run's journal. The clock may have stepped since the last line of the task's.
+        let ended = session.ended.as_deref().and_then(run::parse_timestamp);
+        if let Some((started, ended)) = run::parse_timestamp(&session.time).zip(ended) {
+            let rest = ended
+                .saturating_sub(started)
+                .saturating_sub(self.in_session);
+            self.milliseconds += rest;
+            if !self.has_stopped {
+                self.searched_milliseconds += rest;
+            }
         }
+        self.in_session = 0;
         self.sessions = later;
         if let Some(next) = later.first() {
             self.last = run::parse_timestamp(&next.time);
