@@ -8,7 +8,7 @@ use super::case::{derive_seed, operations};
 use super::check::{self, Accuracy, Rounds, RowOfCases};
 use super::context::JudgeContext;
 use super::finding::JudgeResult;
-use super::stages::JudgedKernel;
+use super::judged_kernel::JudgedKernel;
 use crate::verdict::{Status, Verdict, WorkloadVerdict};
 
 /// Seeds of a case per judgement: more than a profile has rounds.

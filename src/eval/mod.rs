@@ -30,6 +30,7 @@ mod hidden;
 mod inspected_cases;
 mod inspection;
 mod judge;
+mod judged_kernel;
 mod kernel_set;
 mod measure;
 mod mutants;

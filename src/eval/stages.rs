@@ -6,12 +6,11 @@
 
 use std::time::Instant;
 
-use super::case::Case;
 use super::case_checks::CaseChecks;
-use super::compiled_kernel::CompiledKernel;
 use super::context::JudgeContext;
 use super::finding::{Finding, JudgeError, JudgeResult};
-use super::inspection::{self, InspectionInput};
+use super::inspection;
+use super::judged_kernel::JudgedKernel;
 use super::racing::{Race, Standing};
 use super::timed_cases::TimedCases;
 use crate::device::Build;
@@ -22,25 +21,6 @@ use crate::verdict::{Dismissal, Status, Timing, Verdict};
 const INSPECTED_BUILDS: &str = "bounds and race builds";
 /// In `not_done`: the rest of the timing.
 const FULL_TIMING: &str = "full timing";
-
-/// A candidate in the middle of its judgement.
-pub(super) struct JudgedKernel<'c> {
-    pub(super) compiled: &'c CompiledKernel,
-    pub(super) cases: &'c [Case],
-    /// Seed of the judgement.
-    pub(super) seed: u64,
-}
-
-impl JudgedKernel<'_> {
-    pub(super) fn inspection(&self, is_correct: bool) -> InspectionInput<'_> {
-        InspectionInput {
-            kernel: &self.compiled.kernel,
-            cases: self.cases,
-            seed: self.seed,
-            is_correct,
-        }
-    }
-}
 
 /// Runs all stages that the candidate needs, and writes their results into the verdict.
 ///

@@ -9,10 +9,10 @@ use super::case_checks::CaseChecks;
 use super::context::JudgeContext;
 use super::features;
 use super::finding::{Finding, JudgeError, JudgeResult};
+use super::judged_kernel::JudgedKernel;
 use super::kernel_set::TimedPair;
 use super::measure::{self, CaseTiming, Measurement};
 use super::racing::{self, Race, Reading, Standing};
-use super::stages::JudgedKernel;
 use crate::verdict::{Dismissal, Evidence, Speedup, Status, Timing, Verdict};
 
 /// The timings of all timed cases of a candidate.
