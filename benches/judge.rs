@@ -1,9 +1,10 @@
 //! The time to judge a changed kernel in the quick profile, by stage: completely, and against the fastest starting kernel of the task.
 //!
 //! Run it with `cargo bench --bench judge` on an idle machine; on a busy one the ratios count. `KFORGE_BENCH_TASK` names another task than
-//! `gdn_decode`, `KFORGE_BENCH_CANDIDATES` another number of candidates for each starting kernel. Every candidate is new to the compiler's
-//! cache. The one-time work of a run (oracle, baseline, precompiled header) is done before the clock starts, and printed separately. The
-//! parts at the end are the means of complete judgements, as `kforge eval --timings` prints them for one.
+//! `gdn_decode`, `KFORGE_BENCH_CANDIDATES` another number of candidates for each starting kernel, `KFORGE_BENCH_SECONDS` another timing
+//! budget of a workload, for a machine that is too busy for the profile's. Every candidate is new to the compiler's cache. The one-time
+//! work of a run (oracle, baseline, precompiled header) is done before the clock starts, and printed separately. The parts at the end are
+//! the means of complete judgements, as `kforge eval --timings` prints them for one.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 
@@ -28,8 +29,12 @@ fn main() -> anyhow::Result<()> {
     let task = TaskFiles::find(&name)?.load()?;
     let device = CpuDevice::new()?;
     let cores = device.identity().cores.unwrap_or(1);
+    let mut profile = task.settings.profiles["quick"].clone();
+    if let Ok(seconds) = std::env::var("KFORGE_BENCH_SECONDS") {
+        profile.seconds = seconds.parse()?;
+    }
     let options = JudgeOptions {
-        profile: task.settings.profiles["quick"].clone(),
+        profile,
         launch_seconds: 20.0,
         thorough: false,
         cache: Cache::Cold,
@@ -50,6 +55,10 @@ fn main() -> anyhow::Result<()> {
         let (verdict, _) = judge_once(&mut judge, file, text, None)?;
         bar = bar.max(verdict.speedup.map_or(0.0, |speedup| speedup.ci95[0]));
     }
+    anyhow::ensure!(
+        bar > 0.0,
+        "no starting kernel could be timed: the machine is too busy"
+    );
     let incumbents = incumbents(bar)?;
     println!(
         "bar {bar:.3}x\n{:<16} {:>9} {:>9} {:>9} {:>9} {:>9}  verdict",

@@ -65,7 +65,7 @@ fn slow_kernel(last_line: &str) -> String {
     let (start, body) = text.split_once("    float largest").unwrap();
     let body = body.trim_end().strip_suffix('}').unwrap();
     format!(
-        "{start}    volatile int repeats = 12;\n    for (int again = 0; again < repeats; again++) {{\n    float largest{body}    }}\n{last_line}}}\n"
+        "{start}    volatile int repeats = 60;\n    for (int again = 0; again < repeats; again++) {{\n    float largest{body}    }}\n{last_line}}}\n"
     )
 }
 
@@ -88,7 +88,14 @@ fn slow_kernel_is_dismissed_with_an_interval_that_is_right() {
     let setting = Setting::new();
     let mut judge = setting.judge();
     let slow = slow_kernel("");
-    let dismissed = judge.judge_racing("slow", &slow, &incumbents(0.9)).unwrap();
+    let mut judgements = (0..3).map(|_| {
+        let verdict = judge.judge_racing("slow", &slow, &incumbents(0.9));
+        verdict.unwrap()
+    });
+    // A machine that is busy enough hides even this.
+    let dismissed = judgements.find(|verdict| verdict.timing != Some(Timing::Full));
+    drop(judgements);
+    let dismissed = dismissed.expect("three times not dismissed");
     check_is_dismissed(&dismissed, 0.9);
     if dismissed.dismissal.unwrap().look == 1 {
         let hidden = |text: &String| text.ends_with(" hidden cases");
