@@ -42,7 +42,7 @@ pub(super) struct ResumeFlags {
 
 fn help() -> String {
     exit::help(
-        "Flags replace the values that the run has recorded. `--budget-seconds`\nand `--budget-device-seconds` add to them. Where a run ends, it prints the flags that continue it.",
+        "Flags replace the values that the run has recorded. `--budget-seconds` and\n`--budget-device-seconds` add to them. Where a run ends, it prints the flags\nthat continue it.",
         &[
             (
                 "kforge resume outputs/first",

@@ -13,8 +13,9 @@ use crate::event::{StopReason, Stopped};
 const MIN_CONFIRMATION_TIME: Duration = Duration::from_secs(20);
 /// The most of the time that the cost of one confirmation reserves beyond the share.
 const MAX_RESERVED_PART: f64 = 0.5;
-/// A confirmation that has less than this part of its cost is not started: not even one process would end in time.
-const MIN_PART_OF_COST: f64 = 0.3;
+/// A confirmation that has less than this part of its cost is not started: not even one process would end in time. One process takes a
+/// third of the cost, and half of that alone on the machine, because the cost is that of judgements which ran next to others.
+const MIN_PART_OF_COST: f64 = 0.15;
 /// The part of the remaining time that a confirmation may take, so that a comparison can follow.
 const CONFIRMATION_PART: f64 = 0.75;
 /// The most of its time that the search gives up so that judgements in progress end in time.

@@ -29,7 +29,7 @@ pub(super) enum LineLength {
 /// What separates the parts of a line.
 const SEPARATOR: &str = ", ";
 
-/// Steps, waiting requests, best, phase with its remaining time, rate, validity, cells, device time, cost. `width`: the most columns.
+/// Steps, waiting requests, phase with its remaining time, rate, best, validity, cells, device time, cost. `width`: the most columns.
 pub(super) fn progress_line(
     progress: &Progress,
     length: LineLength,
@@ -46,11 +46,11 @@ pub(super) fn progress_line(
     } else {
         parts.push(format!("step {steps}"));
     }
-    parts.push(best_text(progress, length));
     parts.extend(phase_text(progress, moment));
     if progress.phase == Phase::Searching {
         parts.extend(rate(progress).map(|rate| format!("{rate:.0} candidates/min")));
     }
+    parts.push(best_text(progress, length));
     if let Some(validity) = progress.validity() {
         parts.push(format!("{:.0} % valid", validity * 100.0));
     }
@@ -145,21 +145,15 @@ fn best_text(progress: &Progress, length: LineLength) -> String {
     } else {
         provisional(speedup)
     };
-    let standing = match best.standing {
-        Standing::Faster => "confirmed",
-        Standing::NotClear => "not clearly faster",
-        Standing::Slower => "slower",
-        Standing::TooNoisy => "too noisy",
-        Standing::Provisional => "unconfirmed",
+    // The mark of a provisional figure is explained where the run starts.
+    let text = match best.standing {
+        Standing::NotClear | Standing::Slower => format!("{figure} not faster"),
+        Standing::TooNoisy => format!("{figure} too noisy"),
+        Standing::Faster | Standing::Provisional => format!("best {figure}"),
     };
-    match (length, best.standing) {
-        (LineLength::Short, Standing::NotClear | Standing::Slower) => {
-            format!("{figure} not faster")
-        }
-        // The mark of a provisional figure is explained where the run starts.
-        (LineLength::Short, Standing::Faster | Standing::Provisional) => format!("best {figure}"),
-        (LineLength::Short, _) => format!("{figure} {standing}"),
-        (LineLength::Full, _) => format!("best {figure} (step {}, {standing})", best.step),
+    match length {
+        LineLength::Short => text,
+        LineLength::Full => format!("{text} (step {})", best.step),
     }
 }
 
@@ -228,14 +222,14 @@ mod tests {
         let mut progress = sample();
         assert_eq!(
             line(&progress, LineLength::Full),
-            "step 20/60, none passed yet, 2 min 00 s left, 16 candidates/min, 50 % valid, 4 cells"
+            "step 20/60, 2 min 00 s left, 16 candidates/min, none passed yet, 50 % valid, 4 cells"
         );
         progress.budget = Some(Duration::from_secs(90));
         progress.device_budget = Some(Duration::from_secs(70));
         progress.time.device = 12.3;
         assert_eq!(
             line(&progress, LineLength::Short),
-            "20/60, none passed yet, 45 s left, 16 candidates/min, 50 % valid, 4 cells, device 12 of 70 s"
+            "20/60, 45 s left, 16 candidates/min, none passed yet, 50 % valid, 4 cells, device 12 of 70 s"
         );
         assert_eq!(
             line(&Progress::default(), LineLength::Short),
@@ -273,42 +267,32 @@ mod tests {
             progress.phase = phase;
             assert_eq!(
                 line(&progress, LineLength::Short),
-                format!("20/60, best ~1.50x, {text}, 50 % valid, 4 cells")
+                format!("20/60, {text}, best ~1.50x, 50 % valid, 4 cells")
             );
         }
         progress.inconclusive = 2;
         progress.best = best(Standing::Faster);
         assert_eq!(
             progress_line(&progress, LineLength::Full, Moment::End, WIDE),
-            "step 20/60, best 1.50x (step 7, confirmed), done, 50 % valid, 4 cells, 2 inconclusive"
+            "step 20/60, done, best 1.50x (step 7), 50 % valid, 4 cells, 2 inconclusive"
         );
     }
 
     #[test]
     fn line_says_what_is_known_about_the_best() {
         let mut progress = sample();
-        for (standing, short, full) in [
-            (
-                Standing::Provisional,
-                "best ~1.50x",
-                "best ~1.50x (step 7, unconfirmed)",
-            ),
-            (
-                Standing::TooNoisy,
-                "~1.50x too noisy",
-                "best ~1.50x (step 7, too noisy)",
-            ),
-            (
-                Standing::Slower,
-                "1.50x not faster",
-                "best 1.50x (step 7, slower)",
-            ),
+        for (standing, short) in [
+            (Standing::Provisional, "best ~1.50x"),
+            (Standing::Faster, "best 1.50x"),
+            (Standing::TooNoisy, "~1.50x too noisy"),
+            (Standing::Slower, "1.50x not faster"),
+            (Standing::NotClear, "1.50x not faster"),
         ] {
             progress.best = best(standing);
             let text = line(&progress, LineLength::Short);
-            assert!(text.starts_with(&format!("20/60, {short}, ")), "{text}");
+            assert!(text.contains(&format!(", {short}, ")), "{text}");
             let text = line(&progress, LineLength::Full);
-            assert!(text.contains(&format!(", {full}, ")), "{text}");
+            assert!(text.contains(&format!(", {short} (step 7), ")), "{text}");
         }
     }
 
@@ -325,7 +309,7 @@ mod tests {
         };
         let whole = line(&progress, LineLength::Short);
         assert!(
-            whole.starts_with("20/60, waiting for a: 9 s (rate limit), best 1.50x, "),
+            whole.starts_with("20/60, waiting for a: 9 s (rate limit), confirming 2 of 3, "),
             "{whole}"
         );
         let parts: Vec<_> = whole.split(SEPARATOR).collect();
@@ -341,7 +325,7 @@ mod tests {
         // Next to `softmax` and its bar on 80 columns.
         assert_eq!(
             progress_line(&progress, LineLength::Short, Moment::Between, 59),
-            "20/60, best 1.50x, confirming 2 of 3, 15 s left, 50 % valid"
+            "20/60, confirming 2 of 3, 15 s left, best 1.50x, 50 % valid"
         );
     }
 }
