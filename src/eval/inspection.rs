@@ -14,7 +14,7 @@ use super::features::MemoryUse;
 use super::finding::{Finding, JudgeError, JudgeResult, undefined_shuffle};
 use super::inspected_cases::{one_case_per_shape, smallest_cases};
 use super::kernel_set::tolerances;
-use super::oracle_pool::OpenOracle;
+use super::open_oracle::OpenOracle;
 use super::stage_times::{Phase, run_name};
 use crate::device::{
     AbsentRead, Build, Compiled, Edge, ExpectedValues, LaunchOutcome, Opened, Poison, Program,
@@ -242,7 +242,9 @@ impl CaseRun<'_, '_, '_> {
             & !(SCHEDULES - 1)
             & !OTHER_ABSENT_VALUE)
             | (schedule % SCHEDULES);
-        let stage = context.times.stage(run_name(self.build, schedule % SCHEDULES));
+        let stage = context
+            .times
+            .stage(run_name(self.build, schedule % SCHEDULES));
         let Some(mut kernel) = self.open(self.build, schedule_seed)? else {
             return Ok(RunOutcome::Unfinished);
         };

@@ -11,7 +11,7 @@ use super::case_kernel::CaseKernel;
 use super::compiled_kernel::{CompiledKernel, Reference};
 use super::context::JudgeContext;
 use super::finding::JudgeResult;
-use super::oracle_pool::OpenOracle;
+use super::open_oracle::OpenOracle;
 use crate::device::{Comparison, Edge, ExpectedValues, Poison, Purpose};
 use crate::task::Tolerance;
 

@@ -5,7 +5,7 @@
 //!
 //! `judge` runs the stages (`stages`): `context` compiles, `check` checks, `screen` and `inspection` look for faults that a fast
 //! run hides, and `measure` times. `cases`, `hidden`, `shapes` and `inspected_cases` choose the cases. `case_kernel` and `kernel_set` bind
-//! kernels to buffers, `oracle_pool` keeps oracles open; `unwritten` looks for poison in outputs. `stage_times` adds up where the time goes. `admission` tests a task with `corruption` on `admission_cases`, and its
+//! kernels to buffers, `oracle_pool` keeps oracles open for `open_oracle`; `unwritten` looks for poison in outputs. `stage_times` adds up where the time goes. `admission` tests a task with `corruption` on `admission_cases`, and its
 //! cases with `mutants`; `probe`, `example` and `compiled` serve `kforge` commands that need a part of the
 //! judge.
 
@@ -32,6 +32,7 @@ mod judge;
 mod kernel_set;
 mod measure;
 mod mutants;
+mod open_oracle;
 mod oracle_pool;
 mod probe;
 mod run_spacing;

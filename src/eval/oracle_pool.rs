@@ -1,17 +1,15 @@
 //! Oracles that stay open between cases and judgements, where opening one starts a process.
 //!
-//! An oracle is taken for a case and put back when it is dropped, so it serves one case at a time. Every launch of it gets new inputs,
-//! and its memory is restored like a candidate's, so nothing of one judgement is left for the next. Never holds a candidate.
+//! Every launch of an oracle gets new inputs, and its memory is restored like a candidate's, so nothing of one judgement is left for the
+//! next. Never holds a candidate. `open_oracle` takes oracles for a case and puts them back.
 
 use std::cell::RefCell;
-use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
 use super::case::Case;
-use super::case_kernel::CaseKernel;
-use super::compiled_kernel::Reference;
-use super::context::JudgeContext;
-use crate::device::Purpose;
+use crate::device::BoundKernel;
+use crate::kernel::plan::Plan;
+use crate::task::Task;
 
 /// Maximum number of oracles that wait: those of the workloads and of a few hidden shapes.
 const MAX_ORACLES: usize = 8;
@@ -20,97 +18,39 @@ const MAX_BYTES: u64 = 128 << 20;
 
 /// Oracles that wait for their next case, the latest last. Each has one copy of its data.
 #[derive(Clone, Default)]
-pub(super) struct OraclePool(Rc<RefCell<Vec<BoundOracle>>>);
+pub(super) struct OraclePool(Rc<RefCell<Vec<WaitingOracle>>>);
 
 /// An oracle and the case that it was opened for.
-struct BoundOracle {
-    case: Case,
-    kernel: CaseKernel,
+pub(super) struct WaitingOracle {
+    pub(super) case: Case,
+    pub(super) kernel: Box<dyn BoundKernel>,
+    pub(super) plan: Plan,
+}
+
+impl WaitingOracle {
+    fn bytes(&self) -> u64 {
+        self.plan.buffers.iter().map(|buffer| buffer.bytes()).sum()
+    }
 }
 
 impl OraclePool {
-    fn take(&self, context: &JudgeContext<'_>, case: &Case) -> Option<BoundOracle> {
+    /// An oracle with the launch plan of the case, if one waits.
+    pub(super) fn take(&self, case: &Case, task: &Task) -> Option<WaitingOracle> {
         let mut oracles = self.0.borrow_mut();
-        let fits = |oracle: &BoundOracle| oracle.case.has_launch_plan_of(case, context.task);
+        let fits = |oracle: &WaitingOracle| oracle.case.has_launch_plan_of(case, task);
         let index = oracles.iter().position(fits)?;
-        let mut oracle = oracles.remove(index);
-        oracle.kernel.use_distributions(context, case);
-        Some(oracle)
+        Some(oracles.remove(index))
     }
 
     /// Closes others if there are too many: of hidden shapes first, because the next judgement has other ones.
-    fn put_back(&self, oracle: BoundOracle) {
+    pub(super) fn put_back(&self, oracle: WaitingOracle) {
         let mut oracles = self.0.borrow_mut();
         oracles.push(oracle);
-        let bytes = |oracle: &BoundOracle| oracle.kernel.buffer_bytes();
-        while oracles.len() > MAX_ORACLES || oracles.iter().map(bytes).sum::<u64>() > MAX_BYTES {
+        let bytes =
+            |oracles: &[WaitingOracle]| oracles.iter().map(WaitingOracle::bytes).sum::<u64>();
+        while oracles.len() > MAX_ORACLES || bytes(&oracles) > MAX_BYTES {
             let hidden = oracles.iter().position(|oracle| oracle.case.hidden);
             oracles.remove(hidden.unwrap_or(0));
-        }
-    }
-}
-
-/// The oracle of a case.
-pub(super) struct OpenOracle {
-    /// `None` only while this is dropped.
-    oracle: Option<BoundOracle>,
-    pool: Option<OraclePool>,
-}
-
-impl OpenOracle {
-    /// Opens the oracle over `copies` copies of its data, or takes it from the pool.
-    ///
-    /// # Errors
-    /// `Failure::reference` if it does not run on the case.
-    pub(super) fn open(
-        context: &JudgeContext<'_>,
-        case: &Case,
-        copies: usize,
-    ) -> anyhow::Result<Self> {
-        let pool = context.oracle_pool.clone().filter(|_| copies == 1);
-        let waiting = pool.as_ref().and_then(|pool| pool.take(context, case));
-        let oracle = match waiting {
-            Some(oracle) => oracle,
-            None => {
-                let purpose = Purpose::Time {
-                    copies,
-                    cache: None,
-                };
-                BoundOracle {
-                    case: case.clone(),
-                    kernel: CaseKernel::open_reference(context, Reference::Oracle, case, purpose)?,
-                }
-            }
-        };
-        Ok(Self {
-            oracle: Some(oracle),
-            pool,
-        })
-    }
-}
-
-const TAKEN: &str = "an oracle is put back only when it is dropped";
-
-impl Deref for OpenOracle {
-    type Target = CaseKernel;
-
-    fn deref(&self) -> &CaseKernel {
-        &self.oracle.as_ref().expect(TAKEN).kernel
-    }
-}
-
-impl DerefMut for OpenOracle {
-    fn deref_mut(&mut self) -> &mut CaseKernel {
-        &mut self.oracle.as_mut().expect(TAKEN).kernel
-    }
-}
-
-impl Drop for OpenOracle {
-    fn drop(&mut self) {
-        // An oracle whose launch has failed cannot be launched again.
-        let oracle = self.oracle.take().filter(|oracle| oracle.kernel.is_usable);
-        if let (Some(pool), Some(oracle)) = (&self.pool, oracle) {
-            pool.put_back(oracle);
         }
     }
 }

@@ -108,13 +108,7 @@ mod tests {
         for seed in (0..50).chain(40..60) {
             for bytes in [4usize, 100, 4096] {
                 let mut expected = PrivatePages::new(bytes).unwrap();
-                numerics::fill(
-                    DType::Float32,
-                    expected.bytes_mut(),
-                    1,
-                    &distribution,
-                    seed,
-                );
+                numerics::fill(DType::Float32, expected.bytes_mut(), 1, &distribution, seed);
                 assert_eq!(cache.values(&fill(bytes, seed)).unwrap(), expected.bytes());
             }
         }

@@ -163,10 +163,20 @@ fn parts_add_up_to_the_stages_and_waiting_for_locks_is_apart() {
             sum += 0.01;
         }
         let stage = seconds[stage].as_f64().unwrap();
-        assert!((sum - stage).abs() < 0.02 + 0.02 * stage, "{prefix}: {sum}, {seconds}");
+        assert!(
+            (sum - stage).abs() < 0.02 + 0.02 * stage,
+            "{prefix}: {sum}, {seconds}"
+        );
     }
     let text = folder.run(&[&arguments[..3], &["--timings"], &COARSE].concat());
-    for word in ["timings ", " seconds ", "compile fast", "check launch", "timing launch", "total "] {
+    for word in [
+        "timings ",
+        " seconds ",
+        "compile fast",
+        "check launch",
+        "timing launch",
+        "total ",
+    ] {
         assert!(text.stdout.contains(word), "{word}: {}", text.stdout);
     }
 }
