@@ -229,15 +229,7 @@ impl TaskState<'_> {
                 Ok(())
             }
             (Judge, JobOutcome::SameCode { of, code }) => {
-                round.events.push(Event::Failed(Failed {
-                    of: Some(of),
-                    code: Some(code),
-                    ..Failed::new(
-                        step,
-                        FailedReason::Duplicate,
-                        format!("compiles to the same code as step {of}"),
-                    )
-                }));
+                round.events.push(repeats_code(step, of, code));
                 self.faults.count_judged();
                 Ok(())
             }
@@ -331,4 +323,14 @@ impl TaskState<'_> {
         let started = self.scheduler.running.evaluations_started();
         self.faults.give_up(event, started);
     }
+}
+
+/// The event of a candidate that compiles to the code of step `of`.
+fn repeats_code(step: u64, of: u64, code: Digest) -> Event {
+    let detail = format!("compiles to the same code as step {of}");
+    Event::Failed(Failed {
+        of: Some(of),
+        code: Some(code),
+        ..Failed::new(step, FailedReason::Duplicate, detail)
+    })
 }
