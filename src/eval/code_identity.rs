@@ -6,21 +6,15 @@ use super::compiled_kernel::{CompiledKernel, values_key};
 use crate::base::Digest;
 use crate::device;
 
-/// The hash of a compiled kernel. `None` if a variant was not compiled, or if a part cannot be read.
+/// The hash of a compiled kernel. `None` if no case of this judgement needs one of its variants, or if a part cannot be read.
 pub(super) fn code_identity(compiled: &CompiledKernel) -> Option<Digest> {
     let kernel = &compiled.kernel;
     let mut parts = vec![kernel.launch_identity()?.to_string()];
     let variants = (0..kernel.header.variants.len()).map(Some);
     for variant in variants.chain([None]) {
         let values = kernel.tunable_values(variant);
-        let program = compiled.programs.get(&values_key(&values));
-        let Some(program) = program else {
-            // No case needs the values in front of the variants. Those of a variant may be needed by a case of another judgement.
-            if variant.is_none() {
-                continue;
-            }
-            return None;
-        };
+        // Another judgement may have a case that needs these values.
+        let program = compiled.programs.get(&values_key(&values))?;
         parts.push(format!("{variant:?} {}", device::code_hash(program)?));
     }
     Some(Digest::of_parts(parts.iter().map(String::as_bytes)))

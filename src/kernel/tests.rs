@@ -95,6 +95,41 @@ fn header_error(yaml: &str) -> String {
 }
 
 #[test]
+fn launch_identity_counts_what_the_header_computes_with() {
+    let header = VALID_HEADER.replace("  WIDTH: [32, 64]", "  WIDTH: [32, 64]\n  UNROLL: [1, 2]");
+    let identity = |old: &str, new: &str| {
+        let changed = header.replacen(old, new, 1);
+        assert!(old == new || changed != header, "{old}");
+        parse(&changed).unwrap().launch_identity().unwrap()
+    };
+    let expected = identity("", "");
+    for (old, new) in [
+        // Only the code may use it.
+        ("UNROLL: [1, 2]", "UNROLL: [2, 1]"),
+        ("UNROLL: [1, 2]", "UNROLL: [1, 2, 4]"),
+        ("kernel: scale<ROWS>", "kernel: other<ROWS>"),
+        ("ROWS: [4, 1, 2]", "ROWS: [4, 2, 1]"),
+        (
+            "    block: WIDTH\n    shared: 4 * ROWS\n",
+            "    shared: 4 * ROWS\n    block: WIDTH\n",
+        ),
+    ] {
+        assert_eq!(identity(old, new), expected, "{new}");
+    }
+    for (old, new) in [
+        ("ROWS: [4, 1, 2]", "ROWS: [2, 1, 4]"),
+        ("WIDTH: [32, 64]", "WIDTH: [64, 32]"),
+        ("rows <= 2, ROWS: 1", "rows <= 2, ROWS: 2"),
+        ("rows <= 2", "rows <= 3"),
+        ("4 * ROWS", "8 * ROWS"),
+        ("zero: true", "zero: false"),
+        ("rows, i64", "rows + 1, i64"),
+    ] {
+        assert_ne!(identity(old, new), expected, "{new}");
+    }
+}
+
+#[test]
 fn binding_evaluates_every_expression_of_a_header() {
     let task = task_files().load().unwrap();
     let kernel = parse(VALID_HEADER).unwrap();
