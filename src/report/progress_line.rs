@@ -29,7 +29,7 @@ pub(super) enum LineLength {
 /// What separates the parts of a line.
 const SEPARATOR: &str = ", ";
 
-/// Steps, waiting requests, phase with its remaining time, rate, best, validity, cells, device time, cost. `width`: the most columns.
+/// Steps, waiting requests, phase with its remaining time, rate, best, cost, validity, cells, device time. `width`: the most columns.
 pub(super) fn progress_line(
     progress: &Progress,
     length: LineLength,
@@ -51,6 +51,9 @@ pub(super) fn progress_line(
         parts.extend(rate(progress).map(|rate| format!("{rate:.0} candidates/min")));
     }
     parts.push(best_text(progress, length));
+    // What it costs matters more than the rest, which may not fit.
+    let spent = progress.spent.filter(|spent| spent.tokens > 0);
+    parts.extend(spent.map(cost_text));
     if let Some(validity) = progress.validity() {
         parts.push(format!("{:.0} % valid", validity * 100.0));
     }
@@ -62,8 +65,6 @@ pub(super) fn progress_line(
     if !is_short && progress.inconclusive > 0 {
         parts.push(format!("{} inconclusive", progress.inconclusive));
     }
-    let spent = progress.spent.filter(|spent| spent.tokens > 0);
-    parts.extend(spent.map(cost_text));
     fit(&parts, width)
 }
 
