@@ -110,17 +110,24 @@ impl TaskTime {
     /// When the search stops. `None` without a time budget. `best`: the candidate that would be confirmed first.
     pub(super) fn search_end(&self, best: Option<u64>) -> Option<Instant> {
         let window = self.search_window(best)?;
+        if best.is_none() {
+            return self.started.checked_add(window);
+        }
         // Half of the judgements that are in progress then need at least half of their time.
         let lead = self.tally.judgement().mul_f64(0.5);
         let lead = lead.min(window.mul_f64(MAX_LEAD_PART));
         self.started.checked_add(window.saturating_sub(lead))
     }
 
-    /// How long this process may search, judgements in progress included.
+    /// How long this process may search, judgements in progress included. While nothing has passed there is nothing to confirm: all of the
+    /// time is for the search.
     fn search_window(&self, best: Option<u64>) -> Option<Duration> {
         let budget = self.limits.wall?;
         let cost = self.tally.confirmation(best).wall;
         let left = budget.saturating_sub(self.earlier.worked);
+        if best.is_none() {
+            return Some(left);
+        }
         let all = budget.saturating_sub(self.reserve(budget, cost));
         let by_search = all.saturating_sub(self.earlier.searched);
         // Earlier confirmations may have taken more than their share.
@@ -168,7 +175,11 @@ impl TaskTime {
         }
         let budget = self.limits.device?;
         let cost = self.tally.confirmation(best).device;
-        let is_over = self.tally.device() >= budget.saturating_sub(self.reserve(budget, cost));
+        let reserve = match best {
+            Some(_) => self.reserve(budget, cost),
+            None => Duration::ZERO,
+        };
+        let is_over = self.tally.device() >= budget.saturating_sub(reserve);
         (is_over || was_spent(StopReason::DeviceSeconds, budget))
             .then_some((StopReason::DeviceSeconds, budget))
     }

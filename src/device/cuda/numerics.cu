@@ -290,6 +290,14 @@ __global__ void check_guard_zones(const Zone* zones, u64 key, u64* damages) {
 
 // ---- State that must not outlive a launch ----
 
+// Keeps a block in its place for about 5 us, until all blocks of the launch have started. A block that ends at once leaves its place to a
+// later one, and another place is not overwritten.
+__device__ void hold_place() {
+    const long long start = clock64();
+    while (clock64() - start < 10000) {
+    }
+}
+
 // Overwrites the shared memory of a multiprocessor. Launched with one block for each multiprocessor.
 __global__ void scrub_shared(u32 words) {
     extern __shared__ u32 shared[];
@@ -299,6 +307,7 @@ __global__ void scrub_shared(u32 words) {
         for (u32 i = threadIdx.x * 4; i < 1024; i += blockDim.x * 4) asm volatile("st.shared.u32 [%0], %1;" ::"r"(i), "r"(0u) : "memory");
     }
     __syncthreads();
+    hold_place();
     // A use of the values keeps the compiler from removing the stores.
     if (shared[(threadIdx.x * 97u) % words] == 0u) __trap();
 }
@@ -308,6 +317,7 @@ __global__ void scrub_shared(u32 words) {
 __global__ void __launch_bounds__(1024, 2) scrub_local(u32 value) {
     volatile u32 local[LOCAL_BYTES / 4];
     for (u32 i = 0; i < LOCAL_BYTES / 4; ++i) local[i] = value;
+    hold_place();
     // A use of the values keeps the compiler from removing the stores.
     if (local[(threadIdx.x * 97u) % (LOCAL_BYTES / 4)] != value) __trap();
 }
