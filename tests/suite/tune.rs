@@ -234,7 +234,7 @@ fn tuner_resumes_with_more_steps() {
 /// A kernel that does not compile, its repair, and edits.
 fn tuning_replies() -> [String; 6] {
     let broken = shipped("naive.cu").replace("float sum = 0.0f;", "float sum = 0.0f");
-    let divided = "expf(x[row * columns + i] - largest) / sum;";
+    // Every edit changes the compiled code, and fits the naive kernel and the one with the first edit.
     [
         kernel("written down", &broken),
         edit(
@@ -244,16 +244,16 @@ fn tuning_replies() -> [String; 6] {
         ),
         edit(
             "one division",
-            "    for (int i = 0; i < columns; i++) {\n        output",
-            "    const float factor = 1.0f / sum;\n    for (int i = 0; i < columns; i++) {\n        output",
+            " - largest) / sum;",
+            " - largest) * (1.0f / sum);",
         ),
         // Step 4: an edit that matches no place, and a second reply that changes nothing.
         edit("of nothing", "    this line is nowhere", "    nor is this"),
         "<NO_VALID_EDIT/>\n".to_owned(),
         edit(
-            "the factor is used",
-            divided,
-            "expf(x[row * columns + i] - largest) * factor;",
+            "the first element twice",
+            "for (int i = 1; i < columns; i++) {",
+            "for (int i = 0; i < columns; i++) {",
         ),
     ]
 }

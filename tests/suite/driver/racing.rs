@@ -116,8 +116,9 @@ fn naive_starting_kernel_waits_until_another_has_passed() {
     )
     .unwrap();
     let jobs = jobs.lock().unwrap();
+    // `naive.cu` is listed first. The others start together.
     let order: Vec<_> = jobs.iter().map(|job| job.step).take(3).collect();
-    assert_eq!(order, [3, 2, 1], "`naive.cu` is listed first");
+    assert_eq!(order[2], 1, "{order:?}");
     assert!(jobs[2].rivals.incumbents.is_some());
 }
 
