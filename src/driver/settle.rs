@@ -180,7 +180,9 @@ impl TaskState<'_> {
             Ok(outcome) => outcome,
             Err(error) => return self.evaluation_failed(step, purpose, error),
         };
-        let judge_works = harness_fault(&outcome).is_none();
+        // Known code ends a judgement before the kernel runs, so it says nothing about the judge.
+        let is_known = matches!(outcome, JobOutcome::SameCode { .. });
+        let judge_works = !is_known && harness_fault(&outcome).is_none();
         let settled = self.settle_outcome(step, purpose, Timed { outcome, took }, round);
         if judge_works {
             round.events.extend(self.faults.clear_give_ups(number));
@@ -232,7 +234,6 @@ impl TaskState<'_> {
             }
             (Judge, JobOutcome::SameCode { of, code }) => {
                 round.events.push(same_code(step, of, code));
-                self.faults.count_judged();
                 Ok(())
             }
             (CheckJudge, JobOutcome::Verdict { .. }) => self.faults.judge_checked(fault),

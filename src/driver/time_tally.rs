@@ -102,7 +102,10 @@ impl TimeTally {
             }
             Event::Compared(compared) => {
                 let seconds = compared.seconds.unwrap_or_default();
-                self.compared.add(seconds);
+                // Journals of earlier versions do not say what it took.
+                if compared.seconds.is_some() {
+                    self.compared.add(seconds);
+                }
                 self.spent.comparison += seconds.wall;
                 self.spent.device += seconds.device;
             }
@@ -128,8 +131,11 @@ impl TimeTally {
 
     fn count_verdict(&mut self, step: u64, status: Status, seconds: &Seconds) {
         let total = seconds.total();
-        self.judged += 1;
-        self.judged_seconds += total;
+        // A judge that broke says nothing about how long a judgement takes.
+        if status != Status::HarnessError {
+            self.judged += 1;
+            self.judged_seconds += total;
+        }
         self.spent.device += seconds.device;
         if step <= self.starting_kernels {
             self.spent.starting_kernels += total;

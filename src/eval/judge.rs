@@ -266,7 +266,7 @@ impl<'a> Judge<'a> {
             profile: &context.options.profile,
             kernel: &kernel,
             limits: &context.limits,
-            effort: context.effort(request.coverage),
+            effort: context.effort(coverage),
             seed,
         })?;
         context.prepare_references(&cases)?;

@@ -149,7 +149,7 @@ impl Stages<'_, '_> {
             Err(error) => error,
         };
         let finding = error.into_finding()?;
-        if !self.is_inspected {
+        if self.candidate.is_inspected && !self.is_inspected {
             self.inspect(verdict)?;
         }
         if matches!(finding.status, Status::Inconclusive | Status::Suspicious) {

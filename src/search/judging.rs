@@ -9,12 +9,12 @@ use super::pending::CandidateResult;
 use crate::base::Digest;
 
 impl Search {
-    /// What a candidate must beat now: the elites, and starting kernels that have passed before their turn in the fold. `None` if
+    /// What a candidate must beat now: the elites that no confirmation has refuted, and starting kernels that have passed before their turn in the fold. `None` if
     /// nothing has passed.
     ///
     /// Starting kernels are always folded, so the one that dismisses another becomes an elite, or loses to one.
     pub fn incumbents(&self) -> Option<Incumbents> {
-        let elites = self.archive.elites().iter();
+        let elites = self.unrefuted_elites();
         let elites = elites.map(|elite| (&elite.cell, elite.speedup));
         let early = self.pending.iter().filter_map(|(step, pending)| {
             self.starting_kernel(*step)?;

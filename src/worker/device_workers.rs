@@ -89,7 +89,8 @@ impl DeviceWorkers {
     /// Waits for the oldest worker that starts in the background. `None` if there is none, or if it failed.
     pub(super) async fn take_starting(&self) -> Option<Worker> {
         let oldest = self.starting.lock().ok()?.pop_front()?;
-        oldest.await.ok()?
+        let mut worker = oldest.await.ok()??;
+        matches!(worker.child.try_wait(), Ok(None)).then_some(worker)
     }
 
     pub(super) fn put_back(&self, worker: Worker) {

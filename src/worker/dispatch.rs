@@ -69,12 +69,11 @@ impl Dispatcher {
     ) -> anyhow::Result<Self> {
         let on_cpu = gpus.is_empty();
         let first = serde_json::to_string(&greeting)?;
+        // The first worker has checked it, or there would be no other.
         greeting.baseline_is_proven = true;
         let usual = serde_json::to_string(&greeting)?;
         if on_cpu {
             greeting.options.thorough = true;
-            // The first worker has checked it, or there would be no confirmation.
-            greeting.baseline_is_proven = true;
         }
         let devices = if on_cpu {
             vec![None]
@@ -210,13 +209,10 @@ impl Dispatcher {
     /// If no worker becomes ready. A GPU is then quarantined.
     pub(super) async fn retest_device(&self, index: usize) -> anyhow::Result<()> {
         let device = &self.devices[index];
-        let worker = match device.take_starting().await {
-            Some(worker) => worker,
-            None => {
-                self.start_with_retries(device, &self.greetings.usual)
-                    .await?
-            }
-        };
+        // Not one that was started earlier: it may have checked the baseline before the fault.
+        let worker = self
+            .start_with_retries(device, &self.greetings.usual)
+            .await?;
         device.put_back(worker);
         Ok(())
     }
@@ -335,9 +331,11 @@ fn may_serve_again(worker: &Worker, response: &WorkerResponse) -> bool {
         _ => return false,
     };
     match verdict.status {
-        // It did not run.
-        Status::CompileError | Status::Rejected | Status::Unsupported => true,
-        Status::WrongOutput | Status::OutputUnwritten => worker.served < MAX_SERVED,
+        Status::CompileError
+        | Status::Rejected
+        | Status::Unsupported
+        | Status::WrongOutput
+        | Status::OutputUnwritten => worker.served < MAX_SERVED,
         Status::Passed => verdict.is_dismissed() && worker.served < MAX_SERVED,
         _ => false,
     }

@@ -54,8 +54,10 @@ impl WorkerRequest {
     /// The same request with the seed of an earlier judgement, so that it uses the same inputs and hidden shapes.
     pub(super) fn with_seed(&self, drawn: Option<u64>) -> Self {
         let mut request = self.clone();
-        if let Self::Judge { seed, .. } = &mut request {
+        if let Self::Judge { seed, rivals, .. } = &mut request {
             *seed = seed.or(drawn);
+            // Other timings might dismiss the kernel before the case that is to be repeated.
+            *rivals = Rivals::default();
         }
         request
     }
