@@ -133,16 +133,16 @@ fn steps_and_time() {
 #[test]
 fn spent_time_is_named_by_every_resume_until_time_is_added() {
     let folder = Workspace::with_small_task();
-    let result = evolve(&folder, &["--steps=5000", "--budget-seconds=4"]);
+    let result = evolve(&folder, &["--steps=5000", "--budget-seconds=8"]);
     result.assert_run_ended(&[]);
-    assert!(result.stdout.contains("the time budget of 4 s is spent"));
+    assert!(result.stdout.contains("the time budget of 8 s is spent"));
     let steps = asked(&folder);
     for more in ["--steps=6000", "--steps=7000", "--steps=7000"] {
         let result = folder.run(&["resume", "out", more]);
         result.assert_exit(
             2,
             &[
-                "nothing was done: softmax: the time budget of 4 s is spent",
+                "nothing was done: softmax: the time budget of 8 s is spent",
                 "kforge resume out --budget-seconds",
             ],
         );
@@ -158,7 +158,7 @@ fn spent_time_is_named_by_every_resume_until_time_is_added() {
     }
     assert_eq!(asked(&folder), steps);
     // Time is added, however little it is compared with the time that is spent.
-    let result = folder.run(&["evolve", "--resume", "out", "--budget-seconds=4"]);
+    let result = folder.run(&["evolve", "--resume", "out", "--budget-seconds=8"]);
     result.assert_run_ended(&[]);
     let more = asked(&folder);
     assert!(more > steps);
@@ -172,7 +172,7 @@ fn spent_time_is_named_by_every_resume_until_time_is_added() {
 #[test]
 fn time_budget_covers_search_and_confirmation() {
     let budget = std::env::var("KFORGE_TEST_BUDGET_SECONDS");
-    let budget: f64 = budget.map_or(5.0, |seconds| seconds.parse().unwrap());
+    let budget: f64 = budget.map_or(10.0, |seconds| seconds.parse().unwrap());
     let folder = Workspace::with_small_task();
     let started = Instant::now();
     folder.run(&["--version"]).assert_exit(0, &[]);
