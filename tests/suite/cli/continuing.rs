@@ -168,7 +168,7 @@ fn spent_time_is_named_by_every_resume_until_time_is_added() {
     assert!(asked(&folder) > more);
 }
 
-/// Whole runs on the CPU end within their time. `KFORGE_TEST_BUDGET_SECONDS`: the budget, 5 s by default.
+/// Whole runs on the CPU end within their time. `KFORGE_TEST_BUDGET_SECONDS`: the budget, 10 s by default.
 #[test]
 fn time_budget_covers_search_and_confirmation() {
     let budget = std::env::var("KFORGE_TEST_BUDGET_SECONDS");
