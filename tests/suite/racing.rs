@@ -92,15 +92,20 @@ fn slow_kernel_is_dismissed_with_an_interval_that_is_right() {
     let setting = Setting::new();
     let mut judge = setting.judge();
     let slow = slow_kernel("");
-    let mut judgements = (0..3).map(|_| {
-        let verdict = judge.judge_racing("slow", &slow, &incumbents(0.9));
-        verdict.unwrap()
-    });
-    // A machine that is busy enough hides even this.
-    let dismissed = judgements.find(|verdict| verdict.timing != Some(Timing::Full));
-    drop(judgements);
-    let dismissed = dismissed.expect("three times not dismissed");
-    check_is_dismissed(&dismissed, 0.9);
+    let judgements: Vec<_> = (0..3)
+        .map(|_| {
+            let verdict = judge.judge_racing("slow", &slow, &incumbents(0.9));
+            verdict.unwrap()
+        })
+        .collect();
+    let is_dismissed = |verdict: &&Verdict| verdict.timing == Some(Timing::Dismissed);
+    let Some(dismissed) = judgements.iter().find(is_dismissed) else {
+        // A machine that is busy enough hides even this. Then no interval is of any use.
+        let is_noisy = |verdict: &Verdict| verdict.status == Status::Inconclusive;
+        assert!(judgements.iter().all(is_noisy), "{judgements:#?}");
+        return;
+    };
+    check_is_dismissed(dismissed, 0.9);
     if dismissed.dismissal.unwrap().look == 1 {
         let hidden = |text: &String| text.ends_with(" hidden cases");
         assert!(dismissed.not_done.iter().any(hidden), "{dismissed:#?}");
