@@ -49,8 +49,7 @@ fn executable_parts(file: &ElfFile64<'_, Endianness>) -> Option<Vec<Vec<u8>>> {
     let mut parts = Vec::new();
     for section in file.sections() {
         let header = section.elf_section_header();
-        let flags: u64 = header.sh_flags(endian).into();
-        let is_loaded = flags & u64::from(SHF_ALLOC) != 0;
+        let is_loaded = header.sh_flags(endian) & u64::from(SHF_ALLOC) != 0;
         if !is_loaded || header.sh_type(endian) == SHT_NOTE {
             continue;
         }

@@ -1,6 +1,11 @@
 //! Simulated candidates near the bar, judged by the real decisions: how often a look dismisses a candidate that reaches the bar, how soon
 //! it dismisses one that does not, and how often the interval of a dismissed one is right.
 
+#![expect(
+    clippy::print_stdout,
+    reason = "the figures of a large run are results"
+)]
+
 use super::*;
 use crate::base::RandomStream;
 use crate::base::statistics::hodges_lehmann;

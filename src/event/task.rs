@@ -161,7 +161,7 @@ pub struct JudgedSummary {
 /// An event as a resume reads it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ReplayedEvent {
-    Judged(JudgedSummary),
+    Judged(Box<JudgedSummary>),
     /// Any other event, complete.
     Other(Box<Event>),
 }

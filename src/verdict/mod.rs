@@ -134,7 +134,7 @@ impl Verdict {
         self.status == Status::Passed
     }
 
-    /// As [`VerdictSummary::is_dismissed`].
+    /// Whether the judgement ended early because the kernel was surely slower than an incumbent, or left checks out.
     pub fn is_dismissed(&self) -> bool {
         VerdictSummary::from(self).is_dismissed()
     }
