@@ -91,7 +91,7 @@ fn help() -> String {
             ("kforge doctor", "what this machine can do"),
             (
                 "kforge evolve --config gdn_decode.yaml",
-                "a search of a minute and a half",
+                "a search of less than two minutes",
             ),
             ("kforge eval softmax my_kernel.cu", "judge one kernel"),
         ],

@@ -16,7 +16,7 @@ use super::task_time::TaskTime;
 use crate::event::{Cost, Event, StopReason};
 use crate::kernel;
 use crate::report::{
-    BestCandidate, Comparison, Continuation, EndOfWork, Observer, Phase, Progress, Standing,
+    BestCandidate, Comparison, Continuation, EndOfWork, Observer, Progress, RunPhase, Standing,
     UnansweredSteps, Unmeasured, note_of_best,
 };
 use crate::search::{Elite, Search, SearchUpdate};
@@ -65,10 +65,10 @@ impl<'a> Reporter<'a> {
 
     pub(super) fn set_stopped(&mut self, reason: Option<StopReason>) {
         self.progress.stopped = reason;
-        self.progress.phase = Phase::Ending;
+        self.progress.phase = RunPhase::Ending;
     }
 
-    pub(super) fn set_phase(&mut self, phase: Phase) {
+    pub(super) fn set_phase(&mut self, phase: RunPhase) {
         self.progress.phase = phase;
     }
 

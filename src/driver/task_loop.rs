@@ -13,7 +13,7 @@ use super::interrupt::interrupted;
 use super::running::WorkResult;
 use super::task_state::TaskState;
 use crate::event::{StopReason, Stopped};
-use crate::report::Phase;
+use crate::report::RunPhase;
 
 /// How long the first of several results waits for others: about as long as a sync takes.
 const GATHER_TIME: Duration = Duration::from_millis(1);
@@ -174,7 +174,7 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
 
     /// Waits for what is still in progress. Replies that cost money are never given up, even if the time is spent.
     async fn finish_requests(&mut self) -> Result<LoopEnd> {
-        self.state.reporter.set_phase(Phase::Ending);
+        self.state.reporter.set_phase(RunPhase::Ending);
         loop {
             self.drop_mailbox_requests().await;
             if self.state.scheduler.running.is_empty() {

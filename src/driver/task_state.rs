@@ -27,7 +27,7 @@ use super::scheduler::{DispatchParts, Scheduler};
 use super::sources::KernelSources;
 use super::task_time::{Allowance, TaskTime};
 use crate::event::{Event, StopReason, Stopped};
-use crate::report::{Phase, Unmeasured};
+use crate::report::{RunPhase, Unmeasured};
 use crate::search::{DuelRequest, Search, SearchUpdate};
 use crate::task::Task;
 
@@ -236,7 +236,7 @@ impl<'a> TaskState<'a> {
             .map(|step| self.time.tally.confirmation(Some(*step)).wall);
         let comparison = self.time.tally.comparison(waiting.first().copied()).wall;
         let expected = costs.sum::<Duration>() + comparison;
-        self.reporter.set_phase(Phase::Confirming {
+        self.reporter.set_phase(RunPhase::Confirming {
             number,
             of: number + waiting.len().saturating_sub(1),
             left: self.time.left_of(expected, elapsed),
@@ -247,7 +247,7 @@ impl<'a> TaskState<'a> {
     pub(super) fn show_comparison(&mut self, request: DuelRequest, elapsed: Duration) {
         let expected = self.time.tally.comparison(Some(request.step)).wall;
         let left = self.time.left_of(expected, elapsed);
-        self.reporter.set_phase(Phase::Comparing { left });
+        self.reporter.set_phase(RunPhase::Comparing { left });
     }
 
     /// Notes what is left unmeasured although it could be measured.

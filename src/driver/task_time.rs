@@ -13,8 +13,9 @@ use crate::event::{StopReason, Stopped};
 const MIN_CONFIRMATION_TIME: Duration = Duration::from_secs(20);
 /// The most of the time that the cost of one confirmation reserves beyond the share.
 const MAX_RESERVED_PART: f64 = 0.5;
-/// A confirmation that has less than this part of its cost is not started: not even one process would end in time. One process takes a
-/// third of the cost, and half of that alone on the machine, because the cost is that of judgements which ran next to others.
+/// A confirmation that has less than this part of its cost is not started: not even one process would end in time. The first process takes
+/// half of the cost on a CPU and a fifth on a GPU, and less alone on the machine, because the cost is that of judgements which ran next to
+/// others.
 const MIN_PART_OF_COST: f64 = 0.15;
 /// The part of the remaining time that a confirmation may take, so that a comparison can follow.
 const CONFIRMATION_PART: f64 = 0.75;
@@ -146,8 +147,11 @@ impl TaskTime {
     }
 
     /// When judgements in progress are cancelled after the search has stopped: as long after its end as the search has stopped
-    /// before it, unless the rest is needed for a confirmation.
+    /// before it, unless the rest is needed for a confirmation. While nothing has passed, they get all of the time.
     pub(super) fn drain_end(&self, best: Option<u64>) -> Option<Instant> {
+        if best.is_none() {
+            return self.cancel_at();
+        }
         let window_end = self.started.checked_add(self.search_window(best)?)?;
         let lead = window_end.saturating_duration_since(self.search_end(best)?);
         let cost = self.tally.confirmation(best).wall;

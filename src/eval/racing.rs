@@ -96,7 +96,7 @@ impl Reading {
 
 /// What a look says about a candidate.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Standing {
+pub(super) enum LookResult {
     /// The candidate surely does not reach the bar.
     Dismissed(Dismissal),
     /// It may reach the bar.
@@ -128,17 +128,17 @@ impl Race {
     }
 
     /// Looks at the samples of all workloads.
-    pub(super) fn look(&mut self, readings: &[Reading]) -> Standing {
+    pub(super) fn look(&mut self, readings: &[Reading]) -> LookResult {
         self.look += 1;
         let limit = Reading::combined(readings).upper_limit(MISS_PROBABILITY * self.share());
         if limit < self.bar.ln() {
-            return Standing::Dismissed(Dismissal {
+            return LookResult::Dismissed(Dismissal {
                 look: self.look,
                 looks: self.looks,
                 bar: self.bar,
             });
         }
-        Standing::Open
+        LookResult::Open
     }
 
     /// The part of a probability that this look may spend: the increase of ln(1 + (e - 1) t), where t is the share of the looks.

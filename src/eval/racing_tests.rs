@@ -176,7 +176,7 @@ fn centre(noise: Noise) -> f64 {
 }
 
 /// Races one candidate as the judge does. Returns how it stands in the end, and the interval if it is dismissed.
-fn race(noise: Noise, workloads: usize, log_speedup: f64, index: u64) -> (Standing, [f64; 2]) {
+fn race(noise: Noise, workloads: usize, log_speedup: f64, index: u64) -> (LookResult, [f64; 2]) {
     let mut race = Race::new(1.0, workloads);
     let mut machines: Vec<_> = (0..workloads as u64)
         .map(|workload| {
@@ -190,20 +190,20 @@ fn race(noise: Noise, workloads: usize, log_speedup: f64, index: u64) -> (Standi
     let readings = |machines: &[Simulation]| -> Vec<Reading> {
         machines.iter().map(Simulation::reading).collect()
     };
-    let mut standing = race.look(&readings(&machines));
+    let mut look_result = race.look(&readings(&machines));
     for workload in 0..workloads {
         for blocks in LATER_LOOKS {
-            if standing == Standing::Open {
+            if look_result == LookResult::Open {
                 machines[workload].run_to(blocks, 2);
-                standing = race.look(&readings(&machines));
+                look_result = race.look(&readings(&machines));
             }
         }
-        if standing == Standing::Open {
+        if look_result == LookResult::Open {
             machines[workload].run_to(20, 2);
         }
     }
     let interval = race.interval(&readings(&machines)).unwrap();
-    (standing, [interval.low, interval.high])
+    (look_result, [interval.low, interval.high])
 }
 
 /// The share of candidates that are dismissed, and of these the share at the first look.
@@ -212,8 +212,8 @@ fn dismissed(noise: Noise, log_speedup: f64, count: u64) -> [f64; 2] {
     let (mut all, mut first) = (0.0, 0.0);
     for index in 0..count {
         let workloads = [1, 2, 5][index as usize % 3];
-        let (standing, _) = race(noise, workloads, log_speedup - centre, index);
-        if let Standing::Dismissed(dismissal) = standing {
+        let (look_result, _) = race(noise, workloads, log_speedup - centre, index);
+        if let LookResult::Dismissed(dismissal) = look_result {
             all += 1.0;
             first += f64::from(u8::from(dismissal.look == 1));
         }
@@ -262,8 +262,8 @@ fn interval_of_a_dismissed_candidate_contains_its_speedup() {
         for index in 0..candidates() / 10 {
             let workloads = [1, 2, 5][index as usize % 3];
             let speedup = f64::ln(0.7);
-            let (standing, [low, high]) = race(noise, workloads, speedup - centre, 7000 + index);
-            if standing != Standing::Open {
+            let (look_result, [low, high]) = race(noise, workloads, speedup - centre, 7000 + index);
+            if look_result != LookResult::Open {
                 dismissed += 1.0;
                 right += f64::from(u8::from(low <= speedup && speedup <= high));
             }
@@ -284,15 +284,15 @@ fn nothing_is_decided_from_too_little() {
     let mut lone = Simulation::new(Noise::Quiet, -9.0, RandomStream::new(1, "lone", 0));
     lone.run_to(1, 1);
     let mut race = Race::new(1.0, 1);
-    assert_eq!(race.look(&[lone.reading()]), Standing::Open);
+    assert_eq!(race.look(&[lone.reading()]), LookResult::Open);
     assert_eq!(race.interval(&[lone.reading()]), None);
-    assert_eq!(Race::new(1.0, 0).look(&[]), Standing::Open);
+    assert_eq!(Race::new(1.0, 0).look(&[]), LookResult::Open);
     // A workload of which nothing is known leaves everything open.
     let mut known = Simulation::new(Noise::Quiet, -9.0, RandomStream::new(2, "known", 0));
     known.run_to(4, 1);
     assert_eq!(
         race.look(&[known.reading(), lone.reading()]),
-        Standing::Open
+        LookResult::Open
     );
 }
 

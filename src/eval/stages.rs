@@ -9,7 +9,7 @@ use super::context::JudgeContext;
 use super::finding::{Finding, JudgeError, JudgeResult};
 use super::inspection;
 use super::judged_kernel::JudgedKernel;
-use super::racing::{Race, Standing};
+use super::racing::{LookResult, Race};
 use super::stage_times::Phase;
 use super::timed_cases::TimedCases;
 use crate::device::Build;
@@ -80,8 +80,9 @@ impl Stages<'_, '_> {
             return self.run_all(verdict);
         };
         let mut race = Race::new(bar, self.timed.count());
-        let standing = self.time(verdict, |timed, checks| timed.first_look(&mut race, checks))?;
-        if let Standing::Dismissed(dismissal) = standing {
+        let look_result =
+            self.time(verdict, |timed, checks| timed.first_look(&mut race, checks))?;
+        if let LookResult::Dismissed(dismissal) = look_result {
             return self.dismiss(&race, dismissal, verdict);
         }
         self.check(verdict, |checks, verdict| checks.check_rest(verdict))?;
@@ -90,10 +91,10 @@ impl Stages<'_, '_> {
         if self.timed.seems_to_reach(&race) {
             self.inspect(verdict)?;
         }
-        let standing = self.time(verdict, |timed, checks| {
+        let look_result = self.time(verdict, |timed, checks| {
             timed.time_in_full(Some(&mut race), checks)
         })?;
-        if let Standing::Dismissed(dismissal) = standing {
+        if let LookResult::Dismissed(dismissal) = look_result {
             return self.dismiss(&race, dismissal, verdict);
         }
         if !self.is_inspected && self.timed.speedup()?.ci95[1] >= bar {

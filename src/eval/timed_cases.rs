@@ -12,7 +12,7 @@ use super::finding::{Finding, JudgeError, JudgeResult};
 use super::judged_kernel::JudgedKernel;
 use super::kernel_set::TimedPair;
 use super::measure::{self, CaseTiming, Measurement};
-use super::racing::{self, Race, Reading, Standing};
+use super::racing::{self, LookResult, Race, Reading};
 use crate::verdict::{Dismissal, Evidence, Speedup, Status, Timing, Verdict};
 
 /// The timings of all timed cases of a candidate.
@@ -53,7 +53,7 @@ impl<'c, 'j> TimedCases<'c, 'j> {
         &mut self,
         race: &mut Race,
         checks: &mut CaseChecks<'_, '_>,
-    ) -> JudgeResult<Standing> {
+    ) -> JudgeResult<LookResult> {
         for (index, timing) in &mut self.timings {
             let sampled = timing.sample_for_first_look();
             in_case(sampled, timing.case(), *index, checks)?;
@@ -71,29 +71,29 @@ impl<'c, 'j> TimedCases<'c, 'j> {
         &mut self,
         mut race: Option<&mut Race>,
         checks: &mut CaseChecks<'_, '_>,
-    ) -> JudgeResult<Standing> {
+    ) -> JudgeResult<LookResult> {
         for position in 0..self.timings.len() {
             let mut readings = self.readings();
-            let mut standing = Standing::Open;
+            let mut look_result = LookResult::Open;
             let (index, timing) = &mut self.timings[position];
             let sampled = timing.sample_in_full(&mut |reading| {
                 let Some(race) = race.as_deref_mut() else {
                     return false;
                 };
                 readings[position] = reading;
-                standing = race.look(&readings);
-                standing != Standing::Open
+                look_result = race.look(&readings);
+                look_result != LookResult::Open
             });
             let is_complete = in_case(sampled, timing.case(), *index, checks)?;
             if !is_complete {
-                return Ok(standing);
+                return Ok(look_result);
             }
             // At once: a candidate without a useful result here needs no other workload.
             let measured = timing.measurement();
             let measured = measured.and_then(|found| check_floor(&found, timing.case()));
             in_case(measured, timing.case(), *index, checks)?;
         }
-        Ok(Standing::Open)
+        Ok(LookResult::Open)
     }
 
     /// The speedup of complete timings.

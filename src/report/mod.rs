@@ -30,7 +30,9 @@ pub(crate) use describe_task::{describe_task, task_json, task_table};
 pub(crate) use describe_verdict::{describe_verdict, timing_note};
 pub(crate) use headline::{WhyUnconfirmed, note_of_best, suggested_seconds};
 pub use observer::{Observer, SilentObserver};
-pub use progress::{BestCandidate, Comparison, EndOfWork, Phase, Progress, Standing, Unmeasured};
+pub use progress::{
+    BestCandidate, Comparison, EndOfWork, Progress, RunPhase, Standing, Unmeasured,
+};
 pub(crate) use progress_view::{ProgressFormat, ProgressView};
 pub use results::{RankedElite, StartingKernelResult, TaskResults, UnansweredSteps};
 pub(crate) use results::{results_tables, stop_reason_text};

@@ -56,7 +56,7 @@ pub struct Progress {
     /// What the time was spent on.
     pub time: TimeSpent,
     /// What the process does now.
-    pub phase: Phase,
+    pub phase: RunPhase,
     /// Whether kernels were left unconfirmed, or the best one was not compared, because no time was left.
     pub unmeasured: Unmeasured,
     /// Cost of models so far, over all tasks of the run. `None` if the run has no models.
@@ -75,7 +75,7 @@ pub struct Progress {
 
 /// What a process does with a task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Phase {
+pub enum RunPhase {
     #[default]
     Searching,
     /// The search has stopped; the last judgements end.

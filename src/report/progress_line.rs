@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::headline::provisional;
-use super::progress::{Phase, Progress, Standing};
+use super::progress::{Progress, RunPhase, Standing};
 use super::text::pluralize;
 use crate::event::Cost;
 
@@ -47,7 +47,7 @@ pub(super) fn progress_line(
         parts.push(format!("step {steps}"));
     }
     parts.extend(phase_text(progress, moment));
-    if progress.phase == Phase::Searching {
+    if progress.phase == RunPhase::Searching {
         parts.extend(rate(progress).map(|rate| format!("{rate:.0} candidates/min")));
     }
     parts.push(best_text(progress, length));
@@ -98,15 +98,15 @@ fn phase_text(progress: &Progress, moment: Moment) -> Option<String> {
         None => what,
     };
     match progress.phase {
-        Phase::Searching => {
+        RunPhase::Searching => {
             let left = seconds_left(progress)?;
             Some(format!("{} left", duration_text(left)))
         }
-        Phase::Ending => Some("ending".to_owned()),
-        Phase::Confirming { number, of, left } => {
+        RunPhase::Ending => Some("ending".to_owned()),
+        RunPhase::Confirming { number, of, left } => {
             Some(with_time(format!("confirming {number} of {of}"), left))
         }
-        Phase::Comparing { left } => Some(with_time("comparing".to_owned(), left)),
+        RunPhase::Comparing { left } => Some(with_time("comparing".to_owned(), left)),
     }
 }
 
@@ -245,9 +245,9 @@ mod tests {
         progress.best = best(Standing::Provisional);
         let left = Some(Duration::from_secs(15));
         let phases = [
-            (Phase::Ending, "ending"),
+            (RunPhase::Ending, "ending"),
             (
-                Phase::Confirming {
+                RunPhase::Confirming {
                     number: 2,
                     of: 3,
                     left,
@@ -255,14 +255,14 @@ mod tests {
                 "confirming 2 of 3, 15 s left",
             ),
             (
-                Phase::Confirming {
+                RunPhase::Confirming {
                     number: 1,
                     of: 1,
                     left: None,
                 },
                 "confirming 1 of 1",
             ),
-            (Phase::Comparing { left }, "comparing, 15 s left"),
+            (RunPhase::Comparing { left }, "comparing, 15 s left"),
         ];
         for (phase, text) in phases {
             progress.phase = phase;
@@ -303,7 +303,7 @@ mod tests {
         progress.budget = Some(Duration::from_secs(4000));
         progress.best = best(Standing::Faster);
         progress.waiting = vec!["a: 9 s (rate limit)".to_owned(), "b".to_owned()];
-        progress.phase = Phase::Confirming {
+        progress.phase = RunPhase::Confirming {
             number: 2,
             of: 3,
             left: Some(Duration::from_secs(15)),

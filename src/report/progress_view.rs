@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::headline::{provisional, with_interval};
 use super::observer::Observer;
-use super::progress::{Phase, Progress, Standing};
+use super::progress::{Progress, RunPhase, Standing};
 use super::progress_line::{LineLength, Moment, progress_line};
 use super::streams;
 use super::text::{TERMINAL_WIDTH, message_for_stderr, terminal_columns};
@@ -134,7 +134,7 @@ impl Observer for ProgressView {
             streams::update_bar(move |bar| bar.set_message(message));
         } else if matches!(
             progress.phase,
-            Phase::Confirming { .. } | Phase::Comparing { .. }
+            RunPhase::Confirming { .. } | RunPhase::Comparing { .. }
         ) {
             self.show(progress, Moment::Between);
         } else if progress.waiting.is_empty() {

@@ -53,7 +53,12 @@ impl Precompiler {
         for _ in 0..THREADS {
             let (task, received, arch) =
                 (Arc::clone(&task), Arc::clone(&received), arch.to_owned());
-            std::thread::spawn(move || compile_requests(&task, &arch, &received));
+            let compile = move || compile_requests(&task, &arch, &received);
+            // A machine that starts no thread compiles in the worker.
+            std::thread::Builder::new()
+                .name("precompile".to_owned())
+                .spawn(compile)
+                .ok()?;
         }
         Some(Self { requests })
     }

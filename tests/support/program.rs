@@ -109,13 +109,15 @@ impl Workspace {
         if self.has_own_lock {
             command.env("KFORGE_LOCK_DIR", self.path());
         }
-        // A shell lets its background commands ignore SIGINT, and `nohup` lets them ignore SIGHUP. The program would too.
-        // SAFETY: signal is safe between fork and exec.
+        // A shell lets its background commands ignore SIGINT, and `nohup` lets them ignore SIGHUP. The program would too. And it ends with
+        // its test, even if that is killed: it would hold the timing lock.
+        // SAFETY: signal and prctl are safe between fork and exec.
         unsafe {
             command.pre_exec(|| {
                 for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
                     libc::signal(signal, libc::SIG_DFL);
                 }
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 Ok(())
             })
         };
