@@ -12,6 +12,7 @@ pub mod files;
 pub(crate) mod guardian;
 pub(crate) mod interrupt;
 pub(crate) mod lock_wait;
+pub(crate) mod locked_file;
 pub(crate) mod process;
 pub(crate) mod progress;
 pub mod random;
@@ -24,4 +25,5 @@ pub mod yaml;
 
 pub use digest::Digest;
 pub use failure::{Failure, FailureKind};
+pub(crate) use locked_file::LockedFile;
 pub use random::RandomStream;

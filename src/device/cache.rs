@@ -13,8 +13,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tempfile::{NamedTempFile, TempPath};
 
-use crate::base::Failure;
 use crate::base::lock_wait::{LockWait, LockWaitError};
+use crate::base::{Failure, LockedFile};
 
 /// Size limit for the compiled kernels of one kind. Files in use may exceed it.
 const MAX_BYTES: u64 = 2 << 30;
@@ -99,13 +99,14 @@ pub(super) fn mark_used(folder: &Path) {
 /// The lock of the process that builds a runtime in the cache.
 pub(super) struct CacheLock {
     path: PathBuf,
-    file: File,
+    file: LockedFile,
 }
 
 /// Opens the lock, and creates it if necessary.
 pub(super) fn open_lock(cache: &Path) -> Result<CacheLock, Failure> {
     let path = cache.join("lock");
     let file = File::create(&path).map_err(|error| write_failure(&path, &error))?;
+    let file = LockedFile(file);
     Ok(CacheLock { path, file })
 }
 

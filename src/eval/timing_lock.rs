@@ -15,7 +15,7 @@ use anyhow::Context;
 
 use super::stage_times::StageTimes;
 use crate::base::lock_wait::{LockWait, LockWaitError};
-use crate::base::{Failure, files};
+use crate::base::{Failure, LockedFile, files};
 use crate::device::LockFile;
 
 /// Maximum time to wait for the lock. A process that holds it longer is broken.
@@ -32,7 +32,7 @@ pub(crate) struct TimingLock {
 
 /// Holds the lock until it is dropped.
 pub(crate) struct TimingLockGuard {
-    file: Option<File>,
+    file: Option<LockedFile>,
     since: Instant,
     mode: &'static str,
     held: Arc<AtomicU64>,
@@ -148,7 +148,7 @@ impl TimingLock {
         }
     }
 
-    fn open_file(&self, suffix: &str) -> anyhow::Result<File> {
+    fn open_file(&self, suffix: &str) -> anyhow::Result<LockedFile> {
         let mut path = self.lock_file.path.clone().into_os_string();
         path.push(suffix);
         let path = PathBuf::from(path);
@@ -166,7 +166,7 @@ impl TimingLock {
         if !self.lock_file.is_host {
             let _ = file.set_permissions(PermissionsExt::from_mode(0o666));
         }
-        Ok(file)
+        Ok(LockedFile(file))
     }
 }
 

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::owner_file::{self, LockOwner, OwnerFile, OwnerFileError};
-use crate::base::{Failure, files};
+use crate::base::{Failure, LockedFile, files};
 
 /// A held lock. It is released when the value is dropped. If the process is killed, the system releases it, or another process
 /// of this machine takes it over.
 pub(crate) struct RunLock {
-    _file: File,
+    _file: LockedFile,
     _owner: Option<OwnerFile>,
 }
 
@@ -25,13 +25,14 @@ impl RunLock {
     /// # Errors
     /// A usage failure that names the other process if the lock is held; else an I/O error.
     pub(crate) fn acquire(path: &Path) -> Result<Self> {
-        let mut file = File::options()
+        let file = File::options()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .open(path)
             .map_err(|error| files::explain_io_error("open", path, error))?;
+        let file = LockedFile(file);
         let mut owner_path = path.as_os_str().to_owned();
         owner_path.push(".owner");
         let owner_path = PathBuf::from(owner_path);
@@ -42,7 +43,7 @@ impl RunLock {
                 owner_file::check_unowned(&owner_path)
                     .map_err(|error| explain_owner_error(&owner_path, error))?;
             }
-            Err(TryLockError::WouldBlock) => return Err(in_use_error(&mut file, path)),
+            Err(TryLockError::WouldBlock) => return Err(in_use_error(&file, path)),
             Err(TryLockError::Error(error)) if files::has_no_locks(&error) => {
                 tracing::warn!(
                     "the file system of `{}` has no file locks ({error}); `{}` is used instead",
@@ -56,12 +57,12 @@ impl RunLock {
                 return Err(files::explain_io_error("lock", path, error));
             }
         }
-        let write = |file: &mut File| {
+        let write = |mut file: &File| {
             file.set_len(0)?;
             file.rewind()?;
             writeln!(file, "{}", std::process::id())
         };
-        write(&mut file).map_err(|error| files::explain_io_error("write", path, error))?;
+        write(&file).map_err(|error| files::explain_io_error("write", path, error))?;
         Ok(Self {
             _file: file,
             _owner: owner,
@@ -90,7 +91,7 @@ fn owned_error(path: &Path, owner: Option<LockOwner>) -> anyhow::Error {
         .into()
 }
 
-fn in_use_error(file: &mut File, path: &Path) -> anyhow::Error {
+fn in_use_error(file: &File, path: &Path) -> anyhow::Error {
     let mut holder = String::new();
     // The other process may not have written its number yet. Then the message does not name it.
     let _ = file.take(32).read_to_string(&mut holder);
