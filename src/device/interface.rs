@@ -27,6 +27,18 @@ pub trait Device: Compile + TimingProperties {
 
     /// Loads a program and binds it to newly allocated memory for one workload.
     fn open(&self, program: &Program, plan: &Plan, purpose: Purpose) -> anyhow::Result<Opened>;
+
+    /// As `open`, for two kernels, at the same time if the device can.
+    fn open_pair(
+        &self,
+        [one, other]: [(&Program, &Plan); 2],
+        purpose: Purpose,
+    ) -> anyhow::Result<[Opened; 2]> {
+        Ok([
+            self.open(one.0, one.1, purpose)?,
+            self.open(other.0, other.1, purpose)?,
+        ])
+    }
 }
 
 /// Compiles kernels for a device.

@@ -12,26 +12,26 @@ namespace {
 constexpr u64 STRIP = 64;
 
 template <u32 dtype>
-void fill(void* memory, u64 elements, const Distribution& distribution, u64 seed) {
+void fill(void* memory, u64 first, u64 elements, const Distribution& distribution, u64 seed) {
     typedef typename Element<dtype>::Stored Stored;
     Stored* stored = static_cast<Stored*>(memory);
     const Distribution local = distribution;
     if (local.normalize == 0) {
         if (is_plain(local) && local.shape == NORMAL) {
-            for (u64 i = 0; i < elements; ++i) stored[i] = Element<dtype>::from(normal(seed, i) * local.first);
+            for (u64 i = 0; i < elements; ++i) stored[i] = Element<dtype>::from(normal(seed, first + i) * local.first);
         } else {
-            for (u64 i = 0; i < elements; ++i) stored[i] = Element<dtype>::make(local, seed, i);
+            for (u64 i = 0; i < elements; ++i) stored[i] = Element<dtype>::make(local, seed, first + i);
         }
         return;
     }
     for (u64 start = 0; start < elements; start += local.row) {
         double sum = 0.0;
         for (u64 i = start; i < start + local.row; ++i) {
-            const double value = shaped(local, seed, i);
+            const double value = shaped(local, seed, first + i);
             sum += value * value;
         }
         const double length = sum > 0.0 ? sqrt(sum) : 1.0;
-        for (u64 i = start; i < start + local.row; ++i) stored[i] = Element<dtype>::from(shaped(local, seed, i) / length);
+        for (u64 i = start; i < start + local.row; ++i) stored[i] = Element<dtype>::from(shaped(local, seed, first + i) / length);
     }
 }
 
@@ -178,8 +178,8 @@ double root_mean_square(const double* values, u64 elements) {
         default: return function<BOOL>(__VA_ARGS__);                              \
     }
 
-void any_fill(u32 dtype, void* memory, u64 elements, const Distribution* distribution, u64 seed) {
-    KFORGE_EACH_DTYPE(fill, memory, elements, *distribution, seed)
+void any_fill(u32 dtype, void* memory, u64 first, u64 elements, const Distribution* distribution, u64 seed) {
+    KFORGE_EACH_DTYPE(fill, memory, first, elements, *distribution, seed)
 }
 
 void any_store(u32 dtype, const double* values, void* memory, u64 elements) { KFORGE_EACH_DTYPE(store, values, memory, elements) }

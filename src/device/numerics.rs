@@ -51,6 +51,7 @@ struct Functions {
     fill: unsafe extern "C" fn(
         dtype: u32,
         memory: *mut u8,
+        first: u64,
         elements: u64,
         distribution: *const RawDistribution,
         seed: u64,
@@ -129,7 +130,12 @@ fn element_count(dtype: DType, memory: &[u8]) -> u64 {
     memory.len() as u64 / dtype.bytes()
 }
 
+/// Bytes that one thread fills in about the time that several threads take to start.
+const BYTES_PER_THREAD: usize = 256 << 10;
+
 /// Fills memory with random values. `row` is the length of the last axis; normalized distributions have length 1 over it.
+///
+/// Several threads fill large memory. The values do not depend on their number.
 pub fn fill(dtype: DType, memory: &mut [u8], row: u64, distribution: &Distribution, seed: u64) {
     let elements = element_count(dtype, memory);
     let row = row.clamp(1, elements.max(1));
@@ -139,16 +145,38 @@ pub fn fill(dtype: DType, memory: &mut [u8], row: u64, distribution: &Distributi
         "rows of {row} do not divide {elements} elements"
     );
     let raw = raw_distribution(dtype, row, distribution);
-    // SAFETY: the memory holds `elements` aligned elements, and rows divide them.
-    unsafe {
-        (fastest_functions().fill)(
-            dtype_number(dtype),
-            memory.as_mut_ptr(),
-            elements,
-            &raw const raw,
-            seed,
-        )
+    let fill_rows = |memory: &mut [u8], first: u64| {
+        // SAFETY: the memory holds whole aligned rows.
+        unsafe {
+            (fastest_functions().fill)(
+                dtype_number(dtype),
+                memory.as_mut_ptr(),
+                first,
+                element_count(dtype, memory),
+                &raw const raw,
+                seed,
+            )
+        }
+    };
+    let threads = (memory.len() / BYTES_PER_THREAD).clamp(1, core_count());
+    let rows_per_thread = (elements / row).div_ceil(threads as u64).max(1);
+    let elements_per_thread = rows_per_thread * row;
+    let bytes_per_thread = (elements_per_thread * dtype.bytes()) as usize;
+    if bytes_per_thread >= memory.len() {
+        return fill_rows(memory, 0);
     }
+    std::thread::scope(|scope| {
+        for (index, part) in memory.chunks_mut(bytes_per_thread).enumerate() {
+            let first = index as u64 * elements_per_thread;
+            scope.spawn(move || fill_rows(part, first));
+        }
+    });
+}
+
+/// Cores that this process may use.
+fn core_count() -> usize {
+    static COUNT: OnceLock<usize> = OnceLock::new();
+    *COUNT.get_or_init(|| std::thread::available_parallelism().map_or(1, |cores| cores.get()))
 }
 
 pub(super) fn raw_distribution(

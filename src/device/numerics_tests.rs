@@ -72,6 +72,34 @@ fn fill_is_deterministic_per_seed() {
 }
 
 #[test]
+fn several_threads_fill_as_one_does() {
+    // Not a multiple of what one thread fills.
+    let (row, elements) = (5, 5 * 100_001);
+    for normalize in [None, Some(Norm::L2)] {
+        let distribution = Distribution {
+            normalize,
+            ..Distribution::new(DistributionKind::Normal(2.0))
+        };
+        let (_, found) = filled(DType::Float32, elements, row, &distribution, 7);
+        assert!(elements * 4 > 2 * BYTES_PER_THREAD);
+        let mut expected = vec![0f32; elements];
+        let raw = raw_distribution(DType::Float32, row, &distribution);
+        // SAFETY: the memory has room for the elements, and rows divide them.
+        unsafe {
+            let number = dtype_number(DType::Float32);
+            let start = expected.as_mut_ptr().cast();
+            let count = elements as u64;
+            (fastest_functions().fill)(number, start, 0, count, &raw const raw, 7);
+        }
+        let is_equal = found
+            .iter()
+            .zip(&expected)
+            .all(|(found, value)| *found == f64::from(*value));
+        assert!(is_equal, "{normalize:?}");
+    }
+}
+
+#[test]
 fn stored_values_round_to_nearest_even() {
     let stored = |dtype, value| {
         filled(
@@ -145,7 +173,7 @@ fn results_of(functions: &Functions, dtype: DType, expected: &[f64]) -> Vec<Stri
         let mut first = 0;
         // SAFETY: the memory has room for that many elements of any dtype, and rows of 5 divide them.
         unsafe {
-            (functions.fill)(number, memory, count, &raw const distribution, 3);
+            (functions.fill)(number, memory, 0, count, &raw const distribution, 3);
             (functions.values)(number, memory, count, values.as_mut_ptr());
             (functions.store)(number, values.as_ptr(), memory, count);
             (functions.compare)(

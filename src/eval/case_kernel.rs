@@ -6,21 +6,17 @@
 use std::time::{Duration, Instant};
 
 use super::case::{Case, derive_seed};
-use super::compiled_kernel::{CompiledKernel, Reference};
 use super::context::JudgeContext;
 use super::finding::{Finding, JudgeResult};
 use super::stage_times::{OpenStage, StageTimes};
 use crate::base::Failure;
 use crate::device::{
-    BoundKernel, BufferContent, Comparison, ExpectedValues, LaunchOutcome, Opened, PersistentState,
-    Poison, Purpose,
+    BoundKernel, BufferContent, Comparison, ExpectedValues, LaunchOutcome, PersistentState, Poison,
+    Purpose,
 };
 use crate::kernel::plan::{Buffer, BufferRole, Plan};
 use crate::task::{Distribution, Tolerance};
 use crate::verdict::{Evidence, Status};
-
-/// The stage in which a kernel is loaded and bound to its buffers: on the CPU, a process is started.
-const START: &str = "start";
 
 /// For the oracle on one copy of the data.
 pub(super) const EXPECTED: Purpose = Purpose::Expect { copies: 1 };
@@ -37,55 +33,6 @@ pub(super) struct CaseKernel {
 }
 
 impl CaseKernel {
-    pub(super) fn open_candidate(
-        context: &JudgeContext<'_>,
-        candidate: &CompiledKernel,
-        case: &Case,
-        purpose: Purpose,
-    ) -> JudgeResult<Self> {
-        let bound = context.bind(&candidate.kernel, case)?;
-        let program = candidate.program(&bound.values)?;
-        let _stage = context.times.stage(START);
-        match context.device.open(program, &bound.plan, purpose)? {
-            Opened::Ready(kernel) => Ok(Self::new(context, case, kernel, bound.plan)),
-            Opened::Refused(refusal) => Err(Finding::from(refusal).in_case(&case.id).into()),
-        }
-    }
-
-    /// Opens the oracle or the baseline.
-    ///
-    /// # Errors
-    /// `Failure::reference` if it does not run on the case.
-    pub(super) fn open_reference(
-        context: &JudgeContext<'_>,
-        reference: Reference,
-        case: &Case,
-        purpose: Purpose,
-    ) -> anyhow::Result<Self> {
-        let broken = |reason: String| {
-            Failure::reference(format!(
-                "the {} of task `{}` does not run on `{}`: {reason}",
-                reference.name(),
-                context.task.name,
-                case.id
-            ))
-        };
-        let compiled = context.reference(reference);
-        let bound = match reference {
-            Reference::Oracle => context.bind_oracle(&compiled.kernel, case),
-            Reference::Baseline => context.bind(&compiled.kernel, case),
-        };
-        let bound = bound.map_err(|error| broken(error.to_string()))?;
-        let program = compiled
-            .program(&bound.values)
-            .map_err(|error| broken(error.to_string()))?;
-        let _stage = context.times.stage(START);
-        match context.device.open(program, &bound.plan, purpose)? {
-            Opened::Ready(kernel) => Ok(Self::new(context, case, kernel, bound.plan)),
-            Opened::Refused(refusal) => Err(broken(refusal.reason).into()),
-        }
-    }
-
     pub(super) fn new(
         context: &JudgeContext<'_>,
         case: &Case,

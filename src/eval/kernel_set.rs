@@ -8,10 +8,11 @@ use anyhow::Context;
 
 use super::case::Case;
 use super::case_kernel::CaseKernel;
-use super::compiled_kernel::{CompiledKernel, Reference};
+use super::compiled_kernel::CompiledKernel;
 use super::context::JudgeContext;
 use super::finding::JudgeResult;
 use super::open_oracle::OpenOracle;
+use super::opening::TimedPair;
 use crate::device::{Comparison, Edge, ExpectedValues, Poison, Purpose};
 use crate::task::Tolerance;
 
@@ -20,15 +21,6 @@ use crate::task::Tolerance;
 const PAIR_TOLERANCE_FACTOR: f64 = 2.1;
 
 const NO_OPPONENT: &str = "no opponent is open";
-
-/// Two kernels that are timed against each other on a case.
-#[derive(Clone, Copy)]
-pub(super) struct TimedPair<'c> {
-    pub(super) candidate: &'c CompiledKernel,
-    /// `None`: the baseline.
-    pub(super) opponent: Option<&'c CompiledKernel>,
-    pub(super) case: &'c Case,
-}
 
 /// One of the two kernels that are timed against each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +61,7 @@ impl KernelSet {
         contest: TimedPair<'_>,
         copies: CopyCounts,
     ) -> JudgeResult<Self> {
-        let (candidate, opponent) = open_timed(context, contest, copies.timed)?;
+        let [candidate, opponent] = open_timed(context, contest, copies.timed)?;
         let opponent = Some(opponent);
         Self::with_oracle(context, candidate, opponent, contest.case, copies.oracle)
     }
@@ -108,7 +100,7 @@ impl KernelSet {
         context: &JudgeContext<'_>,
         contest: TimedPair<'_>,
     ) -> JudgeResult<()> {
-        let (candidate, opponent) = open_timed(context, contest, 1)?;
+        let [candidate, opponent] = open_timed(context, contest, 1)?;
         self.candidate = candidate;
         self.opponent = Some(opponent);
         Ok(())
@@ -191,18 +183,12 @@ fn open_timed(
     context: &JudgeContext<'_>,
     contest: TimedPair<'_>,
     copies: usize,
-) -> JudgeResult<(CaseKernel, CaseKernel)> {
+) -> JudgeResult<[CaseKernel; 2]> {
     let purpose = Purpose::Time {
         copies,
         cache: Some(context.options.cache),
     };
-    let open = |kernel| CaseKernel::open_candidate(context, kernel, contest.case, purpose);
-    let candidate = open(contest.candidate)?;
-    let opponent = match contest.opponent {
-        Some(opponent) => open(opponent)?,
-        None => CaseKernel::open_reference(context, Reference::Baseline, contest.case, purpose)?,
-    };
-    Ok((candidate, opponent))
+    CaseKernel::open_timed(context, contest, purpose)
 }
 
 /// The tolerance of each output, in the order of the definition.

@@ -38,6 +38,7 @@ mod kernel_set;
 mod measure;
 mod mutants;
 mod open_oracle;
+mod opening;
 mod oracle_pool;
 mod probe;
 mod racing;

@@ -10,8 +10,8 @@ use super::context::JudgeContext;
 use super::features;
 use super::finding::{Finding, JudgeError, JudgeResult};
 use super::judged_kernel::JudgedKernel;
-use super::kernel_set::TimedPair;
 use super::measure::{self, CaseTiming, Measurement};
+use super::opening::TimedPair;
 use super::racing::{self, LookResult, Race, Reading};
 use crate::verdict::{Dismissal, Evidence, Speedup, Status, Timing, Verdict};
 

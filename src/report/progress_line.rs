@@ -29,7 +29,7 @@ pub(super) enum LineLength {
 /// What separates the parts of a line.
 const SEPARATOR: &str = ", ";
 
-/// Steps, waiting requests, phase with its remaining time, rate, best, cost, validity, cells, device time. `width`: the most columns.
+/// Steps, waiting requests, phase with its remaining time, best, cost, rate, validity, cells, device time. `width`: the most columns.
 pub(super) fn progress_line(
     progress: &Progress,
     length: LineLength,
@@ -47,13 +47,13 @@ pub(super) fn progress_line(
         parts.push(format!("step {steps}"));
     }
     parts.extend(phase_text(progress, moment));
-    if progress.phase == RunPhase::Searching {
-        parts.extend(rate(progress).map(|rate| format!("{rate:.0} candidates/min")));
-    }
     parts.push(best_text(progress, length));
     // What it costs matters more than the rest, which may not fit.
     let spent = progress.spent.filter(|spent| spent.tokens > 0);
     parts.extend(spent.map(cost_text));
+    if progress.phase == RunPhase::Searching {
+        parts.extend(rate(progress).map(|rate| format!("{rate:.0} candidates/min")));
+    }
     if let Some(validity) = progress.validity() {
         parts.push(format!("{:.0} % valid", validity * 100.0));
     }
@@ -223,14 +223,14 @@ mod tests {
         let mut progress = sample();
         assert_eq!(
             line(&progress, LineLength::Full),
-            "step 20/60, 2 min 00 s left, 16 candidates/min, none passed yet, 50 % valid, 4 cells"
+            "step 20/60, 2 min 00 s left, none passed yet, 16 candidates/min, 50 % valid, 4 cells"
         );
         progress.budget = Some(Duration::from_secs(90));
         progress.device_budget = Some(Duration::from_secs(70));
         progress.time.device = 12.3;
         assert_eq!(
             line(&progress, LineLength::Short),
-            "20/60, 45 s left, 16 candidates/min, none passed yet, 50 % valid, 4 cells, device 12 of 70 s"
+            "20/60, 45 s left, none passed yet, 16 candidates/min, 50 % valid, 4 cells, device 12 of 70 s"
         );
         assert_eq!(
             line(&Progress::default(), LineLength::Short),

@@ -43,7 +43,7 @@ pub(super) struct KernelEnvironment<'a> {
     /// The working folder of processes, which is empty.
     pub(super) folder: &'a Path,
     /// A program that runs without a kernel.
-    pub(super) empty_program: &'a Path,
+    pub(super) empty_program: PathBuf,
     pub(super) input_cache: Rc<RefCell<InputCache>>,
     pub(super) symbols: Rc<RefCell<SymbolCache>>,
 }
@@ -65,27 +65,55 @@ pub(super) struct CpuBoundKernel {
     first_change: Option<(String, u64)>,
 }
 
-impl CpuBoundKernel {
-    pub(super) fn open(
-        program: &Program,
-        plan: &Plan,
-        environment: KernelEnvironment<'_>,
-    ) -> anyhow::Result<Opened> {
+/// A kernel whose process is starting.
+pub(super) struct StartingKernel<'a> {
+    program: &'a Program,
+    plan: &'a Plan,
+    environment: KernelEnvironment<'a>,
+    layouts: Vec<BufferLayout>,
+    bytes: usize,
+    memory: SharedMemory,
+    process: KernelProcess,
+}
+
+impl<'a> StartingKernel<'a> {
+    /// Starts the process of a kernel. As an error inside: the kernel asks for too much.
+    pub(super) fn begin(
+        program: &'a Program,
+        plan: &'a Plan,
+        environment: KernelEnvironment<'a>,
+    ) -> anyhow::Result<Result<Self, Refusal>> {
         if let Some(refusal) = refuse_excess(plan) {
-            return Ok(Opened::Refused(refusal));
+            return Ok(Err(refusal));
         }
         let (layouts, bytes) = lay_out_buffers(plan);
         let mut memory = SharedMemory::new(bytes)?;
         encode_plan(memory.control_mut(), plan, &layouts, environment.threads);
         memory.control_mut().seed = program.schedule;
-        let task = ProcessTask {
-            executable: &program.image,
-            folder: environment.folder,
-            threads: environment.threads,
-            inspection_bytes: inspection_bytes(program.build, plan),
-            deadline: START_DEADLINE,
-        };
-        let (mut process, end) = KernelProcess::spawn(&task, &memory)?;
+        let process = KernelProcess::begin(&start_task(program, plan, &environment), &memory)?;
+        Ok(Ok(Self {
+            program,
+            plan,
+            environment,
+            layouts,
+            bytes,
+            memory,
+            process,
+        }))
+    }
+
+    /// Waits until the process is ready for its first launch.
+    pub(super) fn finish(self) -> anyhow::Result<Opened> {
+        let Self {
+            program,
+            plan,
+            environment,
+            layouts,
+            bytes,
+            memory,
+            mut process,
+        } = self;
+        let (end, _) = process.wait_for_stop(START_DEADLINE)?;
         if end != ProcessEnd::Stopped {
             // Constructors run before the first stop, so the candidate may be at fault.
             let refusal = fault_refusal(&ProcessFailure {
@@ -100,8 +128,8 @@ impl CpuBoundKernel {
             });
             if memory.control().fault.fault_kind() == Some(FaultKind::Protocol) {
                 let task = ProcessTask {
-                    executable: environment.empty_program,
-                    ..task
+                    executable: &environment.empty_program,
+                    ..start_task(program, plan, &environment)
                 };
                 confirm_broken_machine(&task, plan, &layouts, bytes, &refusal)?;
             }
@@ -119,7 +147,7 @@ impl CpuBoundKernel {
             )?),
             Build::Bounds | Build::Race => None,
         };
-        let mut kernel = Self {
+        let mut kernel = CpuBoundKernel {
             saved_memory,
             memory,
             process,
@@ -134,7 +162,23 @@ impl CpuBoundKernel {
         kernel.renew_noise();
         Ok(Opened::Ready(Box::new(kernel)))
     }
+}
 
+fn start_task<'a>(
+    program: &'a Program,
+    plan: &Plan,
+    environment: &KernelEnvironment<'a>,
+) -> ProcessTask<'a> {
+    ProcessTask {
+        executable: &program.image,
+        folder: environment.folder,
+        threads: environment.threads,
+        inspection_bytes: inspection_bytes(program.build, plan),
+        deadline: START_DEADLINE,
+    }
+}
+
+impl CpuBoundKernel {
     /// Fills the guard zones, and what is left of the control page's memory, with new noise.
     fn renew_noise(&mut self) {
         self.guard_key = fresh_seed();

@@ -50,12 +50,13 @@ pub use super::sandbox::{SandboxSupport, require_sandbox, sandbox_support};
 pub use compiler::{HostCompiler, find_compiler};
 pub use gpu_macros::GpuMacros;
 
+use bound_kernel::{KernelEnvironment, StartingKernel};
 use screened_compiler::ScreenedCompiler;
 
 use super::argument_checks::missing_kernel;
 use super::{
-    Build, Compile, Compiled, Device, LockFile, Opened, Program, Purpose, TimingProperties, Trace,
-    TraceDifference,
+    Build, Compile, Compiled, Device, LockFile, Opened, Program, Purpose, Refusal,
+    TimingProperties, Trace, TraceDifference,
 };
 use crate::kernel::plan::{Plan, TranslationUnit};
 use crate::verdict::DeviceIdentity;
@@ -150,6 +151,27 @@ pub(crate) fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
 }
 
+impl CpuDevice {
+    /// Starts the process of a kernel. As an error inside: the kernel is refused.
+    fn begin<'a>(
+        &'a self,
+        program: &'a Program,
+        plan: &'a Plan,
+    ) -> anyhow::Result<Result<StartingKernel<'a>, Refusal>> {
+        if let Some(refusal) = source_checks::refuse_plan(plan) {
+            return Ok(Err(refusal));
+        }
+        let environment = KernelEnvironment {
+            threads: self.cores,
+            folder: self.toolchain.empty_folder(),
+            empty_program: self.toolchain.empty_program(),
+            input_cache: Rc::clone(&self.input_cache),
+            symbols: Rc::clone(&self.symbols),
+        };
+        StartingKernel::begin(program, plan, environment)
+    }
+}
+
 impl Device for CpuDevice {
     fn identity(&self) -> DeviceIdentity {
         identity()
@@ -170,17 +192,24 @@ impl Device for CpuDevice {
     }
 
     fn open(&self, program: &Program, plan: &Plan, _: Purpose) -> anyhow::Result<Opened> {
-        if let Some(refusal) = source_checks::refuse_plan(plan) {
-            return Ok(Opened::Refused(refusal));
+        match self.begin(program, plan)? {
+            Ok(starting) => starting.finish(),
+            Err(refusal) => Ok(Opened::Refused(refusal)),
         }
-        let environment = bound_kernel::KernelEnvironment {
-            threads: self.cores,
-            folder: self.toolchain.empty_folder(),
-            empty_program: &self.toolchain.empty_program(),
-            input_cache: Rc::clone(&self.input_cache),
-            symbols: Rc::clone(&self.symbols),
-        };
-        bound_kernel::CpuBoundKernel::open(program, plan, environment)
+    }
+
+    /// The processes start at the same time.
+    fn open_pair(
+        &self,
+        [one, other]: [(&Program, &Plan); 2],
+        _: Purpose,
+    ) -> anyhow::Result<[Opened; 2]> {
+        let starting = [self.begin(one.0, one.1)?, self.begin(other.0, other.1)?];
+        let [one, other] = starting.map(|starting| match starting {
+            Ok(starting) => starting.finish(),
+            Err(refusal) => Ok(Opened::Refused(refusal)),
+        });
+        Ok([one?, other?])
     }
 }
 

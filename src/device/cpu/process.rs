@@ -71,6 +71,13 @@ impl KernelProcess {
         task: &ProcessTask<'_>,
         memory: &SharedMemory,
     ) -> anyhow::Result<(Self, ProcessEnd)> {
+        let mut process = Self::begin(task, memory)?;
+        let (end, _) = process.wait_for_stop(task.deadline)?;
+        Ok((process, end))
+    }
+
+    /// Starts an executable with its memory. Other processes can be started before `wait_for_stop` waits for this one.
+    pub(super) fn begin(task: &ProcessTask<'_>, memory: &SharedMemory) -> anyhow::Result<Self> {
         let executable = task.executable;
         let output =
             temporary::file().context("failed to create a file for a candidate's output")?;
@@ -108,15 +115,13 @@ impl KernelProcess {
         }
         let id = spawn_with_retry(&mut command)
             .with_context(|| format!("failed to start `{}`", executable.display()))?;
-        let mut process = Self {
+        Ok(Self {
             id,
             is_alive: true,
             output,
             printed: Vec::new(),
             _group: ReportedGroup::new(id),
-        };
-        let (end, _) = process.wait_for_stop(task.deadline)?;
-        Ok((process, end))
+        })
     }
 
     /// The process id, for reading its memory while it is stopped.
@@ -167,7 +172,10 @@ impl KernelProcess {
     }
 
     /// Waits until all of the process has stopped or ended, without continuing it.
-    fn wait_for_stop(&mut self, deadline: Duration) -> anyhow::Result<(ProcessEnd, Duration)> {
+    pub(super) fn wait_for_stop(
+        &mut self,
+        deadline: Duration,
+    ) -> anyhow::Result<(ProcessEnd, Duration)> {
         let watchdog = ProcessDeadline::start(self.id, deadline);
         self.finish_wait(watchdog, Instant::now())
     }

@@ -1,0 +1,159 @@
+//! Opens kernels for a case: a candidate, the oracle or the baseline, or the two kernels of a timing.
+//!
+//! A candidate that the device refuses is a finding; a reference that it refuses is an error. Launches nothing.
+
+use super::case::Case;
+use super::case_kernel::CaseKernel;
+use super::compiled_kernel::{CompiledKernel, Reference};
+use super::context::JudgeContext;
+use super::finding::{Finding, JudgeResult};
+use crate::base::Failure;
+use crate::device::{Opened, Program, Purpose, Refusal};
+use crate::kernel::plan::Plan;
+
+/// The stage in which a kernel is loaded and bound to its buffers: on the CPU, a process is started.
+const START: &str = "start";
+
+/// Two kernels that are timed against each other on a case.
+#[derive(Clone, Copy)]
+pub(super) struct TimedPair<'c> {
+    pub(super) candidate: &'c CompiledKernel,
+    /// `None`: the baseline.
+    pub(super) opponent: Option<&'c CompiledKernel>,
+    pub(super) case: &'c Case,
+}
+
+/// A kernel that can be opened for a case.
+struct UnopenedKernel<'c> {
+    program: &'c Program,
+    plan: Plan,
+}
+
+impl<'c> UnopenedKernel<'c> {
+    fn candidate(
+        context: &JudgeContext<'_>,
+        candidate: &'c CompiledKernel,
+        case: &Case,
+    ) -> JudgeResult<Self> {
+        let bound = context.bind(&candidate.kernel, case)?;
+        Ok(Self {
+            program: candidate.program(&bound.values)?,
+            plan: bound.plan,
+        })
+    }
+
+    fn reference(
+        context: &'c JudgeContext<'_>,
+        reference: Reference,
+        case: &Case,
+    ) -> anyhow::Result<Self> {
+        let broken = |reason: String| does_not_run(context, reference, case, &reason);
+        let compiled = context.reference(reference);
+        let bound = match reference {
+            Reference::Oracle => context.bind_oracle(&compiled.kernel, case),
+            Reference::Baseline => context.bind(&compiled.kernel, case),
+        };
+        let bound = bound.map_err(|error| broken(error.to_string()))?;
+        let program = compiled
+            .program(&bound.values)
+            .map_err(|error| broken(error.to_string()))?;
+        Ok(Self {
+            program,
+            plan: bound.plan,
+        })
+    }
+
+    /// The opened kernel. As the error: the device has refused it.
+    fn with_opened(
+        self,
+        context: &JudgeContext<'_>,
+        case: &Case,
+        opened: Opened,
+    ) -> Result<CaseKernel, Refusal> {
+        match opened {
+            Opened::Ready(kernel) => Ok(CaseKernel::new(context, case, kernel, self.plan)),
+            Opened::Refused(refusal) => Err(refusal),
+        }
+    }
+}
+
+fn refused(case: &Case, refusal: Refusal) -> Finding {
+    Finding::from(refusal).in_case(&case.id)
+}
+
+fn does_not_run(
+    context: &JudgeContext<'_>,
+    reference: Reference,
+    case: &Case,
+    reason: &str,
+) -> Failure {
+    Failure::reference(format!(
+        "the {} of task `{}` does not run on `{}`: {reason}",
+        reference.name(),
+        context.task.name,
+        case.id
+    ))
+}
+
+impl CaseKernel {
+    pub(super) fn open_candidate(
+        context: &JudgeContext<'_>,
+        candidate: &CompiledKernel,
+        case: &Case,
+        purpose: Purpose,
+    ) -> JudgeResult<Self> {
+        let unopened = UnopenedKernel::candidate(context, candidate, case)?;
+        let _stage = context.times.stage(START);
+        let opened = (context.device).open(unopened.program, &unopened.plan, purpose)?;
+        let opened = unopened.with_opened(context, case, opened);
+        Ok(opened.map_err(|refusal| refused(case, refusal))?)
+    }
+
+    /// Opens the oracle or the baseline.
+    ///
+    /// # Errors
+    /// `Failure::reference` if it does not run on the case.
+    pub(super) fn open_reference(
+        context: &JudgeContext<'_>,
+        reference: Reference,
+        case: &Case,
+        purpose: Purpose,
+    ) -> anyhow::Result<Self> {
+        let unopened = UnopenedKernel::reference(context, reference, case)?;
+        let _stage = context.times.stage(START);
+        let opened = (context.device).open(unopened.program, &unopened.plan, purpose)?;
+        let opened = unopened.with_opened(context, case, opened);
+        Ok(opened.map_err(|refusal| does_not_run(context, reference, case, &refusal.reason))?)
+    }
+
+    /// Opens a candidate and its opponent, at the same time if the device can. `opponent`: `None` for the baseline.
+    pub(super) fn open_timed(
+        context: &JudgeContext<'_>,
+        TimedPair {
+            candidate,
+            opponent,
+            case,
+        }: TimedPair<'_>,
+        purpose: Purpose,
+    ) -> JudgeResult<[Self; 2]> {
+        let baseline = Reference::Baseline;
+        let unopened = UnopenedKernel::candidate(context, candidate, case)?;
+        let unopened_opponent = match opponent {
+            Some(opponent) => UnopenedKernel::candidate(context, opponent, case)?,
+            None => UnopenedKernel::reference(context, baseline, case)?,
+        };
+        let _stage = context.times.stage(START);
+        let pair = [&unopened, &unopened_opponent].map(|kernel| (kernel.program, &kernel.plan));
+        let [opened, opened_opponent] = context.device.open_pair(pair, purpose)?;
+        let candidate = unopened.with_opened(context, case, opened);
+        let candidate = candidate.map_err(|refusal| refused(case, refusal))?;
+        let result = unopened_opponent.with_opened(context, case, opened_opponent);
+        let opponent = match opponent {
+            Some(_) => result.map_err(|refusal| refused(case, refusal))?,
+            None => {
+                result.map_err(|refusal| does_not_run(context, baseline, case, &refusal.reason))?
+            }
+        };
+        Ok([candidate, opponent])
+    }
+}
