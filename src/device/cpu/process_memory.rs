@@ -12,6 +12,8 @@ pub(super) const PAGE_BYTES: u64 = 4096;
 /// Bits of an entry of `/proc/PID/pagemap`: the page is in memory; it is in swap space, or a guard.
 const PAGE_IS_PRESENT: u64 = 1 << 63;
 const PAGE_IS_SWAPPED: u64 = 1 << 62;
+/// Entries of `/proc/PID/pagemap` that are looked at together.
+const BLOCK_ENTRIES: usize = 512;
 /// How often a thread's position is read again while the system still puts the thread to rest.
 const POSITION_ATTEMPTS: usize = 100;
 /// The largest number of ranges in one call.
@@ -39,6 +41,44 @@ pub(super) struct ResidentPages {
 pub(super) struct Part<'m> {
     pub(super) address: u64,
     pub(super) bytes: &'m [u8],
+}
+
+/// What an entry of `/proc/PID/pagemap` says: `None` for a page without memory, else whether it is present.
+fn entry_of(bytes: &[u8]) -> Option<bool> {
+    let entry = bytes.try_into().map_or(0, u64::from_le_bytes);
+    let has_memory = entry & (PAGE_IS_PRESENT | PAGE_IS_SWAPPED) != 0;
+    has_memory.then_some(entry & PAGE_IS_PRESENT != 0)
+}
+
+/// The pages that have memory, from the entries of `/proc/PID/pagemap` for the pages from `start` on.
+fn resident_pages_of(entries: &[u8], start: u64) -> Vec<ResidentPages> {
+    let mut resident: Vec<ResidentPages> = Vec::new();
+    let mut next = start;
+    for block in entries.chunks(BLOCK_ENTRIES * 8) {
+        let block_start = next;
+        next += block.len() as u64 / 8 * PAGE_BYTES;
+        // Most of a stack has no memory. One comparison finds out, because all such entries are equal.
+        let is_uniform = block[8..] == block[..block.len() - 8];
+        if is_uniform && entry_of(&block[..8]).is_none() {
+            continue;
+        }
+        for (page, entry) in block.chunks_exact(8).enumerate() {
+            let Some(is_present) = entry_of(entry) else {
+                continue;
+            };
+            let start = block_start + page as u64 * PAGE_BYTES;
+            match resident.last_mut() {
+                Some(last) if last.range.end == start && last.is_present == is_present => {
+                    last.range.end += PAGE_BYTES;
+                }
+                _ => resident.push(ResidentPages {
+                    range: start..start + PAGE_BYTES,
+                    is_present,
+                }),
+            }
+        }
+    }
+    resident
 }
 
 /// A stopped process.
@@ -100,25 +140,7 @@ impl ProcessMemory {
         let pages = (range.end - range.start) / PAGE_BYTES;
         let mut entries = vec![0; pages as usize * 8];
         (self.page_map).read_exact_at(&mut entries, range.start / PAGE_BYTES * 8)?;
-        let mut resident: Vec<ResidentPages> = Vec::new();
-        for (page, entry) in entries.chunks_exact(8).enumerate() {
-            let entry = entry.try_into().map_or(0, u64::from_le_bytes);
-            if entry & (PAGE_IS_PRESENT | PAGE_IS_SWAPPED) == 0 {
-                continue;
-            }
-            let is_present = entry & PAGE_IS_PRESENT != 0;
-            let start = range.start + page as u64 * PAGE_BYTES;
-            match resident.last_mut() {
-                Some(last) if last.range.end == start && last.is_present == is_present => {
-                    last.range.end += PAGE_BYTES;
-                }
-                _ => resident.push(ResidentPages {
-                    range: start..start + PAGE_BYTES,
-                    is_present,
-                }),
-            }
-        }
-        Ok(resident)
+        Ok(resident_pages_of(&entries, range.start))
     }
 
     /// Whether an address can be read. A guard page cannot.
@@ -276,6 +298,41 @@ mod tests {
         );
         for broken in ["", "x", "1-2 rw-p", "1 rw-p 0 0 0", "g-2 rw-p 0 0:0 0"] {
             assert!(parse_mapping(broken).is_err(), "{broken}");
+        }
+    }
+
+    #[test]
+    fn pages_with_memory_are_found_at_any_place() {
+        const SOFT_DIRTY: u64 = 1 << 55;
+        let pages = 3 * BLOCK_ENTRIES + 7;
+        let last = BLOCK_ENTRIES - 1;
+        let cases: [&[usize]; 6] = [
+            &[],
+            &[0],
+            &[last, last + 1],
+            &[2 * BLOCK_ENTRIES],
+            &[pages - 1],
+            &[5, last, last + 1, 2 * BLOCK_ENTRIES - 1, pages - 1],
+        ];
+        for present in cases {
+            for empty in [0, SOFT_DIRTY] {
+                let entry = |page| match present.contains(&page) {
+                    true => PAGE_IS_PRESENT | 77,
+                    false => empty,
+                };
+                let entries: Vec<u8> = (0..pages)
+                    .flat_map(|page| entry(page).to_le_bytes())
+                    .collect();
+                let start = 0x10_0000;
+                let found = resident_pages_of(&entries, start);
+                let found: Vec<u64> = (found.iter())
+                    .flat_map(|pages| pages.range.clone().step_by(PAGE_BYTES as usize))
+                    .collect();
+                let expected: Vec<u64> = (present.iter())
+                    .map(|page| start + *page as u64 * PAGE_BYTES)
+                    .collect();
+                assert_eq!(found, expected);
+            }
         }
     }
 
