@@ -293,6 +293,47 @@ fn each_fault_has_its_own_status() {
 }
 
 #[test]
+fn two_kernels_open_at_the_same_time() {
+    let device = device();
+    let sum = body("  if (i < n) y[i] = x[i] + FACTOR;");
+    let product = body("  if (i < n) y[i] = x[i] * FACTOR;");
+    let program = |kernel: &TestKernel| match device.compile(&kernel.unit(), Build::Fast).unwrap() {
+        Compiled::Ready(program) => program,
+        Compiled::Refused(refusal) => panic!("{refusal:?}"),
+    };
+    let (sum, product) = (program(&sum), program(&product));
+    let plan = body("").plan();
+    let mut with_clusters = plan.clone();
+    with_clusters.launches[0].cluster = Some([2, 1, 1]);
+    let open = |pair| device.open_pair(pair, CHECK_AT_END).unwrap();
+    let computes = |opened: Opened, expected: fn(f64) -> f64| {
+        let Opened::Ready(mut kernel) = opened else {
+            panic!("an honest kernel was refused");
+        };
+        fill(kernel.as_mut());
+        let outcome = kernel.launch(DEADLINE).unwrap();
+        assert!(matches!(outcome, LaunchOutcome::Finished { .. }));
+        let x = kernel.values(0).unwrap();
+        let expected = ExpectedValues::Host(x.into_iter().map(expected).collect());
+        let comparison = kernel.compare(1, &[0], &expected, EXACT).unwrap();
+        assert_eq!(comparison.failed, 0, "{comparison:?}");
+    };
+    let [one, other] = open([(&sum, &plan), (&product, &plan)]);
+    computes(one, |x| x + 3.0);
+    computes(other, |x| x * 3.0);
+    let [refused, one] = open([(&product, &with_clusters), (&sum, &plan)]);
+    computes(one, |x| x + 3.0);
+    let [other, refused_again] = open([(&product, &plan), (&sum, &with_clusters)]);
+    computes(other, |x| x * 3.0);
+    for refused in [refused, refused_again] {
+        let Opened::Refused(refusal) = refused else {
+            panic!("a kernel with clusters was opened");
+        };
+        assert_eq!(refusal.status, Status::Unsupported, "{refusal:?}");
+    }
+}
+
+#[test]
 fn hang_ends_at_its_deadline() {
     let device = device();
     for text in [

@@ -34,7 +34,7 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
 
 /// A finished run, and its events.
 fn finished_run() -> (Workspace, String) {
-    let folder = Workspace::new();
+    let folder = Workspace::with_small_task();
     let result = folder.run(&SHORT_RUN);
     result.assert_run_ended(&[]);
     assert!(result.stdout.contains("softmax"), "{}", result.stdout);
@@ -53,7 +53,7 @@ fn summary(folder: &Workspace) -> (u64, bool) {
 
 #[test]
 fn run_completes_while_nothing_reads_its_output() {
-    let folder = Workspace::new();
+    let folder = Workspace::with_small_task();
     let (_stdout_reader, stdout) = full_pipe();
     let (mut stderr_reader, stderr) = full_pipe();
     let mut child = folder
@@ -93,7 +93,7 @@ fn run_completes_while_nothing_reads_its_output() {
 
 #[test]
 fn reader_that_closes_early_gets_what_it_read_and_the_run_completes() {
-    let folder = Workspace::new();
+    let folder = Workspace::with_small_task();
     let mut child = folder
         .command(&SHORT_RUN)
         .args(["--format", "jsonl"])
