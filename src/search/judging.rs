@@ -29,7 +29,7 @@ impl Search {
 
     /// The code that a candidate must not repeat: that of its parents that passed and of all elites. Empty for a starting kernel, which is judged
     /// in any case. Every step in it is earlier than the candidate's.
-    pub(crate) fn code_to_avoid(&self, step: u64) -> Vec<KnownCode> {
+    pub fn code_to_avoid(&self, step: u64) -> Vec<KnownCode> {
         if self.starting_kernel(step).is_some() {
             return Vec::new();
         }

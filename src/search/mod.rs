@@ -54,11 +54,12 @@ pub(crate) use archive::{Archive, Elite};
 pub(crate) use divergence::Divergence;
 pub use incumbents::Incumbents;
 pub use known_code::KnownCode;
-pub(crate) use ledger::{OperatorCounts, SearchCounts, StepOutcome, StepRecord};
+pub use ledger::{ArchiveDecision, StepOutcome};
+pub(crate) use ledger::{OperatorCounts, SearchCounts, StepRecord};
 pub use settings::{FEATURES, OperatorWeights, SearchMode, SearchSettings};
 pub(crate) use updates::{Confirmation, UnfinishedStep};
 pub use updates::{DuelRequest, SearchUpdate};
-pub(crate) use view::ModelPool;
+pub use view::ModelPool;
 
 use families::Families;
 use known_code::CodeLog;
@@ -143,7 +144,7 @@ impl Search {
 
     /// The same search with models to choose from. Call it before the first `tell`.
     #[must_use]
-    pub(crate) fn with_models(self, model_pool: ModelPool) -> Self {
+    pub fn with_models(self, model_pool: ModelPool) -> Self {
         let mut search = Self {
             model_pool,
             families: Families::default(),
@@ -166,7 +167,7 @@ impl Search {
     }
 
     /// The brief of a step. `None` for steps that are folded or further ahead than the window, and if the search is over.
-    pub(crate) fn ask(&self, step: u64) -> Option<Brief> {
+    pub fn ask(&self, step: u64) -> Option<Brief> {
         let offset = step.checked_sub(self.folded() + 1)?;
         if step > self.steps || self.stopped.is_some() {
             return None;
@@ -214,12 +215,12 @@ impl Search {
     }
 
     /// The duel that the fold is waiting for.
-    pub(crate) fn pending_duel(&self) -> Option<DuelRequest> {
+    pub fn pending_duel(&self) -> Option<DuelRequest> {
         self.pending_duel
     }
 
     /// Why the search is over; `None` while it is not. The last step that counts is [`Search::folded`].
-    pub(crate) fn stop_reason(&self) -> Option<StopReason> {
+    pub fn stop_reason(&self) -> Option<StopReason> {
         self.stopped
             .or((self.folded() >= self.steps).then_some(StopReason::Steps))
     }

@@ -26,5 +26,6 @@ mod program;
 mod racing;
 mod replies;
 mod seeds;
+mod simulated;
 mod sources;
 mod tune;

@@ -1,0 +1,516 @@
+//! Runs one search on a landscape and a simulated machine, as the driver does: several steps in flight, own operators and models next to
+//! the judge, duels before candidates, and a clock that only work moves.
+//!
+//! Deterministic: the same landscape, machine, strategy and seed give the same run. Uses no thread and no clock.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+
+use kforge::base::Digest;
+use kforge::event::{Brief, Dueled, Event, Failed, FailedReason, Judged, Operator, Proposed};
+use kforge::search::DuelRequest;
+use kforge::verdict::{Duel, Speedup, Status, Timing};
+
+use super::dice::Dice;
+use super::landscape::{Kernel, Landscape, Proposal, Truth};
+use super::machine::{JudgementCosts, Machine};
+use super::record::{Best, RunRecord};
+use super::strategy::{Replacement, Strategy};
+use super::verdicts::{Figures, verdict};
+
+/// Microseconds.
+type Instant = u64;
+
+/// Where and how long a search runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Seconds of the simulated clock.
+    pub(crate) seconds: f64,
+    /// Steps that are asked at most.
+    pub(crate) steps: u64,
+    /// Steps in flight.
+    pub(crate) window: u64,
+}
+
+/// Something that happens at an instant.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Happening {
+    /// The own operators have finished a batch of briefs.
+    Made(Vec<u64>),
+    /// A model has answered.
+    Answered(u64),
+    /// A job is compiled and needs the device next.
+    Compiled(usize),
+    /// A job has left the device.
+    Measured(usize),
+}
+
+/// A judgement or a duel, with its outcome, which is known to the simulator before it ends.
+struct Job {
+    event: Event,
+    /// Seconds before it needs the device, and on it.
+    host: f64,
+    device: f64,
+    is_duel: bool,
+}
+
+/// One simulated search.
+pub(crate) struct Simulator<'s> {
+    landscape: &'s dyn Landscape,
+    machine: &'s Machine,
+    strategy: &'s mut dyn Strategy,
+    limits: Limits,
+    seed: u64,
+    now: Instant,
+    /// Orders what happens at the same instant.
+    sequence: u64,
+    happenings: BinaryHeap<Reverse<(Instant, u64, Happening)>>,
+    next_step: u64,
+    /// Steps without a candidate or a failure.
+    open: BTreeMap<u64, Brief>,
+    /// Briefs that wait for an own operator, and for a model.
+    waiting: [VecDeque<u64>; 2],
+    is_making: bool,
+    requests: usize,
+    kernels: HashMap<u64, Kernel>,
+    /// The first step with each source.
+    step_of: HashMap<Digest, u64>,
+    unjudged: BTreeMap<u64, Kernel>,
+    jobs: Vec<Job>,
+    judging: usize,
+    is_dueling: bool,
+    device_queue: VecDeque<usize>,
+    is_device_busy: bool,
+    record: RunRecord,
+}
+
+impl<'s> Simulator<'s> {
+    pub(crate) fn new(
+        landscape: &'s dyn Landscape,
+        machine: &'s Machine,
+        strategy: &'s mut dyn Strategy,
+        limits: Limits,
+        seed: u64,
+    ) -> Self {
+        Self {
+            landscape,
+            machine,
+            strategy,
+            limits,
+            seed,
+            now: 0,
+            sequence: 0,
+            happenings: BinaryHeap::new(),
+            next_step: 1,
+            open: BTreeMap::new(),
+            waiting: [VecDeque::new(), VecDeque::new()],
+            is_making: false,
+            requests: 0,
+            kernels: HashMap::new(),
+            step_of: HashMap::new(),
+            unjudged: BTreeMap::new(),
+            jobs: Vec::new(),
+            judging: 0,
+            is_dueling: false,
+            device_queue: VecDeque::new(),
+            is_device_busy: false,
+            record: RunRecord::default(),
+        }
+    }
+
+    /// Runs until the time is over, the steps are made, or the strategy ends.
+    pub(crate) fn run(mut self) -> RunRecord {
+        let end = micros(self.limits.seconds);
+        loop {
+            self.start_work();
+            let Some(Reverse((instant, _, happening))) = self.happenings.pop() else {
+                break;
+            };
+            if instant > end {
+                self.now = end;
+                break;
+            }
+            self.now = instant;
+            self.settle(happening);
+            let has_ended = self.next_step > self.limits.steps && self.open_steps() == 0;
+            if self.strategy.is_over() || has_ended {
+                break;
+            }
+        }
+        self.record.seconds = self.now as f64 / 1e6;
+        self.record.optimum = self.landscape.optimum();
+        self.record
+    }
+
+    /// Starts everything that can start now.
+    fn start_work(&mut self) {
+        self.ask();
+        self.make();
+        self.request();
+        self.dispatch();
+    }
+
+    fn ask(&mut self) {
+        while self.next_step <= self.limits.steps && self.open_steps() < self.limits.window {
+            let Some(brief) = self.strategy.ask(self.next_step) else {
+                return;
+            };
+            let step = brief.step;
+            self.waiting[usize::from(brief.operator.asks_model())].push_back(step);
+            self.open.insert(step, brief.clone());
+            self.next_step += 1;
+            self.tell(Event::Asked(brief));
+        }
+    }
+
+    /// Steps that are asked and have no result.
+    fn open_steps(&self) -> u64 {
+        self.next_step - 1 - self.record.steps
+    }
+
+    /// Passes all briefs for own operators to the proposer.
+    fn make(&mut self) {
+        if self.is_making || self.waiting[0].is_empty() {
+            return;
+        }
+        let batch: Vec<u64> = self.waiting[0].drain(..).collect();
+        let seconds = self.machine.proposal * batch.len() as f64;
+        self.is_making = true;
+        self.happen(seconds, Happening::Made(batch));
+    }
+
+    fn request(&mut self) {
+        let Some(models) = self.machine.models else {
+            return;
+        };
+        while self.requests < models.concurrency
+            && let Some(step) = self.waiting[1].pop_front()
+        {
+            self.requests += 1;
+            let seconds = models.answer(&mut Dice::new(&[self.seed, 41, step]));
+            self.happen(seconds, Happening::Answered(step));
+        }
+    }
+
+    /// Fills the judge: a duel first, then starting kernels, then the candidates in step order.
+    fn dispatch(&mut self) {
+        while self.judging < self.machine.in_flight {
+            let duel = self.strategy.pending_duel().filter(|_| !self.is_dueling);
+            let job = if let Some(request) = duel {
+                self.is_dueling = true;
+                self.duel(request)
+            } else if let Some((step, kernel)) = self.next_candidate() {
+                self.judge(step, &kernel)
+            } else {
+                return;
+            };
+            self.judging += 1;
+            let (index, host) = (self.jobs.len(), job.host);
+            self.jobs.push(job);
+            self.happen(host, Happening::Compiled(index));
+        }
+    }
+
+    /// The last starting kernel comes first and the baseline last, as in `driver::scheduler`.
+    fn next_candidate(&mut self) -> Option<(u64, Kernel)> {
+        let starts = self.landscape.starts().len() as u64;
+        let start = self.unjudged.range(..=starts).next_back();
+        match start.map(|(step, _)| *step) {
+            Some(step) => self.unjudged.remove_entry(&step),
+            None => self.unjudged.pop_first(),
+        }
+    }
+
+    fn settle(&mut self, happening: Happening) {
+        match happening {
+            Happening::Made(steps) => {
+                self.is_making = false;
+                for step in steps {
+                    self.propose(step);
+                }
+            }
+            Happening::Answered(step) => {
+                self.requests -= 1;
+                self.propose(step);
+            }
+            Happening::Compiled(index) => {
+                if self.jobs[index].device > 0.0 {
+                    self.device_queue.push_back(index);
+                    self.start_device();
+                } else {
+                    self.finish(index);
+                }
+            }
+            Happening::Measured(index) => {
+                self.is_device_busy = false;
+                self.start_device();
+                self.finish(index);
+            }
+        }
+    }
+
+    /// Gives the device to the next job. It serves one at a time.
+    fn start_device(&mut self) {
+        if self.is_device_busy {
+            return;
+        }
+        let Some(index) = self.device_queue.pop_front() else {
+            return;
+        };
+        let (seconds, is_duel) = (self.jobs[index].device, self.jobs[index].is_duel);
+        self.is_device_busy = true;
+        let left = self.limits.seconds - self.now as f64 / 1e6;
+        let counted = seconds.min(left);
+        self.record.device_seconds += counted;
+        self.record.duel_seconds += if is_duel { counted } else { 0.0 };
+        self.happen(seconds, Happening::Measured(index));
+    }
+
+    fn finish(&mut self, index: usize) {
+        self.judging -= 1;
+        let job = &self.jobs[index];
+        if job.is_duel {
+            self.is_dueling = false;
+            self.record.duels += 1;
+        } else {
+            self.record.judged += 1;
+            self.record.steps += 1;
+        }
+        let event = job.event.clone();
+        self.tell(event);
+    }
+
+    /// Settles a proposal: a candidate, a duplicate, or a failure.
+    fn propose(&mut self, step: u64) {
+        let Some(brief) = self.open.remove(&step) else {
+            return;
+        };
+        let proposal = self.proposal(&brief);
+        let (kernel, detail) = match proposal {
+            Proposal::Failed(reason) => return self.fail(failed(step, reason)),
+            Proposal::Kernel { kernel, detail } => (kernel, detail),
+        };
+        let digest = kernel.digest();
+        if let Some(earlier) = self.step_of.get(&digest).copied() {
+            self.kernels.insert(step, kernel);
+            return self.fail(Failed {
+                of: Some(earlier),
+                kernel: Some(digest),
+                detail: Some(detail),
+                ..failed(step, FailedReason::Duplicate)
+            });
+        }
+        self.kernels.insert(step, kernel);
+        self.step_of.insert(digest, step);
+        self.unjudged.insert(step, kernel);
+        let tunables = self.landscape.tunables();
+        self.tell(Event::Proposed(Proposed {
+            step,
+            kernel: digest,
+            form: None,
+            operator: brief.operator,
+            parents: brief.parents,
+            detail,
+            family: kernel.family(),
+            point: self.landscape.values(&kernel),
+            space: tunables.clone(),
+            expected: None,
+            edits: Default::default(),
+        }));
+    }
+
+    fn proposal(&self, brief: &Brief) -> Proposal {
+        let parents = brief.parents.iter();
+        let parents: Vec<Kernel> = parents
+            .filter_map(|parent| self.kernels.get(parent).copied())
+            .collect();
+        match (brief.operator, parents.first()) {
+            (Operator::Start, _) => {
+                let index = (brief.step - 1) as usize;
+                let start = self.landscape.starts().get(index).copied();
+                start.map_or(Proposal::Failed(FailedReason::NoOp), |start| {
+                    Proposal::new(start, "start")
+                })
+            }
+            (Operator::Autotune, Some(parent)) => {
+                let moved = brief.point.as_ref();
+                let moved = moved.and_then(|point| self.landscape.at_point(parent, point));
+                moved.map_or(Proposal::Failed(FailedReason::NoOp), |moved| {
+                    Proposal::new(moved, "autotune")
+                })
+            }
+            (operator, None) if !operator.asks_model() => Proposal::Failed(FailedReason::NoOp),
+            _ => {
+                let mut dice = Dice::new(&[self.seed, 42, brief.step]);
+                self.landscape.propose(brief, &parents, &mut dice)
+            }
+        }
+    }
+
+    fn fail(&mut self, failed: Failed) {
+        self.record.steps += 1;
+        match failed.reason {
+            FailedReason::Duplicate => self.record.duplicates += 1,
+            _ => self.record.without_candidate += 1,
+        }
+        self.tell(Event::Failed(failed));
+    }
+
+    /// A judgement of a candidate: what comes of it, and what it takes.
+    fn judge(&mut self, step: u64, kernel: &Kernel) -> Job {
+        let truth = self.landscape.truth(kernel);
+        let costs = self.costs_of(&truth);
+        let job = |event, device| job(event, costs, device);
+        let mut dice = Dice::new(&[self.seed, 43, step]);
+        let known = match truth.status {
+            Status::Passed => self.strategy.known_code(step),
+            _ => Vec::new(),
+        };
+        if let Some(known) = known.iter().find(|known| known.code == truth.code) {
+            let same = Failed {
+                of: Some(known.step),
+                code: Some(truth.code),
+                ..failed(step, FailedReason::Duplicate)
+            };
+            return job(Event::Failed(same), 0.0);
+        }
+        if truth.status == Status::Rejected {
+            let free = JudgementCosts {
+                host: 0.0,
+                compile: 0.0,
+                ..costs
+            };
+            return self::job(judged(step, &truth, None), free, 0.0);
+        }
+        if truth.status != Status::Passed {
+            let device = match truth.status {
+                Status::CompileError => 0.0,
+                Status::LaunchError => costs.first_check,
+                _ => dice.between(costs.first_check, costs.check),
+            };
+            return job(judged(step, &truth, None), device);
+        }
+        let bar = self.strategy.bar(&truth.features).map(f64::ln);
+        let measured = self.machine.measure(truth.speedup.ln(), bar, &mut dice);
+        let checked = if measured.dismissed {
+            costs.first_check
+        } else {
+            costs.check
+        };
+        let [low, high] = [-1.0, 1.0].map(|side| measured.estimate + side * measured.half_width);
+        let figures = Figures {
+            speedup: Speedup {
+                geomean: measured.estimate.exp(),
+                ci95: [low.exp(), high.exp()],
+            },
+            timing: if measured.dismissed {
+                Timing::Dismissed
+            } else {
+                Timing::Full
+            },
+        };
+        self.record.dismissed += u64::from(measured.dismissed);
+        let device = checked + measured.part * costs.timing;
+        job(judged(step, &truth, Some(figures)), device)
+    }
+
+    fn duel(&mut self, DuelRequest { step, against }: DuelRequest) -> Job {
+        let kernel = self.kernels.get(&step).copied().unwrap_or_default();
+        let costs = self.costs_of(&self.landscape.truth(&kernel));
+        let ratio = self.log_speed(step) - self.log_speed(against);
+        let mut dice = Dice::new(&[self.seed, 44, step, against]);
+        let measured = self.machine.measure(ratio, None, &mut dice);
+        let [low, high] = [-1.0, 1.0].map(|side| measured.estimate + side * measured.half_width);
+        let duel = Duel {
+            ratio: measured.estimate.exp(),
+            ci95: [low.exp(), high.exp()],
+        };
+        Job {
+            is_duel: true,
+            ..job(
+                Event::Dueled(Dueled {
+                    step,
+                    against,
+                    duel: Some(duel),
+                    seconds: None,
+                }),
+                costs,
+                costs.first_check + costs.timing,
+            )
+        }
+    }
+
+    fn costs_of(&self, truth: &Truth) -> JudgementCosts {
+        let costs = self.machine.costs;
+        truth.recorded.map_or(costs, |recorded| JudgementCosts {
+            host: recorded.compile,
+            timing: recorded.timing,
+            ..costs
+        })
+    }
+
+    fn log_speed(&self, step: u64) -> f64 {
+        let kernel = self.kernels.get(&step);
+        kernel.map_or(0.0, |kernel| self.landscape.truth(kernel).speedup.ln())
+    }
+
+    fn tell(&mut self, event: Event) {
+        for Replacement { step, over } in self.strategy.tell(&event) {
+            let is_false = self.log_speed(step) < self.log_speed(over);
+            self.record.replacements += 1;
+            self.record.false_replacements += u64::from(is_false);
+        }
+        let best = self.strategy.best();
+        if best == self.record.best_step {
+            return;
+        }
+        let Some(step) = best else { return };
+        let speedup = self.log_speed(step).exp();
+        self.record.best_step = best;
+        self.record.bests.push(Best {
+            seconds: self.now as f64 / 1e6,
+            steps: self.record.steps,
+            judged: self.record.judged,
+            speedup,
+        });
+    }
+
+    fn happen(&mut self, seconds: f64, happening: Happening) {
+        self.sequence += 1;
+        let entry = (self.now + micros(seconds), self.sequence, happening);
+        self.happenings.push(Reverse(entry));
+    }
+}
+
+/// `device`: seconds on the device, without compilation.
+fn job(event: Event, costs: JudgementCosts, device: f64) -> Job {
+    Job {
+        event,
+        host: costs.host,
+        device: costs.compile + device,
+        is_duel: false,
+    }
+}
+
+fn judged(step: u64, truth: &Truth, figures: Option<Figures>) -> Event {
+    Event::Judged(Judged {
+        step,
+        verdict: verdict(truth, figures),
+    })
+}
+
+fn failed(step: u64, reason: FailedReason) -> Failed {
+    Failed {
+        step,
+        reason,
+        of: None,
+        detail: None,
+        kernel: None,
+        code: None,
+        edits: Default::default(),
+    }
+}
+
+fn micros(seconds: f64) -> Instant {
+    (seconds * 1e6).round() as Instant
+}

@@ -1,0 +1,44 @@
+//! A search strategy as the simulator sees it: ask and tell, as the driver uses it.
+
+use indexmap::IndexMap;
+use kforge::event::{Brief, Event};
+use kforge::search::{DuelRequest, KnownCode};
+
+/// One candidate in the place of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Replacement {
+    pub(crate) step: u64,
+    pub(crate) over: u64,
+}
+
+/// Decides what is tried next.
+pub(crate) trait Strategy {
+    /// The brief of a step; `None` if it is not decided yet.
+    fn ask(&mut self, step: u64) -> Option<Brief>;
+
+    /// Returns the kernels of the archive that were replaced because another was measured to be faster.
+    fn tell(&mut self, event: &Event) -> Vec<Replacement>;
+
+    /// The kernel that it would report now.
+    fn best(&self) -> Option<u64>;
+
+    /// Whether it has ended by itself.
+    fn is_over(&self) -> bool {
+        false
+    }
+
+    /// The duel that it waits for.
+    fn pending_duel(&self) -> Option<DuelRequest> {
+        None
+    }
+
+    /// The speedup that a candidate with these features must be able to reach.
+    fn bar(&self, _features: &IndexMap<String, f64>) -> Option<f64> {
+        None
+    }
+
+    /// The compiled code that a candidate must not repeat.
+    fn known_code(&self, _step: u64) -> Vec<KnownCode> {
+        Vec::new()
+    }
+}
