@@ -10,7 +10,7 @@ use super::bound_kernel::BoundKernel;
 use super::lock::LockFile;
 use super::program::{Build, Compiled, Program};
 use super::refusal::{DeviceError, Refusal};
-use crate::kernel::plan::{Plan, TranslationUnit};
+use crate::kernel::plan::{LaunchPlan, TranslationUnit};
 use crate::verdict::DeviceIdentity;
 
 /// Something that runs kernels.
@@ -26,7 +26,12 @@ pub trait Device: Compile + TimingProperties {
     }
 
     /// Loads a program and binds it to newly allocated memory for one workload.
-    fn open(&self, program: &Program, plan: &Plan, purpose: Purpose) -> anyhow::Result<Opened>;
+    fn open(
+        &self,
+        program: &Program,
+        plan: &LaunchPlan,
+        purpose: Purpose,
+    ) -> anyhow::Result<Opened>;
 }
 
 /// Compiles kernels for a device.

@@ -12,23 +12,23 @@ use super::finding::{Finding, JudgeResult};
 use super::stage_times::{OpenStage, StageTimes};
 use crate::base::Failure;
 use crate::device::{
-    BoundKernel, BufferContent, Comparison, ExpectedValues, LaunchOutcome, Opened, PersistentState,
-    Poison, Purpose,
+    BoundKernel, BufferContent, ExpectedValues, LaunchOutcome, Opened, OutputComparison,
+    PersistentState, Poison, Purpose,
 };
-use crate::kernel::plan::{Buffer, BufferRole, Plan};
+use crate::kernel::plan::{Buffer, BufferRole, LaunchPlan};
 use crate::task::{Distribution, Tolerance};
 use crate::verdict::{Evidence, Status};
 
 /// The stage in which a kernel is loaded and bound to its buffers: on the CPU, a process is started.
-const START: &str = "start";
+const START_STAGE: &str = "start";
 
 /// For the oracle on one copy of the data.
-pub(super) const EXPECTED: Purpose = Purpose::Expect { copies: 1 };
+pub(super) const EXPECT_PURPOSE: Purpose = Purpose::Expect { copies: 1 };
 
 /// A kernel bound to the buffers of a case.
 pub(super) struct CaseKernel {
     pub(super) kernel: Box<dyn BoundKernel>,
-    pub(super) plan: Plan,
+    pub(super) plan: LaunchPlan,
     /// The input buffers with their distributions, in the order of the definition.
     inputs: Vec<(usize, Distribution)>,
     times: StageTimes,
@@ -45,7 +45,7 @@ impl CaseKernel {
     ) -> JudgeResult<Self> {
         let bound = context.bind(&candidate.kernel, case)?;
         let program = candidate.program(&bound.values)?;
-        let _stage = context.times.stage(START);
+        let _stage = context.times.stage(START_STAGE);
         match context.device.open(program, &bound.plan, purpose)? {
             Opened::Ready(kernel) => Ok(Self::new(context, case, kernel, bound.plan)),
             Opened::Refused(refusal) => Err(Finding::from(refusal).in_case(&case.id).into()),
@@ -79,7 +79,7 @@ impl CaseKernel {
         let program = compiled
             .program(&bound.values)
             .map_err(|error| broken(error.to_string()))?;
-        let _stage = context.times.stage(START);
+        let _stage = context.times.stage(START_STAGE);
         match context.device.open(program, &bound.plan, purpose)? {
             Opened::Ready(kernel) => Ok(Self::new(context, case, kernel, bound.plan)),
             Opened::Refused(refusal) => Err(broken(refusal.reason).into()),
@@ -90,7 +90,7 @@ impl CaseKernel {
         context: &JudgeContext<'_>,
         case: &Case,
         kernel: Box<dyn BoundKernel>,
-        plan: Plan,
+        plan: LaunchPlan,
     ) -> Self {
         let mut bound = Self {
             kernel,
@@ -235,7 +235,7 @@ impl CaseKernel {
         expected: &[ExpectedValues],
         copies: &[u32],
         seed: u64,
-    ) -> JudgeResult<Vec<Comparison>> {
+    ) -> JudgeResult<Vec<OutputComparison>> {
         let _stage = self.times.stage("compare");
         let mut comparisons = Vec::new();
         for ((buffer, expected), (name, tolerance)) in

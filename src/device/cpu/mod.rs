@@ -54,10 +54,10 @@ use screened_compiler::ScreenedCompiler;
 
 use super::argument_checks::missing_kernel;
 use super::{
-    Build, Compile, Compiled, Device, LockFile, Opened, Program, Purpose, TimingProperties, Trace,
-    TraceDifference,
+    Build, Compile, Compiled, Device, LockFile, Opened, Program, Purpose, SourceTrace,
+    TimingProperties, TraceDifference,
 };
-use crate::kernel::plan::{Plan, TranslationUnit};
+use crate::kernel::plan::{LaunchPlan, TranslationUnit};
 use crate::verdict::DeviceIdentity;
 
 /// The number of timing blocks that one pair of processes is used for. The placement of a process in memory affects its times for
@@ -110,7 +110,7 @@ impl CpuDevice {
     pub fn trace_difference(
         &self,
         unit: &TranslationUnit,
-        trace: &Trace,
+        trace: &SourceTrace,
     ) -> anyhow::Result<Option<TraceDifference>> {
         match &self.screened {
             Some(screened) => screened.trace_difference(&self.toolchain, unit, trace),
@@ -169,7 +169,7 @@ impl Device for CpuDevice {
         false
     }
 
-    fn open(&self, program: &Program, plan: &Plan, _: Purpose) -> anyhow::Result<Opened> {
+    fn open(&self, program: &Program, plan: &LaunchPlan, _: Purpose) -> anyhow::Result<Opened> {
         if let Some(refusal) = source_checks::refuse_plan(plan) {
             return Ok(Opened::Refused(refusal));
         }
