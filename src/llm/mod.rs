@@ -169,10 +169,10 @@ pub(crate) struct TurnedAway {
 
 /// Untrusted text on one line of limited length.
 pub(crate) fn sanitize_detail(text: &str) -> String {
-    const MAX_MESSAGE_CHARS: usize = 1000;
+    const MAX_UNTRUSTED_CHARS: usize = 1000;
     let mut line = String::new();
     for (count, letter) in text.trim().chars().enumerate() {
-        if count == MAX_MESSAGE_CHARS {
+        if count == MAX_UNTRUSTED_CHARS {
             line.push('…');
             break;
         }
