@@ -10,7 +10,7 @@ use kforge::device::{
     Purpose, numerics,
 };
 use kforge::kernel::plan::{
-    Argument, ArgumentType, Buffer, BufferRole, EntryPoint, Launch, Plan, TranslationUnit,
+    Argument, ArgumentType, Buffer, BufferRole, EntryPoint, Launch, LaunchPlan, TranslationUnit,
 };
 use kforge::task::{DType, Distribution, DistributionKind, Norm, Tolerance};
 
@@ -211,8 +211,8 @@ fn compile(
     }
 }
 
-fn plan(elements: u64) -> Plan {
-    Plan {
+fn plan(elements: u64) -> LaunchPlan {
+    LaunchPlan {
         buffers: vec![Buffer {
             name: "x".to_owned(),
             role: BufferRole::Input,

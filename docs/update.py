@@ -99,6 +99,17 @@ def trimmed(output, listed):
     return kept[:end] + notes
 
 
+def opening(output):
+    """The first lines of a run, and of its progress the first, middle and last line with a rate, then what was confirmed."""
+    lines = output.split("\n")
+    chosen = [line for line in lines if re.match(r"^(backend|profile): |^\w+: \d+ steps? ", line)]
+    progress = [line for line in lines if re.match(r"^\w+: step \d+/\d+, .* candidates/min, best ", line)]
+    if progress:
+        shown = sorted({0, len(progress) // 2, len(progress) - 1})
+        chosen += [part for index in shown for part in (progress[index], "…")]
+    return chosen + [line for line in lines if re.match(r"^\w+: step \d+(: the search said| against) ", line)]
+
+
 def search():
     """The output of a search in an empty folder, standard error included."""
     subprocess.run(["cargo", "build", "--release"], cwd=ROOT, check=True)
@@ -120,8 +131,8 @@ def main():
     end = text.index("```", start)
     table = "\n".join(trimmed(output, LISTED)).split("\n\n  starting kernels")[0]
     readme.write_text(f"{text[:start]}{table}\n{text[end:]}")
-    opening = [line for line in output.split("\n") if re.match(r"^(backend|profile): |^\w+: \d+ steps? ", line)]
-    (ROOT / "docs/run.svg").write_text(picture(COMMAND, [f"$ {COMMAND}", *opening, "", *trimmed(output, PICTURED)]))
+    lines = [f"$ {COMMAND}", *opening(output), "", *trimmed(output, PICTURED)]
+    (ROOT / "docs/run.svg").write_text(picture(COMMAND, lines))
     if not from_file:
         environment = {**os.environ, "KFORGE_UPDATE_DOCS": "1"}
         for tests in (["--lib", "reference"], ["--test", "machine", "docs::", "--", "--test-threads", "1"]):

@@ -1,7 +1,7 @@
 //! Checks kernel files: headers against the shipped tasks, launch plans of their workloads, other tunable points.
 
 use indexmap::IndexMap;
-use kforge::kernel::plan::{Argument, Plan};
+use kforge::kernel::plan::{Argument, LaunchPlan};
 use kforge::kernel::{DeviceLimits, Kernel, LaunchTarget, with_point};
 use kforge::task::{DType, Task};
 
@@ -72,7 +72,7 @@ fn check_launches(kernel: &Kernel, task: &Task) {
     }
 }
 
-fn check_plan(plan: &Plan, kernel: &Kernel) {
+fn check_plan(plan: &LaunchPlan, kernel: &Kernel) {
     assert!(!plan.launches.is_empty());
     let bytes: u64 = plan.buffers.iter().map(|buffer| buffer.bytes()).sum();
     assert!(bytes <= 16 << 30, "{bytes} bytes");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// Waits until a descriptor is ready for `events`. Returns false if it is not when the time is over.
+/// Waits until a descriptor is ready for `events`. Returns false if the time limit passes first.
 pub(crate) fn wait_until_ready(
     descriptor: libc::c_int,
     events: libc::c_short,

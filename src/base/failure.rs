@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-/// The cause of a failure, which decides the exit code (DESIGN section 6).
+/// The cause of a failure, which decides the exit code (`docs/exit-codes.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
     /// Wrong usage, configuration or task: exit code 2.

@@ -28,7 +28,7 @@ const FORGET: u8 = b'-';
 /// Kill what is left of the group and of the session; followed by its id.
 const END: u8 = b'!';
 /// A folder to remove at the end; followed by its path.
-const FOLDER: u8 = b'd';
+const FOLDER_MARK: u8 = b'd';
 
 /// How long the guardian keeps killing. A process that the system cannot end sooner waits for a broken device.
 const KILL_LIMIT: Duration = Duration::from_secs(20);
@@ -117,7 +117,10 @@ pub(super) fn end(group: libc::pid_t) {
 /// Makes the guardian remove a folder when this process has ended.
 pub(super) fn remove_at_end(folder: &Path) {
     if let Some(socket) = socket() {
-        send(socket, &[&[FOLDER], folder.as_os_str().as_bytes()].concat());
+        send(
+            socket,
+            &[&[FOLDER_MARK], folder.as_os_str().as_bytes()].concat(),
+        );
     }
 }
 
@@ -147,7 +150,7 @@ pub(crate) fn serve() {
     let mut folders = Vec::new();
     while let Some(message) = receive() {
         match message.split_first() {
-            Some((&FOLDER, path)) => {
+            Some((&FOLDER_MARK, path)) => {
                 folders.push(PathBuf::from(std::ffi::OsString::from_vec(path.to_vec())));
             }
             Some((&kind, number)) => {
@@ -245,7 +248,7 @@ impl ChildGroups {
     }
 }
 
-/// When a process started, in clock ticks since the machine started. It tells the process from a later one with the same number.
+/// When a process started, in clock ticks since the machine started. A later process with the same number has another start.
 /// `None` if there is no such process.
 pub(crate) fn process_start(id: libc::pid_t) -> Option<u64> {
     ProcessEntry::read(id).map(|process| process.started)

@@ -92,7 +92,7 @@ fn may_report() -> bool {
     may
 }
 
-/// The processes that hold a lock on the file, as far as the system names them.
+/// The processes that hold a lock on the file; `another process` if the system names none.
 fn describe_holders(file: &File) -> String {
     let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
     let Ok(metadata) = file.metadata() else {

@@ -93,7 +93,7 @@ pub(crate) fn tie_to_parent(command: &mut Command) {
 /// If it cannot be started, does not end in time, or fails.
 pub(crate) fn read_output(command: &mut Command, limit: Duration) -> io::Result<String> {
     /// The programs print a few lines.
-    const MAX_BYTES: u64 = 16 << 20;
+    const MAX_READ_BYTES: u64 = 16 << 20;
     const PAUSE: Duration = Duration::from_millis(1);
     let mut output = temporary::file()?;
     command
@@ -130,7 +130,7 @@ pub(crate) fn read_output(command: &mut Command, limit: Duration) -> io::Result<
     }
     let mut text = Vec::new();
     output.rewind()?;
-    output.take(MAX_BYTES).read_to_end(&mut text)?;
+    output.take(MAX_READ_BYTES).read_to_end(&mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 

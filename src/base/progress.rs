@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 static START: OnceLock<Instant> = OnceLock::new();
 /// Milliseconds from `START` to the last piece of work.
-static LAST: AtomicU64 = AtomicU64::new(0);
+static LAST_WORK: AtomicU64 = AtomicU64::new(0);
 static BOUNDED_WAITS: AtomicU64 = AtomicU64::new(0);
 
 fn now() -> u64 {
@@ -18,7 +18,7 @@ fn now() -> u64 {
 
 /// Records that a piece of work is complete, such as a launch.
 pub(crate) fn note() {
-    LAST.store(now(), Ordering::Relaxed);
+    LAST_WORK.store(now(), Ordering::Relaxed);
 }
 
 /// Marks a wait that has a limit of its own. While the value lives, this process is not stalled.
@@ -41,7 +41,7 @@ pub(crate) fn stalled_time() -> Duration {
     if BOUNDED_WAITS.load(Ordering::Relaxed) > 0 {
         return Duration::ZERO;
     }
-    Duration::from_millis(now().saturating_sub(LAST.load(Ordering::Relaxed)))
+    Duration::from_millis(now().saturating_sub(LAST_WORK.load(Ordering::Relaxed)))
 }
 
 #[cfg(test)]

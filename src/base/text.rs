@@ -5,7 +5,7 @@
 use std::path::Path;
 
 /// Renamed config keys: the old name and the new name.
-const RENAMED: [(&str, &str); 2] = [("back_after", "restart_after"), ("edits", "max_edits")];
+const RENAMED_KEYS: [(&str, &str); 2] = [("back_after", "restart_after"), ("edits", "max_edits")];
 
 /// Number of letters that are compared. The rest of a longer name is ignored, to bound the cost.
 const MAX_COMPARED: usize = 64;
@@ -52,7 +52,7 @@ pub(crate) fn did_you_mean<'a>(
     typed: &str,
     names: impl IntoIterator<Item = &'a str> + Clone,
 ) -> String {
-    let renamed = RENAMED.iter().find(|(old, _)| *old == typed);
+    let renamed = RENAMED_KEYS.iter().find(|(old, _)| *old == typed);
     if let Some((_, new)) = renamed
         && names.clone().into_iter().any(|name| name == *new)
     {

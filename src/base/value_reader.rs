@@ -62,12 +62,12 @@ pub(crate) fn join_keys(parent: &str, key: &str) -> String {
 
 /// A value as a message shows it: short, and on one line.
 pub(crate) fn show_value(value: &Value) -> String {
-    const MAX_CHARS: usize = 40;
+    const MAX_QUOTED_CHARS: usize = 40;
     match value {
         Value::Null => "nothing".to_owned(),
         Value::Array(_) => "a list".to_owned(),
         Value::Object(_) => "keys with values".to_owned(),
-        Value::String(text) if text.chars().count() > MAX_CHARS => "a long text".to_owned(),
+        Value::String(text) if text.chars().count() > MAX_QUOTED_CHARS => "a long text".to_owned(),
         Value::String(text) => format!("`{}`", text.escape_debug()),
         other => format!("`{other}`"),
     }

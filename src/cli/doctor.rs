@@ -15,19 +15,17 @@ use crate::device::{cpu, cuda, lock_scope};
 use crate::verdict::DeviceIdentity;
 use crate::{llm, report};
 
-/// Architecture for the test whether NVRTC loads; any would do.
+/// Architecture for the test whether NVRTC loads. Any architecture works.
 const PROBE_ARCH: &str = "sm_90";
 
-/// Columns before a finding.
+/// Columns before the text of a check.
 const INDENT: usize = 20;
-/// Long findings are wrapped to this width on a terminal.
-const TERMINAL_WIDTH: usize = 80;
 
 /// Arguments of `kforge doctor`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = help())]
 pub(super) struct DoctorArgs {
-    /// Form of the results.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
@@ -38,7 +36,7 @@ struct DoctorCheck {
     name: &'static str,
     status: CheckStatus,
     found: String,
-    /// What to do where something is missing.
+    /// What to do if something is missing.
     remedy: Option<String>,
 }
 
@@ -76,7 +74,7 @@ impl DoctorCheck {
         }
     }
 
-    /// `Warn` with the remedies, `Ok` where there are none.
+    /// `Warn` if there are remedies, else `Ok`.
     fn with_remedies(name: &'static str, found: Vec<String>, remedies: Vec<String>) -> Self {
         let is_ok = remedies.is_empty();
         Self {
@@ -163,7 +161,7 @@ fn check_inspection() -> DoctorCheck {
     let found = missing
         .iter()
         .map(|(build, reason)| format!("no `{}` build: {reason}", build.name()));
-    let remedy = "install g++ 11 or later and set CXX to it; without these builds races and out-of-bounds accesses show by wrong results only";
+    let remedy = "install g++ 11 or later and set CXX to it; without these builds, races and out-of-bounds accesses are found only if results are wrong";
     DoctorCheck::with_remedies(name, found.collect(), vec![remedy.to_owned()])
 }
 
@@ -185,7 +183,7 @@ fn check_sandbox() -> DoctorCheck {
     }
     if cpu::CpuDevice::new().is_ok_and(|device| !device.is_static()) {
         found.push("kernels are linked dynamically".to_owned());
-        remedies.push("for kernels that read no library: install the static C library, such as `libc6-dev` or `glibc-static`".to_owned());
+        remedies.push("to link kernels statically, so that their process loads no shared library: install the static C library, such as `libc6-dev` or `glibc-static`".to_owned());
     }
     DoctorCheck::with_remedies("sandbox", found, remedies)
 }
@@ -193,12 +191,13 @@ fn check_sandbox() -> DoctorCheck {
 fn check_cores() -> DoctorCheck {
     let cores = cpu::cores();
     let found = vec![cores.to_string(), cpu::identity().name];
-    let remedy = "with one core, judging and compiling take turns: give the process more";
+    let remedy =
+        "with one core, kforge cannot compile while it judges: give the process more cores";
     let remedies = (cores == 1).then(|| remedy.to_owned());
     DoctorCheck::with_remedies("cores", found, remedies.into_iter().collect())
 }
 
-/// Whether kforge processes in other containers and jobs wait for this one while it times a launch.
+/// Whether kforge processes in other containers and jobs share the timing lock with this one.
 fn check_timing_lock() -> DoctorCheck {
     let scope = lock_scope();
     let folder = scope.folder.display();
@@ -211,7 +210,7 @@ fn check_timing_lock() -> DoctorCheck {
     DoctorCheck::with_remedies("timing lock", vec![found], remedies.into_iter().collect())
 }
 
-/// The GPUs that would judge, with the number of processes that compute there.
+/// The GPUs that can judge, with the number of processes that use each.
 fn check_gpus() -> DoctorCheck {
     let name = "GPUs";
     let gpus = match cuda::list_gpus() {
@@ -305,7 +304,7 @@ fn check_nvrtc() -> DoctorCheck {
 fn check_cuda_headers() -> DoctorCheck {
     let name = "CUDA headers";
     let Ok(toolkit) = find_toolkit() else {
-        // The check of NVRTC has the same failure and shows its remedy.
+        // The NVRTC check fails for the same reason and shows the remedy.
         return DoctorCheck {
             name,
             status: CheckStatus::Warn,
@@ -342,7 +341,7 @@ fn format_checks(checks: &[DoctorCheck]) -> String {
     let colour = use_colour(&std::io::stdout());
     let width = std::io::stdout()
         .is_terminal()
-        .then_some(TERMINAL_WIDTH - INDENT);
+        .then_some(report::TERMINAL_WIDTH - INDENT);
     let mut text = String::new();
     for check in checks {
         let (word, code) = match check.status {
@@ -375,7 +374,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn findings_are_wrapped_and_indented() {
+    fn texts_are_wrapped_and_indented() {
         assert_eq!(
             wrap("one two three", Some(8)),
             format!("one two\n{:20}three", "")

@@ -92,7 +92,7 @@ pub(super) struct EvalArgs {
         requires = "compile_only"
     )]
     arch: String,
-    /// Form of the results.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }

@@ -1,4 +1,4 @@
-//! `kforge evolve` and `kforge tune`: from arguments and a config file to a new run.
+//! `kforge evolve` and `kforge tune`: start a new run from arguments and a config file.
 //!
 //! Both commands start the same kind of run, with another `search.mode`. Runs nothing itself: `execute` does.
 
@@ -61,7 +61,7 @@ struct NewRunArgs {
     /// Directory of the run. Default: `outputs/`, the config's name and the time.
     #[arg(long, value_name = "DIR", env = "KFORGE_OUTPUT")]
     output: Option<PathBuf>,
-    /// Seed of the search. Default: drawn, printed and recorded.
+    /// Seed of the search. Default: random; it is printed and recorded.
     #[arg(long, value_name = "NUMBER", value_parser = parse_seed)]
     seed: Option<u64>,
     /// Continue the run in this directory, as `kforge resume DIR` does.

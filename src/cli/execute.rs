@@ -1,4 +1,4 @@
-//! From a resolved config to a finished run: check the machine, create the directory, run the driver.
+//! Executes a resolved config: checks the machine, creates the run directory, and runs the driver.
 //!
 //! New and resumed runs are executed in the same way. `driver` runs the search, and `run_end` prints the results. Never reads config
 //! files: `evolve` and `resume` do.

@@ -4,7 +4,7 @@
 
 use crate::base::{Failure, FailureKind};
 
-/// How a command ends (DESIGN section 6). The value is the process's exit code.
+/// How a command ends (`docs/exit-codes.md`). The value is the process's exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exit {
     Done = 0,
@@ -53,7 +53,7 @@ pub(super) const RUN_CODES: &[Meaning] = &[
     UNEXPECTED,
     (
         Exit::Usage,
-        "usage, configuration, task or kernel file is wrong; or a resume\n       was to do more and could do nothing, because of another limit",
+        "usage, configuration, task or kernel file is wrong; or a resume\n       could do nothing, because of a limit that it did not raise",
     ),
     ENVIRONMENT,
     (Exit::Reference, "the oracle or a baseline of a task failed"),

@@ -44,7 +44,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Search for faster kernels with an archive of many kinds.
+    /// Search for faster kernels, and keep the fastest of each kind.
     Evolve(evolve::EvolveArgs),
     /// Search for a faster kernel by editing one with a model.
     Tune(evolve::TuneArgs),

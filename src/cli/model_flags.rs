@@ -30,19 +30,19 @@ pub(super) struct ModelArgs {
     /// Reasoning effort, as the provider names it (`llm.effort`).
     #[arg(long, value_name = "NAME")]
     effort: Option<String>,
-    /// Most tokens of reasoning (`llm.thinking_tokens`).
+    /// Maximum tokens of reasoning (`llm.thinking_tokens`).
     #[arg(long, value_name = "NUMBER")]
     thinking_tokens: Option<u64>,
-    /// Most tokens of a reply (`llm.max_output_tokens`).
+    /// Maximum tokens of a reply (`llm.max_output_tokens`).
     #[arg(long, value_name = "NUMBER")]
     max_output_tokens: Option<u64>,
     /// Requests in flight at once (`llm.concurrency`).
     #[arg(long, value_name = "NUMBER")]
     concurrency: Option<usize>,
-    /// Most dollars to spend on models (`budget.usd`).
+    /// Maximum dollars to spend on models (`budget.usd`).
     #[arg(long, value_name = "DOLLARS")]
     budget_usd: Option<f64>,
-    /// Most tokens to spend on models (`budget.tokens`).
+    /// Maximum tokens to spend on models (`budget.tokens`).
     #[arg(long, value_name = "NUMBER")]
     budget_tokens: Option<u64>,
     /// Folder of prompt templates (`llm.prompts`).

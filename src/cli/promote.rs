@@ -36,7 +36,7 @@ pub(super) struct PromoteArgs {
     /// Task whose kernel to promote. Repeatable. Default: all tasks of the run.
     #[arg(long, value_name = "TASK")]
     task: Vec<String>,
-    /// Replace a kernel that was measured on another backend or device too. The two are not compared.
+    /// Also replace a kernel that was measured on another backend or device. The two kernels are not compared.
     #[arg(long)]
     force: bool,
     /// Profile of the task: how much to check and to time. Default: the run's.
@@ -48,15 +48,16 @@ pub(super) struct PromoteArgs {
     /// Set any key of the run's config, e.g. `--set eval.seconds=3`. Repeatable.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Form of the results.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
 const NOTE: &str = "\
-The run's best kernel is confirmed with new seeds in new processes. It is
-promoted if the whole 95 % interval says that it is faster than the baseline
-and, timed in pairs, than the current best if there is one.";
+The run's best kernel is confirmed with new seeds in new processes, and timed
+in pairs against the current best kernel if there is one. It is promoted if it
+is faster than the baseline and than the current best kernel: both 95 %
+intervals are above 1 as a whole.";
 
 fn help() -> String {
     exit::help(
@@ -199,7 +200,7 @@ struct TaskPromotion<'a> {
 
 /// What a promotion has found so far. `None` for what does not exist or was not reached.
 #[derive(Clone, Copy, Default)]
-struct Found<'a> {
+struct PromotionState<'a> {
     best: Option<&'a BestOfRun>,
     current: Option<&'a CurrentBest>,
     contest: Option<&'a Contest>,
@@ -210,11 +211,14 @@ impl TaskPromotion<'_> {
         let name = &self.task.name;
         let baseline = Digest::of(self.task.baseline().1);
         let Some(best) = run::best_kernel(self.directory, name, baseline)? else {
-            return Ok(self.refused("no kernel of this run has passed", Found::default()));
+            return Ok(self.refused(
+                "no kernel of this run has passed",
+                PromotionState::default(),
+            ));
         };
         let known = self.files.best_known()?;
         let current = known.as_ref().map(CurrentBest::new);
-        let found = Found {
+        let found = PromotionState {
             best: Some(&best),
             current: current.as_ref(),
             contest: None,
@@ -248,7 +252,7 @@ impl TaskPromotion<'_> {
             self.install(&best, &mut contest, known.as_ref())?;
         }
         let why = contest.why.clone();
-        let found = Found {
+        let found = PromotionState {
             contest: Some(&contest),
             ..found
         };
@@ -340,11 +344,11 @@ impl TaskPromotion<'_> {
         ))
     }
 
-    fn refused(&self, why: &str, found: Found<'_>) -> PromotionResult {
+    fn refused(&self, why: &str, found: PromotionState<'_>) -> PromotionResult {
         self.result(false, why, found)
     }
 
-    fn result(&self, promoted: bool, why: &str, found: Found<'_>) -> PromotionResult {
+    fn result(&self, promoted: bool, why: &str, found: PromotionState<'_>) -> PromotionResult {
         let recorded = self.record.tasks.get(&self.task.name);
         let task_changed = recorded.is_some_and(|recorded| recorded.folder != self.task.digest);
         let contest = found.contest;

@@ -47,19 +47,19 @@ pub(super) struct PromptArgs {
     /// Folder whose templates replace built-in ones of the same name.
     #[arg(long, value_name = "DIR")]
     prompts: Option<PathBuf>,
-    /// Device to write for. Default: what the config's `backend` results in here.
+    /// Device to write for. Default: the one that the config's `backend` selects on this machine.
     #[arg(long, value_name = "NAME", value_parser = ["auto", "cpu", "cuda", "metal"])]
     backend: Option<String>,
     /// Architecture to write for, if it is not this machine's, e.g. `sm_90`.
     #[arg(long, value_name = "NAME")]
     arch: Option<String>,
-    /// Most tokens of the prompt, by estimate.
+    /// Maximum tokens of the prompt, estimated.
     #[arg(long, value_name = "TOKENS", default_value_t = 100_000)]
     tokens: u64,
-    /// Most edits in a reply.
+    /// Maximum number of edits in a reply.
     #[arg(long, value_name = "COUNT", default_value_t = 2)]
     edits: usize,
-    /// Form of the results.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     format: PromptFormat,
 }

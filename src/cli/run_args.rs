@@ -14,11 +14,11 @@ pub(super) struct RunArgs {
     /// Steps per task, in total.
     #[arg(long, value_name = "NUMBER")]
     pub(super) steps: Option<u64>,
-    /// Most seconds for each task (`budget.seconds`): search, confirmation and comparison. When a run is resumed, they are added to
+    /// Maximum seconds for each task (`budget.seconds`): search, confirmation and comparison. When a run is resumed, they are added to
     /// its budget.
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = parse_seconds)]
     pub(super) budget_seconds: Option<f64>,
-    /// Most seconds in which workers hold the device for each task (`budget.device_seconds`). When a run is resumed, they are added to
+    /// Maximum seconds in which workers hold the device for each task (`budget.device_seconds`). When a run is resumed, they are added to
     /// its budget.
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = parse_seconds)]
     pub(super) budget_device_seconds: Option<f64>,
@@ -40,7 +40,7 @@ pub(super) struct RunArgs {
     /// Print what would run, and stop.
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Form of the results.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     pub(super) format: Format,
 }

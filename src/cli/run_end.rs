@@ -35,7 +35,7 @@ impl RunReport<'_> {
     /// Prints the results and what is left to do, and picks the exit code.
     ///
     /// # Errors
-    /// A failed oracle or baseline; a resume that was to do more and could do nothing; a run whose models never replied; results
+    /// A failed oracle or baseline; a resume that could do nothing because of a limit that it did not raise; a run whose models never replied; results
     /// that cannot be printed.
     pub(super) fn finish(&self) -> anyhow::Result<Exit> {
         let ended = self.ended;
@@ -111,7 +111,7 @@ impl RunReport<'_> {
         tasks.filter(|task| task.did_nothing).collect()
     }
 
-    /// The failure of a resume that was to do more, and could do nothing for any task because of another limit.
+    /// The failure of a resume with higher limits that did nothing for any task, because another limit applies.
     fn refused_resume(&self, idle: &[&TaskEnd]) -> Option<Failure> {
         let RunStart::Resume { raises_limit, .. } = self.start else {
             return None;

@@ -28,7 +28,7 @@ enum TasksCommand {
     /// List the tasks in `tasks/` and those built into kforge.
     #[command(after_help = list_help())]
     List {
-        /// Form of the results.
+        /// Output format.
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
@@ -43,7 +43,7 @@ enum TasksCommand {
     Show {
         /// Name or folder of the task.
         task: String,
-        /// Form of the results.
+        /// Output format.
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
@@ -67,7 +67,7 @@ struct CheckArgs {
     /// Seed of an earlier check, to repeat it.
     #[arg(long, value_name = "NUMBER", value_parser = parse_seed)]
     seed: Option<u64>,
-    /// Form of the results.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }

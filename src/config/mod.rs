@@ -187,7 +187,7 @@ impl Config {
     pub fn check(&self) -> Result<(), Failure> {
         self.llm.check()?;
         if self.steps == 0 {
-            return Err(expected("steps", "at least 1"));
+            return Err(expected("steps", "at least 1", 0));
         }
         self.check_eval()?;
         self.check_budget()?;
@@ -196,53 +196,48 @@ impl Config {
 
     fn check_eval(&self) -> Result<(), Failure> {
         let eval = &self.eval;
-        if eval
-            .in_flight
-            .is_some_and(|count| !(1..=64).contains(&count))
-        {
-            return Err(expected("eval.in_flight", "1 to 64"));
+        if let Some(count) = eval.in_flight.filter(|count| !(1..=64).contains(count)) {
+            return Err(expected("eval.in_flight", "1 to 64", count));
         }
-        if !is_positive(eval.launch_seconds) || eval.launch_seconds > 3600.0 {
-            return Err(expected(
-                "eval.launch_seconds",
-                "a number above 0 and up to 3600",
-            ));
+        let launch = eval.launch_seconds;
+        if !is_positive(launch) || launch > 3600.0 {
+            let range = "a number above 0 and up to 3600";
+            return Err(expected("eval.launch_seconds", range, launch));
         }
-        if eval.seconds.is_some_and(|seconds| !is_duration(seconds)) {
-            return Err(expected("eval.seconds", "a number above 0 and up to 1e9"));
-        }
-        let is_half_width = |precision| is_positive(precision) && precision < 1.0;
-        if eval
-            .precision
-            .is_some_and(|precision| !is_half_width(precision))
-        {
-            return Err(expected("eval.precision", "a number above 0 and below 1"));
+        check_duration("eval.seconds", eval.seconds)?;
+        let is_half_width = |precision: f64| is_positive(precision) && precision < 1.0;
+        if let Some(precision) = eval.precision.filter(|value| !is_half_width(*value)) {
+            let range = "a number above 0 and below 1";
+            return Err(expected("eval.precision", range, precision));
         }
         Ok(())
     }
 
     fn check_budget(&self) -> Result<(), Failure> {
         let budget = &self.budget;
-        if budget.seconds.is_some_and(|seconds| !is_duration(seconds)) {
-            return Err(expected("budget.seconds", "a number above 0 and up to 1e9"));
+        check_duration("budget.seconds", budget.seconds)?;
+        check_duration("budget.device_seconds", budget.device_seconds)?;
+        let share = budget.confirm_share;
+        if !(0.0..=0.9).contains(&share) {
+            let range = "a number from 0 to 0.9";
+            return Err(expected("budget.confirm_share", range, share));
         }
-        if budget
-            .device_seconds
-            .is_some_and(|seconds| !is_duration(seconds))
-        {
-            let range = "a number above 0 and up to 1e9";
-            return Err(expected("budget.device_seconds", range));
-        }
-        if !(0.0..=0.9).contains(&budget.confirm_share) {
-            return Err(expected("budget.confirm_share", "a number from 0 to 0.9"));
-        }
-        if budget.usd.is_some_and(|usd| !is_positive(usd) || usd > 1e9) {
-            return Err(expected("budget.usd", "dollars above 0 and up to 1e9"));
+        if let Some(usd) = budget.usd.filter(|usd| !is_positive(*usd) || *usd > 1e9) {
+            let range = "dollars above 0 and up to 1e9";
+            return Err(expected("budget.usd", range, usd));
         }
         if budget.tokens == Some(0) {
-            return Err(expected("budget.tokens", "at least 1"));
+            return Err(expected("budget.tokens", "at least 1", 0));
         }
         Ok(())
+    }
+}
+
+/// Checks a time in seconds. `None` is valid.
+fn check_duration(key: &str, seconds: Option<f64>) -> Result<(), Failure> {
+    match seconds.filter(|seconds| !is_duration(*seconds)) {
+        Some(seconds) => Err(expected(key, "a number above 0 and up to 1e9", seconds)),
+        None => Ok(()),
     }
 }
 
@@ -254,6 +249,6 @@ fn is_duration(seconds: f64) -> bool {
     seconds > 0.0 && seconds <= MAX_SECONDS
 }
 
-fn expected(key: &str, range: &str) -> Failure {
-    Failure::usage(format!("`{key}`: expected {range}"))
+fn expected(key: &str, range: &str, found: impl std::fmt::Display) -> Failure {
+    Failure::usage(format!("`{key}`: expected {range}, found `{found}`"))
 }

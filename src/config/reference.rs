@@ -12,9 +12,9 @@ const CONFIG_KEYS: &str = r#"
 tasks | list of names | | Task names, task folders, or task lists (`*.txt`: one task per line, `#` comments).
 from | list of names | | Warm starts: kernel files, run directories (their best kernel), or `best` (`kernels/TASK/best.cu`). `evolve` tries them before the task's starting kernels, `tune` instead of them.
 steps | integer | | Steps per task, in total; also after a resume.
-seed | integer | drawn and recorded | Seed of every random choice of the search.
+seed | integer | random, and recorded | Seed of every random choice of the search.
 output | path | `outputs/NAME-TIME` | The run's directory.
-backend | `auto`, `cpu`, `cuda` | | Device that judges. `auto` is `cuda` where a GPU and NVRTC are found, else `cpu`.
+backend | `auto`, `cpu`, `cuda` | | Device that judges. `auto` is `cuda` if a GPU and NVRTC are found, else `cpu`.
 profile | `auto` or a name | | Profile of the task: how much is checked and timed. `auto` is `full` on a GPU and `quick` on the CPU.
 eval.in_flight | integer, 1 to 64 | 2 on the CPU, 3 for each GPU | Kernels that are judged at once.
 eval.devices | `all` or a list | | GPUs that judge: indices and UUIDs (or the start of a UUID) as `kforge doctor` shows them.
@@ -28,12 +28,12 @@ eval.precision | number, below 1 | the profile's | Half width of the speedup's 9
 eval.racing | boolean | | Stop judging a kernel as soon as it surely cannot reach the best kernel of its kind. Its interval is wide, and it is never kept.
 eval.require_sandbox | boolean | | Fail unless the full sandbox is available.
 search.mode | `evolve`, `tune` | | `evolve` fills an archive of kernels of different kinds; `tune` edits one kernel with a model. `kforge tune` sets it.
-search.window | integer, up to 100000 | `evolve`: twice what runs at once; `tune`: 1 | Step n is planned from the results of all steps up to n - window. The most steps in flight.
+search.window | integer, up to 100000 | `evolve`: twice what runs at once; `tune`: 1 | Step n is planned from the results of all steps up to n - window. Also the maximum number of steps in flight.
 search.features | map of lists | | Axes of the archive: a [feature](#features) and the ascending edges of its bins. A value belongs to the bin of the last edge not above it.
 search.operators.autotune | number | | Weight of `autotune`: change the values of tunables. 0 switches an operator off.
 search.operators.mutate | number | | Weight of `mutate`: transform the syntax tree.
 search.operators.recombine | number | | Weight of `recombine`: combine tunables and device functions of two kernels.
-search.operators.propose | number | | Weight of `propose`: a model writes a new kernel. This and the next three apply only where models are asked.
+search.operators.propose | number | | Weight of `propose`: a model writes a new kernel. This and the next three apply only if models are asked.
 search.operators.edit | number | | Weight of `edit`: a model edits a kernel.
 search.operators.crossover | number | | Weight of `crossover`: a model combines two kernels.
 search.operators.repair | number | | Weight of `repair`: a model fixes a kernel that did not pass.
@@ -42,10 +42,10 @@ search.exploration | number, 0 to 1 | | Share of steps whose parent is drawn eve
 search.patience | integer | never | Stop after this many steps without a kernel that is faster with 95 % confidence.
 search.target_speedup | number | never | Stop once the low end of a kernel's 95 % interval reaches this speedup.
 search.confirm | integer | | How many of the fastest kernels are measured again at the end.
-search.context | integer, up to 1000 | | Most kernels that a prompt shows besides the parents.
-search.history | integer, up to 1000 | | Most earlier steps whose outcome a prompt lists.
+search.context | integer, up to 1000 | | Maximum number of kernels that a prompt shows in addition to the parents.
+search.history | integer, up to 1000 | | Maximum number of earlier steps that a prompt lists.
 search.repairs | integer | | `evolve`: how often one kernel that did not pass may be repaired.
-search.restart_after | integer | | `tune`: failures in a row after which the best kernel is edited again, or a new one is requested where none has passed.
+search.restart_after | integer | | `tune`: failures in a row after which the best kernel is edited again, or a new one is requested if none has passed.
 llm.models | `auto` or a list | | [Models](#models) to ask, as `PROVIDER/MODEL` or as a map. `auto` takes the provider whose key is in the environment; `[]` asks none.
 llm.concurrency | integer, 1 to 256 | | Requests in flight at once, mailboxes not counted.
 llm.timeout_seconds | number | | Longest time of one request.
@@ -55,13 +55,13 @@ llm.patience_seconds | number | | Longest total time that a request waits for a 
 llm.context_share | number, up to 1 | | Share of a model's context window that a prompt may fill.
 llm.wait | boolean | | Wait for replies of a mailbox. `false`: exit with code 6 once nothing else is left to do.
 llm.prompts | path | built-in templates | Folder with prompt templates that replace built-in ones of the same name.
-llm.max_edits | integer, 1 to 64 | | Most `str_replace` edits in one reply.
+llm.max_edits | integer, 1 to 64 | | Maximum number of `str_replace` edits in one reply.
 llm.max_output_tokens | integer | each model's | Replaces this setting of every model, as do the next five.
 llm.temperature | number, 0 to 2 | each model's | Sampling temperature.
 llm.top_p | number, 0 to 1 | each model's | Nucleus sampling.
 llm.top_k | integer | each model's | Top-k sampling.
 llm.effort | text | each model's | Reasoning effort, as the provider names it: `low`, `medium`, `high`, …
-llm.thinking_tokens | integer | each model's | Most tokens of reasoning.
+llm.thinking_tokens | integer | each model's | Maximum tokens of reasoning.
 budget.seconds | number | none | Wall time per task, in seconds: search, confirmation and comparison. The run ends within it, and at most 10 % later.
 budget.device_seconds | number | none | Device time per task, in seconds: how long workers hold the device to check and time kernels.
 budget.confirm_share | number, 0 to 0.9 | | Share of both for confirmation and comparison at the end; at least what confirming one kernel takes. 0 confirms nothing.
@@ -78,17 +78,17 @@ weight | number | 1 | How often it is asked, relative to the other models.
 base_url | URL | the provider's | The server, with or without the path that the protocol adds: `http://localhost:8000/v1`.
 key_env | text | the provider's; none with `base_url` | Environment variable that holds the key; `""` for none.
 context_tokens | integer | 128000; `anthropic`, `mailbox`, `replay`: 200000; `ollama`: 32768 | The context window, in tokens.
-max_output_tokens | integer | 16384; `ollama`: 8192; `command`, `mailbox`: 262144 | Most tokens of a reply, reasoning included. For `command` and `mailbox` bytes.
+max_output_tokens | integer | 16384; `ollama`: 8192; `command`, `mailbox`: 262144 | Maximum tokens of a reply, reasoning included. For `command` and `mailbox` bytes.
 temperature | number, 0 to 2 | not sent | Sampling temperature.
 top_p | number, 0 to 1 | not sent | Nucleus sampling.
 top_k | integer | not sent | Top-k sampling.
 effort | text | not sent | Reasoning effort, as the provider names it.
-thinking_tokens | integer | not sent | Most tokens of reasoning; less than `max_output_tokens`.
+thinking_tokens | integer | not sent | Maximum tokens of reasoning; less than `max_output_tokens`.
 seed | integer | not sent | Seed of the model's sampling.
 stop | list of texts | none | Sequences at which the model stops.
 fields | map | none | Other names of settings in the request, as paths: `{max_output_tokens: max_tokens}`.
 stream | boolean | `true` | Read the reply while it is written.
-cache | boolean | `true` | `anthropic`: mark which parts of a prompt the provider shall cache.
+cache | boolean | `true` | `anthropic`: mark which parts of a prompt the provider should cache.
 version | text | the current one | `anthropic`: version of the protocol.
 headers | map | none | Additional HTTP headers. A value that starts with `$` names an environment variable and is secret.
 extra | map | none | Merged into the body of the request; `null` removes a field.

@@ -68,7 +68,7 @@ pub(super) fn missing_kernel(unit: &TranslationUnit) -> Option<Refusal> {
     let lexemes = lex(source);
     let is_in_code = |name: &str| {
         let mut texts = lexemes.iter().map(|lexeme| &source[lexeme.range.clone()]);
-        texts.any(|text| words(text).any(|word| word == name))
+        texts.any(|text| names_and_numbers(text).any(|word| word == name))
     };
     // A macro may paste a name together.
     let is_in_code = |name: &str| is_in_code(name) || source.contains("##");
@@ -108,19 +108,20 @@ fn is_device_function(syntax: &Syntax<'_>, functions: &[FunctionNode<'_>], name:
     own.peek().is_some()
         && own.all(|function| {
             let head = function.node.start_byte()..function.body.start_byte();
-            !function.is_global && words(&syntax.source()[head]).any(|word| word == "__device__")
+            !function.is_global
+                && names_and_numbers(&syntax.source()[head]).any(|word| word == "__device__")
         })
 }
 
 /// The name of the function in an expression such as `ns::softmax<ROWS>`; `None` if the expression is not a plain name.
 fn function_name(expression: &str) -> Option<&str> {
     let name = expression.split('<').next()?.rsplit("::").next()?.trim();
-    let is_name = !name.is_empty() && words(name).next() == Some(name);
+    let is_name = !name.is_empty() && names_and_numbers(name).next() == Some(name);
     is_name.then_some(name)
 }
 
 /// The names and numbers of a text.
-fn words(text: &str) -> impl Iterator<Item = &str> {
+fn names_and_numbers(text: &str) -> impl Iterator<Item = &str> {
     text.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'))
         .filter(|word| !word.is_empty())
 }

@@ -7,7 +7,7 @@ use std::any::Any;
 use std::time::Duration;
 
 use super::memory::{
-    BufferContent, Comparison, ExpectedOutput, ExpectedValues, Poison, PoisonCount,
+    BufferContent, ExpectedOutput, ExpectedValues, OutputComparison, Poison, PoisonCount,
 };
 use super::refusal::Refusal;
 use crate::task::Tolerance;
@@ -15,13 +15,16 @@ use crate::verdict::Resources;
 
 /// A compiled kernel on a device, bound to its own buffers: the candidate, the baseline or the oracle.
 ///
-/// `buffer` is always an index into `Plan::buffers`. A buffer may exist in several copies (see [`Timing`]).
+/// `buffer` is always an index into `LaunchPlan::buffers`. A buffer may exist in several copies (see [`TimedLaunching`]).
 pub trait BoundKernel:
-    Any + BufferAccess + BufferChecks + Launching + Timing + KernelEvidence
+    Any + BufferAccess + BufferChecks + Launching + TimedLaunching + KernelEvidence
 {
 }
 
-impl<T: Any + BufferAccess + BufferChecks + Launching + Timing + KernelEvidence> BoundKernel for T {}
+impl<T: Any + BufferAccess + BufferChecks + Launching + TimedLaunching + KernelEvidence> BoundKernel
+    for T
+{
+}
 
 /// Writes and reads buffers.
 pub trait BufferAccess {
@@ -75,7 +78,7 @@ pub trait BufferChecks {
         copies: &[u32],
         expected: &ExpectedValues,
         tolerance: Tolerance,
-    ) -> anyhow::Result<Comparison>;
+    ) -> anyhow::Result<OutputComparison>;
 }
 
 /// Launches the plan.
@@ -85,7 +88,7 @@ pub trait Launching {
 }
 
 /// What timing adds to a launch. The defaults suit a device that keeps one copy of the data and times single runs.
-pub trait Timing: Launching {
+pub trait TimedLaunching: Launching {
     /// The number of copies of the kernel's buffers.
     fn copy_count(&self) -> usize {
         1

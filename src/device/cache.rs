@@ -17,7 +17,7 @@ use crate::base::lock_wait::{LockWait, LockWaitError};
 use crate::base::{Failure, LockedFile};
 
 /// Size limit for the compiled kernels of one kind. Files in use may exceed it.
-const MAX_BYTES: u64 = 2 << 30;
+const MAX_CACHE_BYTES: u64 = 2 << 30;
 /// A process prunes after it has written the limit divided by this.
 const PRUNE_DIVISOR: u64 = 16;
 /// On a file system without locks, a file that was not used for this long counts as unused. A judge keeps using its oracle and
@@ -177,7 +177,7 @@ impl ImageCache {
         remove_unfinished_files(&folder);
         Ok(Self {
             folder,
-            max_bytes: MAX_BYTES,
+            max_bytes: MAX_CACHE_BYTES,
             bytes_written: AtomicU64::new(0),
         })
     }

@@ -1,5 +1,7 @@
 //! Lines of a compiler's output, as they may be shown: without folders of this machine, and with a length limit.
 
+/// The most bytes of a compiler's log that are kept.
+pub(super) const MAX_LOG_BYTES: usize = 4096;
 /// Longest line that is shown. Some lines contain whole template types.
 pub(super) const MAX_LINE_BYTES: usize = 600;
 

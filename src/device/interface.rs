@@ -10,7 +10,7 @@ use super::bound_kernel::BoundKernel;
 use super::lock::LockFile;
 use super::program::{Build, Compiled, Program};
 use super::refusal::{DeviceError, Refusal};
-use crate::kernel::plan::{Plan, TranslationUnit};
+use crate::kernel::plan::{LaunchPlan, TranslationUnit};
 use crate::verdict::DeviceIdentity;
 
 /// Something that runs kernels.
@@ -26,12 +26,17 @@ pub trait Device: Compile + TimingProperties {
     }
 
     /// Loads a program and binds it to newly allocated memory for one workload.
-    fn open(&self, program: &Program, plan: &Plan, purpose: Purpose) -> anyhow::Result<Opened>;
+    fn open(
+        &self,
+        program: &Program,
+        plan: &LaunchPlan,
+        purpose: Purpose,
+    ) -> anyhow::Result<Opened>;
 
     /// As `open`, for two kernels, at the same time if the device can.
     fn open_pair(
         &self,
-        [one, other]: [(&Program, &Plan); 2],
+        [one, other]: [(&Program, &LaunchPlan); 2],
         purpose: Purpose,
     ) -> anyhow::Result<[Opened; 2]> {
         Ok([

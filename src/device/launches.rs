@@ -5,8 +5,8 @@
 
 use std::ops::Range;
 
-use super::source_edits::SourceEdits;
-use super::thread_locals::Scopes;
+use super::source_rewrite::SourceRewrite;
+use super::thread_locals::OpenBraces;
 use crate::kernel::lexer::{Lexeme, LexemeKind, are_adjacent};
 
 /// The longest launch that is edited, in lexemes.
@@ -37,8 +37,8 @@ impl LaunchPlace<'_> {
     }
 
     /// Edits a launch in a host function. `refusing` is an expression that refuses the kernel.
-    pub(super) fn edit(&self, scopes: &Scopes, refusing: &str, edits: &mut SourceEdits) {
-        if scopes.in_host_function()
+    pub(super) fn edit(&self, braces: &OpenBraces, refusing: &str, edits: &mut SourceRewrite) {
+        if braces.in_host_function()
             && let Some(range) = self.range()
         {
             edits.replace(self.source, range, refusing);
@@ -121,17 +121,17 @@ mod tests {
 
     fn edited(source: &str) -> String {
         let lexemes = lex(source);
-        let mut scopes = Scopes::default();
-        let mut edits = SourceEdits::default();
+        let mut braces = OpenBraces::default();
+        let mut edits = SourceRewrite::default();
         for index in 0..lexemes.len() {
-            scopes.read(source, &lexemes, index);
+            braces.read(source, &lexemes, index);
             let place = LaunchPlace {
                 source,
                 lexemes: &lexemes,
                 index,
             };
             if place.is_launch() {
-                place.edit(&scopes, "R()", &mut edits);
+                place.edit(&braces, "R()", &mut edits);
             }
         }
         edits.apply(source)

@@ -5,7 +5,7 @@
 use crate::kernel::lexer::{Lexeme, LexemeKind, lex};
 
 /// Keywords that an expression may follow.
-const OPERATORS: &[&str] = &[
+const CXX_OPERATORS: &[&str] = &[
     "return",
     "case",
     "else",
@@ -102,7 +102,7 @@ fn find<'a>(source: &str, names: &[&'a str]) -> Vec<Collision<'a>> {
         return Vec::new();
     }
     let lexemes = lex(source);
-    let mut scopes = Scopes::default();
+    let mut scopes = SyntaxPosition::default();
     let mut found = Vec::new();
     for (index, lexeme) in lexemes.iter().enumerate() {
         let text = &source[lexeme.range.clone()];
@@ -123,7 +123,12 @@ fn find<'a>(source: &str, names: &[&'a str]) -> Vec<Collision<'a>> {
 }
 
 /// What an identifier is, if a number cannot be in its place.
-fn role(source: &str, lexemes: &[Lexeme], index: usize, scopes: &Scopes) -> Option<&'static str> {
+fn role(
+    source: &str,
+    lexemes: &[Lexeme],
+    index: usize,
+    scopes: &SyntaxPosition,
+) -> Option<&'static str> {
     let text = |index: Option<usize>| {
         let lexeme = index.and_then(|index| lexemes.get(index));
         lexeme.map_or("", |lexeme| &source[lexeme.range.clone()])
@@ -147,7 +152,7 @@ fn role(source: &str, lexemes: &[Lexeme], index: usize, scopes: &Scopes) -> Opti
             });
         }
         "*" | "&" => is_word(2) && is_type_keyword(before(2)),
-        word => is_word(1) && !OPERATORS.contains(&word),
+        word => is_word(1) && !CXX_OPERATORS.contains(&word),
     };
     let next = (text(Some(index + 1)), text(Some(index + 2)));
     match (is_declared, before(1)) {
@@ -183,7 +188,7 @@ fn is_type_keyword(word: &str) -> bool {
 
 /// Where a lexeme is: in a template's parameter list, in parentheses, in the braces of an enumeration.
 #[derive(Debug, Default)]
-struct Scopes {
+struct SyntaxPosition {
     in_template: bool,
     in_enum: bool,
     parentheses: usize,
@@ -192,7 +197,7 @@ struct Scopes {
     starts_enum: bool,
 }
 
-impl Scopes {
+impl SyntaxPosition {
     fn read(&mut self, text: &str, kind: LexemeKind) {
         match (kind, text) {
             (LexemeKind::Identifier, "template") => self.starts_template = true,

@@ -102,7 +102,7 @@ pub struct ExpectedOutput {
 ///
 /// An element passes if |x - r| <= atol_rms * rms(r) + rtol * |r|. A non-finite x fails unless r is the same.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Comparison {
+pub struct OutputComparison {
     pub elements: u64,
     pub failed: u64,
     /// The first element that failed.

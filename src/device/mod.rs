@@ -22,7 +22,7 @@ pub mod numerics;
 mod program;
 mod refusal;
 mod sandbox;
-mod source_edits;
+mod source_rewrite;
 mod source_trace;
 mod standard_headers;
 mod thread_locals;
@@ -30,7 +30,7 @@ mod watchdog;
 
 pub use bound_kernel::{
     AbsentRead, AccessSite, BoundKernel, BufferAccess, BufferChecks, KernelEvidence, LaunchOutcome,
-    Launching, PersistentState, Timing,
+    Launching, PersistentState, TimedLaunching,
 };
 pub use code_hash::code_hash;
 pub(crate) use facts::DeviceFacts;
@@ -40,9 +40,9 @@ pub use interface::{
 pub use lock::LockFile;
 pub(crate) use lock::lock_scope;
 pub use memory::{
-    BufferContent, Comparison, DeviceValues, ExpectedOutput, ExpectedValues, Mismatch, Poison,
-    PoisonCount,
+    BufferContent, DeviceValues, ExpectedOutput, ExpectedValues, Mismatch, OutputComparison,
+    Poison, PoisonCount,
 };
 pub use program::{Build, Compiled, CompiledEntry, CompiledParameter, ParameterKind, Program};
 pub use refusal::Refusal;
-pub use source_trace::{Trace, TraceDifference};
+pub use source_trace::{SourceTrace, TraceDifference};

@@ -6,7 +6,7 @@
 use std::sync::OnceLock;
 
 use super::aligned::AlignedBytes;
-use super::memory::{Comparison, Mismatch, Poison, PoisonCount};
+use super::memory::{Mismatch, OutputComparison, Poison, PoisonCount};
 use crate::kernel::plan::Argument;
 use crate::task::{CumulativeTotal, DType, Distribution, DistributionKind, Norm, Tolerance};
 
@@ -256,7 +256,7 @@ pub(crate) fn compare_values(
     found: &[f64],
     expected: &[f64],
     tolerance: Tolerance,
-) -> Comparison {
+) -> OutputComparison {
     with_stored_values(dtype, found, |memory| {
         compare(dtype, memory, expected, tolerance)
     })
@@ -344,7 +344,12 @@ pub fn values(dtype: DType, memory: &[u8]) -> Vec<f64> {
 }
 
 /// Compares every element with its expected value.
-pub fn compare(dtype: DType, memory: &[u8], expected: &[f64], tolerance: Tolerance) -> Comparison {
+pub fn compare(
+    dtype: DType,
+    memory: &[u8],
+    expected: &[f64],
+    tolerance: Tolerance,
+) -> OutputComparison {
     let elements = element_count(dtype, memory);
     assert_eq!(
         elements,
@@ -369,7 +374,7 @@ pub fn compare(dtype: DType, memory: &[u8], expected: &[f64], tolerance: Toleran
         expected: (expected.get(raw.first as usize).copied()).unwrap_or(f64::NAN),
         found: raw.first_found,
     });
-    Comparison {
+    OutputComparison {
         elements,
         failed: raw.failed,
         first,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cache::CacheLease;
 use super::refusal::{DeviceError, Refusal};
-use super::source_trace::Trace;
+use super::source_trace::SourceTrace;
 use crate::verdict::Resources;
 
 /// How a kernel is built: for speed, or with checks that run inside it.
@@ -68,7 +68,7 @@ pub struct Program {
     /// The functions of `TranslationUnit::entry_points`, in their order (CUDA; empty elsewhere).
     pub entries: Vec<CompiledEntry>,
     /// What the compiler's preprocessor compiled of the source (CUDA; empty elsewhere). Boxed, because it is mostly unused.
-    pub trace: Box<Trace>,
+    pub trace: Box<SourceTrace>,
     /// Features of the compiled code by name, such as `vector_load_bytes` and `mma` (CUDA; empty elsewhere).
     pub features: IndexMap<String, f64>,
 }

@@ -38,7 +38,7 @@ pub(super) struct MarkedSource {
 
 /// What a preprocessor compiles of one source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Trace {
+pub struct SourceTrace {
     /// The lines of the directives whose groups are compiled.
     pub(super) groups: BTreeSet<u32>,
     /// The names in the source that are macros at its end.
@@ -106,8 +106,8 @@ impl MarkedSource {
     }
 
     /// The trace in a compiler's output.
-    pub(super) fn read(&self, output: &str) -> Trace {
-        let mut trace = Trace::default();
+    pub(super) fn read(&self, output: &str) -> SourceTrace {
+        let mut trace = SourceTrace::default();
         let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
         for (at, prefix) in output.match_indices(&self.prefix) {
             let mark = &output[at + prefix.len()..];
@@ -156,7 +156,7 @@ fn names(source: &str) -> BTreeSet<String> {
             LexemeKind::Directive => {
                 let plain = strip_comments(text);
                 if starts_with_directive(directive_body(&plain), "define") {
-                    names.extend(words(&plain).map(str::to_owned));
+                    names.extend(identifiers(&plain).map(str::to_owned));
                 }
             }
             _ => {}
@@ -171,7 +171,7 @@ fn directive_body(plain: &str) -> &str {
     plain.trim_start_matches(['#', '%', ':']).trim_start()
 }
 
-fn words(text: &str) -> impl Iterator<Item = &str> {
+fn identifiers(text: &str) -> impl Iterator<Item = &str> {
     let parts = text.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'));
     parts.filter(|word| !word.is_empty() && !word.starts_with(|first: char| first.is_ascii_digit()))
 }
@@ -185,7 +185,7 @@ pub struct TraceDifference {
     pub name: Option<String>,
 }
 
-impl Trace {
+impl SourceTrace {
     /// The first difference from another trace of the same source. `known`: names that may be macros for only one of the two.
     pub(super) fn difference(
         &self,
@@ -237,12 +237,12 @@ mod tests {
 
     #[test]
     fn differences_name_a_line_or_a_macro() {
-        let trace = |groups: &[u32], macros: &[&str]| Trace {
+        let trace = |groups: &[u32], macros: &[&str]| SourceTrace {
             groups: groups.iter().copied().collect(),
             macros: macros.iter().map(|name| (*name).to_owned()).collect(),
         };
         let first = trace(&[1, 4], &["A", "assert"]);
-        let difference = |other: &Trace| first.difference(other, |name| name == "assert");
+        let difference = |other: &SourceTrace| first.difference(other, |name| name == "assert");
         assert_eq!(difference(&first), None);
         assert_eq!(difference(&trace(&[1, 4], &["A"])), None);
         let found = difference(&trace(&[1], &["A"])).unwrap();

@@ -4,7 +4,7 @@
 //! A thread-local variable would keep a value between launches unnoticed. Each device has its own statement, and refuses a
 //! `thread_local` outside of functions itself.
 
-use super::source_edits::SourceEdits;
+use super::source_rewrite::SourceRewrite;
 use crate::kernel::lexer::{Lexeme, LexemeKind};
 
 pub(super) const THREAD_LOCAL_WORDS: [&str; 3] = ["thread_local", "__thread", "_Thread_local"];
@@ -15,8 +15,8 @@ pub(super) const THREAD_LOCAL: &str =
 
 /// The open braces before a lexeme, and where its statement starts.
 #[derive(Debug, Default)]
-pub(super) struct Scopes {
-    open: Vec<Scope>,
+pub(super) struct OpenBraces {
+    open: Vec<BraceKind>,
     function: Option<Function>,
     /// The index of the first lexeme of the current statement.
     statement: usize,
@@ -33,21 +33,21 @@ struct Function {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scope {
+enum BraceKind {
     Namespace,
     Class,
     /// The body of a function, a block, or an initialiser.
     Body,
 }
 
-impl Scopes {
+impl OpenBraces {
     /// Reads the lexeme at an index. To be called for each in order.
     pub(super) fn read(&mut self, source: &str, lexemes: &[Lexeme], index: usize) {
         match &source[lexemes[index].range.clone()] {
             "{" => {
                 let statement = &lexemes[self.statement..index];
-                let scope = scope_of(source, statement);
-                if scope == Scope::Body && self.function.is_none() {
+                let kind = brace_kind(source, statement);
+                if kind == BraceKind::Body && self.function.is_none() {
                     self.function = function_name(source, statement).map(|name| Function {
                         name: name.to_owned(),
                         depth: self.open.len(),
@@ -57,7 +57,7 @@ impl Scopes {
                         }),
                     });
                 }
-                self.open.push(scope);
+                self.open.push(kind);
                 self.statement = index + 1;
             }
             "}" => {
@@ -84,7 +84,7 @@ impl Scopes {
 
     /// Whether a statement may be here.
     pub(super) fn in_function(&self) -> bool {
-        self.open.last() == Some(&Scope::Body)
+        self.open.last() == Some(&BraceKind::Body)
     }
 
     /// The name of the function whose body this is.
@@ -133,21 +133,21 @@ impl Scopes {
 pub(super) struct ThreadLocalEdit<'a> {
     /// The statement that refuses the kernel.
     pub(super) refusing: String,
-    pub(super) edits: &'a mut SourceEdits,
+    pub(super) edits: &'a mut SourceRewrite,
 }
 
 /// What a brace opens, from the text of its statement.
-fn scope_of(source: &str, statement: &[Lexeme]) -> Scope {
+fn brace_kind(source: &str, statement: &[Lexeme]) -> BraceKind {
     let words = statement.iter();
     let words = words.filter(|lexeme| lexeme.kind != LexemeKind::Directive);
     let words: Vec<_> = words.map(|lexeme| &source[lexeme.range.clone()]).collect();
     if words.contains(&"namespace") || matches!(words.as_slice(), ["extern", _]) {
-        return Scope::Namespace;
+        return BraceKind::Namespace;
     }
     let words = behind_template_parameters(&words);
     let is_class = |word: &str| matches!(word, "struct" | "class" | "union" | "enum");
     let Some(class) = words.iter().position(|word| is_class(word)) else {
-        return Scope::Body;
+        return BraceKind::Body;
     };
     // The parentheses of a function are after its name; those of an alignment are after this word.
     let name = words[class..].iter().position(|word| *word == "(");
@@ -158,9 +158,9 @@ fn scope_of(source: &str, statement: &[Lexeme]) -> Scope {
         )
     });
     if name.is_none() || is_alignment {
-        Scope::Class
+        BraceKind::Class
     } else {
-        Scope::Body
+        BraceKind::Body
     }
 }
 
@@ -204,17 +204,17 @@ mod tests {
     /// The source with every `thread_local` in a function edited.
     fn edited(source: &str) -> String {
         let lexemes = lex(source);
-        let mut scopes = Scopes::default();
-        let mut edits = SourceEdits::default();
+        let mut braces = OpenBraces::default();
+        let mut edits = SourceRewrite::default();
         for (index, lexeme) in lexemes.iter().enumerate() {
-            scopes.read(source, &lexemes, index);
+            braces.read(source, &lexemes, index);
             let is_edited = THREAD_LOCAL_WORDS.contains(&&source[lexeme.range.clone()]);
-            if is_edited && scopes.in_function() {
+            if is_edited && braces.in_function() {
                 let edit = ThreadLocalEdit {
                     refusing: "R();".to_owned(),
                     edits: &mut edits,
                 };
-                scopes.edit_thread_local(source, &lexemes, index, edit);
+                braces.edit_thread_local(source, &lexemes, index, edit);
             }
         }
         edits.apply(source)

@@ -1,4 +1,4 @@
-//! The driver: runs a search to its end, and resumes it after a kill at any point (DESIGN sections 7 and 10).
+//! The driver: runs a search to its end, and resumes it after a kill at any point.
 //!
 //! `run` opens the run directory (`open_run`) and works through its tasks one after the other. Each task has one loop
 //! (`task_loop`) over the parts that own its state (`task_state`). Proposals, requests and evaluations run next to the loop and

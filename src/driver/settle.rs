@@ -1,4 +1,4 @@
-//! From results to events: what a finished proposal, prompt, request or evaluation means for its step.
+//! Turns results into events: what a finished proposal, prompt, request or evaluation means for its step.
 //!
 //! Writes files through the journal writer and collects events in a `Round`. Nothing takes effect before the round is durable.
 

@@ -269,7 +269,7 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
         let running = &mut self.state.scheduler.running;
         let requests = self.state.requests.as_ref();
         let only_mailboxes =
-            requests.is_some_and(|requests| requests.only_mailbox_requests(running.len()));
+            requests.is_some_and(|requests| requests.has_only_mailbox_requests(running.len()));
         if only_mailboxes {
             running.cancel_all().await;
         }
@@ -279,7 +279,7 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
     async fn wait_for_replies(&mut self) -> Result<()> {
         let awaits_paid = |state: &TaskState<'_>| {
             let requests = state.requests.as_ref();
-            requests.is_some_and(|requests| requests.is_sending_beyond_mailboxes())
+            requests.is_some_and(|requests| requests.is_sending_outside_mailboxes())
         };
         while awaits_paid(self.state) {
             if self.wait_for_events(None).await? == Flow::Interrupted {

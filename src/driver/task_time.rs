@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::time_tally::{Cost, TimeTally};
+use super::time_tally::{ExpectedTime, TimeTally};
 use crate::event::{StopReason, Stopped};
 
 /// Without a time budget, confirmations may always take this long in total: enough for one kernel on a slow machine.
@@ -261,7 +261,7 @@ struct Left {
 
 impl Left {
     /// Whether something is left of each budget, and at least this much.
-    fn fits(&self, cost: &Cost) -> bool {
+    fn fits(&self, cost: &ExpectedTime) -> bool {
         let fits =
             |left: Option<Duration>, cost| left.is_none_or(|left| !left.is_zero() && left >= cost);
         fits(self.wall, cost.wall) && fits(self.device, cost.device)
@@ -276,7 +276,7 @@ impl Left {
     }
 }
 
-impl Cost {
+impl ExpectedTime {
     fn plus(&self, other: &Self) -> Self {
         Self {
             wall: self.wall + other.wall,

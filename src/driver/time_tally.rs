@@ -44,19 +44,19 @@ impl Total {
         self.seconds.device += seconds.device;
     }
 
-    fn mean(&self) -> Option<Cost> {
-        (self.count > 0).then(|| Cost::new(&self.seconds, 1.0 / f64::from(self.count)))
+    fn mean(&self) -> Option<ExpectedTime> {
+        (self.count > 0).then(|| ExpectedTime::new(&self.seconds, 1.0 / f64::from(self.count)))
     }
 }
 
 /// What an evaluation is expected to take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Cost {
+pub(super) struct ExpectedTime {
     pub(super) wall: Duration,
     pub(super) device: Duration,
 }
 
-impl Cost {
+impl ExpectedTime {
     fn new(seconds: &EvaluationSeconds, factor: f64) -> Self {
         let duration = |seconds: f64| Duration::try_from_secs_f64(seconds * factor);
         Self {
@@ -164,19 +164,21 @@ impl TimeTally {
     }
 
     /// What confirming this candidate is expected to take. Zero if nothing is known.
-    pub(super) fn confirmation(&self, step: Option<u64>) -> Cost {
+    pub(super) fn confirmation(&self, step: Option<u64>) -> ExpectedTime {
         if let Some(mean) = self.confirmed.mean() {
             return mean;
         }
         let judged = step.and_then(|step| self.passed.get(&step));
-        judged.map_or_else(Cost::default, |judged| Cost::new(judged, CONFIRMATION_COST))
+        judged.map_or_else(ExpectedTime::default, |judged| {
+            ExpectedTime::new(judged, CONFIRMATION_COST)
+        })
     }
 
     /// What comparing this candidate with a starting kernel is expected to take. Zero if nothing is known.
-    pub(super) fn comparison(&self, step: Option<u64>) -> Cost {
+    pub(super) fn comparison(&self, step: Option<u64>) -> ExpectedTime {
         self.compared.mean().unwrap_or_else(|| {
-            let Cost { wall, device } = self.confirmation(step);
-            Cost {
+            let ExpectedTime { wall, device } = self.confirmation(step);
+            ExpectedTime {
                 wall: wall.mul_f64(COMPARISON_COST),
                 device: device.mul_f64(COMPARISON_COST),
             }

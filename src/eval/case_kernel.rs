@@ -11,20 +11,20 @@ use super::finding::{Finding, JudgeResult};
 use super::stage_times::{OpenStage, StageTimes};
 use crate::base::Failure;
 use crate::device::{
-    BoundKernel, BufferContent, Comparison, ExpectedValues, LaunchOutcome, PersistentState, Poison,
-    Purpose,
+    BoundKernel, BufferContent, ExpectedValues, LaunchOutcome, OutputComparison, PersistentState,
+    Poison, Purpose,
 };
-use crate::kernel::plan::{Buffer, BufferRole, Plan};
+use crate::kernel::plan::{Buffer, BufferRole, LaunchPlan};
 use crate::task::{Distribution, Tolerance};
 use crate::verdict::{Evidence, Status};
 
 /// For the oracle on one copy of the data.
-pub(super) const EXPECTED: Purpose = Purpose::Expect { copies: 1 };
+pub(super) const EXPECT_PURPOSE: Purpose = Purpose::Expect { copies: 1 };
 
 /// A kernel bound to the buffers of a case.
 pub(super) struct CaseKernel {
     pub(super) kernel: Box<dyn BoundKernel>,
-    pub(super) plan: Plan,
+    pub(super) plan: LaunchPlan,
     /// The input buffers with their distributions, in the order of the definition.
     inputs: Vec<(usize, Distribution)>,
     times: StageTimes,
@@ -37,7 +37,7 @@ impl CaseKernel {
         context: &JudgeContext<'_>,
         case: &Case,
         kernel: Box<dyn BoundKernel>,
-        plan: Plan,
+        plan: LaunchPlan,
     ) -> Self {
         let mut bound = Self {
             kernel,
@@ -182,7 +182,7 @@ impl CaseKernel {
         expected: &[ExpectedValues],
         copies: &[u32],
         seed: u64,
-    ) -> JudgeResult<Vec<Comparison>> {
+    ) -> JudgeResult<Vec<OutputComparison>> {
         let _stage = self.times.stage("compare");
         let mut comparisons = Vec::new();
         for ((buffer, expected), (name, tolerance)) in

@@ -7,7 +7,7 @@ use super::compiled_kernel::CompiledKernel;
 use super::context::JudgeContext;
 use super::finding::{Finding, JudgeError, JudgeResult};
 use super::kernel_set::{KernelSet, Side};
-use crate::device::{Comparison, Edge, ExpectedValues, LaunchOutcome, Poison};
+use crate::device::{Edge, ExpectedValues, LaunchOutcome, OutputComparison, Poison};
 use crate::verdict::{Resources, Status, WorkloadVerdict};
 
 /// The errors of a correct candidate's outputs against the oracle's, over all rounds and outputs.
@@ -23,7 +23,7 @@ pub(super) struct Accuracy {
 }
 
 impl Accuracy {
-    fn add(&mut self, comparison: &Comparison) {
+    fn add(&mut self, comparison: &OutputComparison) {
         self.max_abs_error = self.max_abs_error.max(comparison.max_abs_error);
         self.max_rel_error = self.max_rel_error.max(comparison.max_rel_error);
         self.mean_abs_error = self.mean_abs_error.max(comparison.mean_abs_error);

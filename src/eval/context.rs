@@ -17,7 +17,7 @@ use super::task_terms::explain;
 use super::timing_lock::TimingLock;
 use crate::base::Failure;
 use crate::device::{Build, Cache, Compiled, Device};
-use crate::kernel::plan::Plan;
+use crate::kernel::plan::LaunchPlan;
 use crate::kernel::{BindError, DeviceLimits, Kernel, LaunchTarget};
 use crate::task::{DRAFT_MARK, Profile, RegimeChoice, Task};
 
@@ -62,7 +62,7 @@ pub(super) struct JudgeContext<'a> {
 pub(super) struct BoundPlan {
     pub(super) variant: Option<usize>,
     pub(super) values: IndexMap<String, i64>,
-    pub(super) plan: Plan,
+    pub(super) plan: LaunchPlan,
 }
 
 impl BoundPlan {
@@ -223,7 +223,7 @@ impl<'a> JudgeContext<'a> {
         Ok(compiled)
     }
 
-    /// Compiles the oracle and the baseline for every case, as far as that is not done yet.
+    /// Compiles the oracle and the baseline for every case for which they are not compiled yet.
     ///
     /// # Errors
     /// `Failure::reference` if one of them does not compile.

@@ -8,10 +8,10 @@ use std::ops::Range;
 use serde::Serialize;
 
 use super::case::{Case, derive_seed};
-use super::case_kernel::{CaseKernel, EXPECTED};
+use super::case_kernel::{CaseKernel, EXPECT_PURPOSE};
 use super::compiled_kernel::Reference;
 use super::context::JudgeContext;
-use crate::device::{BufferContent, Comparison, Poison, numerics};
+use crate::device::{BufferContent, OutputComparison, Poison, numerics};
 use crate::task::{DType, PrecisionCheck, Tolerance};
 
 /// A corrupted output that passed the comparison.
@@ -99,7 +99,7 @@ impl<'o> ReferenceOutput<'o> {
         })
     }
 
-    fn compare(&self, found: &[f64]) -> Comparison {
+    fn compare(&self, found: &[f64]) -> OutputComparison {
         numerics::compare_values(self.dtype, found, &self.expected, self.tolerance)
     }
 }
@@ -110,7 +110,7 @@ impl CorruptionTest<'_, '_> {
         let context = self.context;
         let _lock = context.timing_lock.shared()?;
         let mut oracle =
-            CaseKernel::open_reference(context, Reference::Oracle, self.case, EXPECTED)?;
+            CaseKernel::open_reference(context, Reference::Oracle, self.case, EXPECT_PURPOSE)?;
         let mut run_oracle = |input_seed: u64| {
             oracle.reset_buffers(input_seed, Poison::Nan)?;
             oracle.oracle_values(input_seed, context.deadline())
@@ -154,7 +154,7 @@ impl CorruptionTest<'_, '_> {
         let _lock = context.timing_lock.shared()?;
         let run_oracle = |case: &Case| {
             let mut oracle =
-                CaseKernel::open_reference(context, Reference::Oracle, case, EXPECTED)?;
+                CaseKernel::open_reference(context, Reference::Oracle, case, EXPECT_PURPOSE)?;
             oracle.reset_buffers(seed, Poison::Nan)?;
             oracle.oracle_values(seed, context.deadline())
         };

@@ -3,7 +3,7 @@
 //! Runs the oracle only; judges nothing.
 
 use super::case::Case;
-use super::case_kernel::{CaseKernel, EXPECTED};
+use super::case_kernel::{CaseKernel, EXPECT_PURPOSE};
 use super::compiled_kernel::Reference;
 use super::context::{JudgeContext, JudgeOptions};
 use crate::device::{Device, LaunchOutcome, Poison};
@@ -41,7 +41,8 @@ pub fn oracle_example(
     let mut context = JudgeContext::open(device, task, options, limits)?;
     let case = Case::of_workload(request.workload);
     context.prepare_references(std::slice::from_ref(&case))?;
-    let mut oracle = CaseKernel::open_reference(&context, Reference::Oracle, &case, EXPECTED)?;
+    let mut oracle =
+        CaseKernel::open_reference(&context, Reference::Oracle, &case, EXPECT_PURPOSE)?;
     oracle.reset_buffers(request.seed, Poison::Nan)?;
     if let LaunchOutcome::Fault(refusal) = oracle.launch(context.deadline())? {
         anyhow::bail!("the oracle failed: {}", refusal.reason);

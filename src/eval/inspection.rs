@@ -1,7 +1,7 @@
 //! Inspection: runs the bounds and race builds of a candidate to find faults that a fast run hides.
 //!
-//! Uses the smallest cases and several thread schedules. Times nothing. Never clears a candidate: a finding here is added to
-//! those of the fast build, and the one of the highest precedence counts.
+//! Uses the smallest cases and several thread schedules. Times nothing, and never withdraws a finding of the fast build: of all
+//! findings the most serious one counts.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -23,22 +23,22 @@ use crate::device::{
 use crate::kernel::Kernel;
 use crate::verdict::{Status, Verdict};
 
-/// Schedules of the race build on the smallest case: one of each kind (see `runtime/schedule.h`).
+/// Schedules of the race build on the first case: one of each kind (see `runtime/schedule.h`). Each other case gets one schedule.
 const SCHEDULES: u64 = 4;
-/// Schedules of a thorough inspection on the first case. Each other case gets one of each kind.
+/// The same in a thorough inspection, in which each other case gets one of each kind.
 const THOROUGH_SCHEDULES: u64 = 4 * SCHEDULES;
-/// Maximum deadline of a launch that looks for the cause of a finding of the fast build.
+/// Maximum deadline of a launch after the fast build has failed: the launch only needs to reach the fault, not to finish.
 const EXPLAIN_DEADLINE: Duration = Duration::from_secs(3);
-/// After this time no further launch starts. A build that did not complete is not listed in the verdict's `builds`.
+/// After this time no further launch starts. A build that is then incomplete is not in the verdict's `builds`.
 const INSPECTION_BUDGET: Duration = Duration::from_secs(60);
 
 /// The bit of a schedule's seed that chooses the value of a lane that takes no part in a shuffle.
 const OTHER_ABSENT_VALUE: u64 = 1 << 63;
 
-/// One edge is enough: these builds check both ends of a buffer themselves.
+/// Buffers border on unmapped memory at one end only: these builds check both ends themselves.
 const INSPECT_PURPOSE: Purpose = Purpose::Check { edge: Edge::End };
 
-/// Whether inspection may find the cause of such a finding of the fast build.
+/// Whether an inspection can find the cause of a finding of the fast build with this status.
 pub(super) fn can_explain(status: Status) -> bool {
     matches!(
         status,
@@ -68,12 +68,12 @@ pub(super) struct InspectionInput<'i> {
     pub(super) kernel: &'i Kernel,
     pub(super) cases: &'i [Case],
     pub(super) seed: u64,
-    /// Whether the fast build was correct on these cases, so that a wrong result under another schedule is a finding.
+    /// Whether the fast build was correct on these cases. Then a wrong result under another schedule is a finding.
     pub(super) is_correct: bool,
 }
 
-/// Runs the bounds and race builds, on the smallest cases first. Ends a build at its first finding. Adds the builds that complete
-/// and the time to the verdict.
+/// Runs the bounds and race builds, on the smallest cases first. A build ends at its first finding. The verdict gets the names of the
+/// builds that completed, and the time.
 pub(super) fn inspect(
     context: &JudgeContext<'_>,
     input: InspectionInput<'_>,
@@ -116,7 +116,7 @@ pub(super) fn inspect(
     Ok(inspection)
 }
 
-/// Programs by tunable values and build. A build that does not compile is missing: it says nothing about the kernel.
+/// Programs by tunable values and build. A build that does not compile is missing: that is no fault of the kernel.
 type InspectedPrograms = HashMap<(Vec<i64>, Build), Program>;
 
 fn compile_builds(
@@ -149,7 +149,7 @@ fn compile_builds(
     Ok(programs)
 }
 
-/// One inspection under way.
+/// An inspection in progress.
 struct Inspector<'i, 'j> {
     context: &'i JudgeContext<'j>,
     input: InspectionInput<'i>,
@@ -248,7 +248,6 @@ impl CaseRun<'_, '_, '_> {
         let Some(mut kernel) = self.open(self.build, schedule_seed)? else {
             return Ok(RunOutcome::Unfinished);
         };
-        // After a failed fast run, the build only needs to reach the fault, not to finish.
         let deadline = if input.is_correct {
             context.deadline()
         } else {
@@ -309,7 +308,7 @@ impl CaseRun<'_, '_, '_> {
     }
 
     /// Checks that the outputs do not depend on the value of a lane that took no part in a shuffle: runs the build again with another
-    /// value. Everything else in these builds repeats.
+    /// value. All else repeats, so different outputs have this one cause.
     fn check_absent_read(
         &self,
         read: &AbsentRead,
@@ -328,7 +327,8 @@ impl CaseRun<'_, '_, '_> {
         Err(undefined_shuffle(read, self.build, self.seed).into())
     }
 
-    /// Checks that this schedule gives a correct result, as the fast build did on the inputs of the check.
+    /// Compares the outputs with the oracle's. An inspection draws new inputs, so if the outputs are wrong, the fast build runs on the
+    /// same inputs: the result depends on the schedule only if the fast build is right.
     fn compare_with_oracle(
         &self,
         kernel: &CaseKernel,
@@ -347,7 +347,6 @@ impl CaseRun<'_, '_, '_> {
         };
         let compared = kernel.compare(&tolerances(context), expected, &[0], self.seed);
         if let Err(error) = compared {
-            // These inputs are new: the kernel may be wrong on them under every schedule.
             self.check_fast_build(expected)?;
             return Err(self.as_nondeterministic(error, schedule));
         }

@@ -13,7 +13,7 @@ use super::context::JudgeContext;
 use super::finding::JudgeResult;
 use super::open_oracle::OpenOracle;
 use super::opening::TimedPair;
-use crate::device::{Comparison, Edge, ExpectedValues, Poison, Purpose};
+use crate::device::{Edge, ExpectedValues, OutputComparison, Poison, Purpose};
 use crate::task::Tolerance;
 
 /// Factor on the tolerance when two kernels are compared with each other: both may be off by the tolerance, and the bound itself is
@@ -133,7 +133,7 @@ impl KernelSet {
         expected: &[ExpectedValues],
         copies: &[u32],
         seed: u64,
-    ) -> JudgeResult<Vec<Comparison>> {
+    ) -> JudgeResult<Vec<OutputComparison>> {
         self.side(side)?
             .compare(&self.tolerances, expected, copies, seed)
     }

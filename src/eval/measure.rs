@@ -226,7 +226,7 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
             }
             let leaders = random_order(&mut self.stream);
             let pairs = session.time_block(self.seed, block, leaders, &mut self.stream)?;
-            // Where processes stay, blocks are independent but for the noise that the device states.
+            // If processes are kept, blocks are independent except for the noise that the device declares.
             let processes = blocks_per_process.map_or(block, |_| self.processes);
             self.samples
                 .add_block(&pairs, processes, device.disturbance().is_some());

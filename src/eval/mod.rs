@@ -1,4 +1,4 @@
-//! The judge: compiles a kernel, checks it against the oracle, and times it against the baseline (DESIGN section 9).
+//! The judge: compiles a kernel, checks it against the oracle, and times it against the baseline (`docs/trust.md`).
 //!
 //! Written once, over the `device` traits. Never decides which kernels to keep, never writes a file, and never turns a
 //! candidate's fault into an error: that is a [`Verdict`](crate::verdict::Verdict).

@@ -9,10 +9,10 @@ use super::context::JudgeContext;
 use super::finding::{Finding, JudgeResult};
 use crate::base::Failure;
 use crate::device::{Opened, Program, Purpose, Refusal};
-use crate::kernel::plan::Plan;
+use crate::kernel::plan::LaunchPlan;
 
 /// The stage in which a kernel is loaded and bound to its buffers: on the CPU, a process is started.
-const START: &str = "start";
+const START_STAGE: &str = "start";
 
 /// Two kernels that are timed against each other on a case.
 #[derive(Clone, Copy)]
@@ -26,7 +26,7 @@ pub(super) struct TimedPair<'c> {
 /// A kernel that can be opened for a case.
 struct UnopenedKernel<'c> {
     program: &'c Program,
-    plan: Plan,
+    plan: LaunchPlan,
 }
 
 impl<'c> UnopenedKernel<'c> {
@@ -103,7 +103,7 @@ impl CaseKernel {
         purpose: Purpose,
     ) -> JudgeResult<Self> {
         let unopened = UnopenedKernel::candidate(context, candidate, case)?;
-        let _stage = context.times.stage(START);
+        let _stage = context.times.stage(START_STAGE);
         let opened = (context.device).open(unopened.program, &unopened.plan, purpose)?;
         let opened = unopened.with_opened(context, case, opened);
         Ok(opened.map_err(|refusal| refused(case, refusal))?)
@@ -120,7 +120,7 @@ impl CaseKernel {
         purpose: Purpose,
     ) -> anyhow::Result<Self> {
         let unopened = UnopenedKernel::reference(context, reference, case)?;
-        let _stage = context.times.stage(START);
+        let _stage = context.times.stage(START_STAGE);
         let opened = (context.device).open(unopened.program, &unopened.plan, purpose)?;
         let opened = unopened.with_opened(context, case, opened);
         Ok(opened.map_err(|refusal| does_not_run(context, reference, case, &refusal.reason))?)
@@ -142,7 +142,7 @@ impl CaseKernel {
             Some(opponent) => UnopenedKernel::candidate(context, opponent, case)?,
             None => UnopenedKernel::reference(context, baseline, case)?,
         };
-        let _stage = context.times.stage(START);
+        let _stage = context.times.stage(START_STAGE);
         let pair = [&unopened, &unopened_opponent].map(|kernel| (kernel.program, &kernel.plan));
         let [opened, opened_opponent] = context.device.open_pair(pair, purpose)?;
         let candidate = unopened.with_opened(context, case, opened);

@@ -7,13 +7,13 @@ use std::rc::Rc;
 
 use super::case::Case;
 use crate::device::BoundKernel;
-use crate::kernel::plan::Plan;
+use crate::kernel::plan::LaunchPlan;
 use crate::task::Task;
 
 /// Maximum number of oracles that wait: those of the workloads and of a few hidden shapes.
 const MAX_ORACLES: usize = 8;
 /// Maximum size of their buffers together, in bytes.
-const MAX_BYTES: u64 = 128 << 20;
+const MAX_POOL_BYTES: u64 = 128 << 20;
 
 /// Oracles that wait for their next case, the latest last. Each has one copy of its data.
 #[derive(Clone, Default)]
@@ -23,7 +23,7 @@ pub(super) struct OraclePool(Rc<RefCell<Vec<WaitingOracle>>>);
 pub(super) struct WaitingOracle {
     pub(super) case: Case,
     pub(super) kernel: Box<dyn BoundKernel>,
-    pub(super) plan: Plan,
+    pub(super) plan: LaunchPlan,
 }
 
 impl WaitingOracle {
@@ -46,7 +46,7 @@ impl OraclePool {
         let mut oracles = self.0.borrow_mut();
         oracles.push(oracle);
         while oracles.len() > MAX_ORACLES
-            || oracles.iter().map(WaitingOracle::bytes).sum::<u64>() > MAX_BYTES
+            || oracles.iter().map(WaitingOracle::bytes).sum::<u64>() > MAX_POOL_BYTES
         {
             let hidden = oracles.iter().position(|oracle| oracle.case.hidden);
             oracles.remove(hidden.unwrap_or(0));

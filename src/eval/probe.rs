@@ -23,7 +23,7 @@ use crate::verdict::Status;
 /// Hidden shapes that are drawn if the profile has fewer.
 const MIN_HIDDEN_SHAPES: u32 = 3;
 /// Maximum number of cases under a sanitizer, which is slow.
-const MAX_CASES: usize = 4;
+const MAX_PROBED_CASES: usize = 4;
 
 /// The cases to launch on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,7 +141,7 @@ fn probe_cases(
                 cases.retain(|case| case.is_drawn);
             }
             let smallest = inspected_cases::smallest_cases(context, kernel, &cases).into_iter();
-            smallest.take(MAX_CASES).cloned().collect()
+            smallest.take(MAX_PROBED_CASES).cloned().collect()
         }
     };
     if cases.is_empty() {

@@ -175,7 +175,7 @@ fn centre(noise: Noise) -> f64 {
     }
 }
 
-/// Races one candidate as the judge does. Returns how it stands in the end, and the interval if it is dismissed.
+/// Races one candidate as the judge does. Returns its last state, and the interval if it is dismissed.
 fn race(noise: Noise, workloads: usize, log_speedup: f64, index: u64) -> (LookResult, [f64; 2]) {
     let mut race = Race::new(1.0, workloads);
     let mut machines: Vec<_> = (0..workloads as u64)

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 /// By how much the cost of a separate run may exceed the smaller cost of the two kernels.
-struct Allowance {
+struct SeparateRunMargin {
     /// For the first launch of a run.
     first_launch: Duration,
     /// For each further launch of a run.
@@ -18,13 +18,13 @@ struct Allowance {
 }
 
 /// Above this a kernel is timed one run at a time. Not 0, because a separate run finds its code in no cache.
-const EXPECTED: Allowance = Allowance {
+const EXPECTED_MARGIN: SeparateRunMargin = SeparateRunMargin {
     first_launch: Duration::from_micros(1),
     next_launch: Duration::from_micros(2),
     part: 0.25,
 };
 /// Above this a kernel is refused: only what its earlier runs have left can explain the difference.
-const POSSIBLE: Allowance = Allowance {
+const POSSIBLE_MARGIN: SeparateRunMargin = SeparateRunMargin {
     first_launch: Duration::from_micros(4),
     next_launch: Duration::from_micros(4),
     part: 1.0,
@@ -59,7 +59,7 @@ impl RunTimes {
     }
 
     /// Whether a separate run costs more than `least` and the allowance.
-    fn exceeds(&self, least: Duration, allowance: &Allowance) -> bool {
+    fn exceeds(&self, least: Duration, allowance: &SeparateRunMargin) -> bool {
         let more_launches = u32::try_from(self.launches.saturating_sub(1)).unwrap_or(u32::MAX);
         let for_launches = allowance.next_launch.saturating_mul(more_launches);
         let for_run = allowance.first_launch + self.together.mul_f64(allowance.part);
@@ -70,9 +70,11 @@ impl RunTimes {
 /// Decides from the times of the candidate and its opponent.
 pub(super) fn required_spacing(candidate: RunTimes, opponent: RunTimes) -> Spacing {
     let least = candidate.start_cost().min(opponent.start_cost());
-    if candidate.exceeds(least, &POSSIBLE) {
+    if candidate.exceeds(least, &POSSIBLE_MARGIN) {
         Spacing::CarriesOver
-    } else if candidate.exceeds(least, &EXPECTED) || opponent.exceeds(least, &EXPECTED) {
+    } else if candidate.exceeds(least, &EXPECTED_MARGIN)
+        || opponent.exceeds(least, &EXPECTED_MARGIN)
+    {
         Spacing::Apart
     } else {
         Spacing::Together

@@ -26,7 +26,7 @@ const TINY_BYTES: u64 = 2 << 20;
 /// Number of random hidden shapes to draw. The smallest cases are tried.
 const HIDDEN_SHAPES: u32 = 6;
 /// Maximum number of cases to try.
-const MAX_CASES: usize = 3;
+const MAX_SCREENED_CASES: usize = 3;
 /// Maximum deadline of one launch, in seconds.
 const LAUNCH_SECONDS: f64 = 2.0;
 
@@ -151,8 +151,8 @@ impl<'a> CpuScreen<'a> {
         let tiny = cases.partition_point(|case| size(case) <= TINY_BYTES);
         cases.truncate(tiny.max(1));
         // The smallest, and the largest of the tiny ones: some faults need a whole warp.
-        if cases.len() > MAX_CASES {
-            cases.drain(MAX_CASES - 1..cases.len() - 1);
+        if cases.len() > MAX_SCREENED_CASES {
+            cases.drain(MAX_SCREENED_CASES - 1..cases.len() - 1);
         }
         if cases.is_empty() {
             return Ok(ScreenOutcome::Unsupported);

@@ -43,12 +43,12 @@ pub(super) struct TimingSession<'s, 'j> {
     /// Runs of a short sample of the candidate, after which no other copy may be written; `None`: no short samples.
     short_runs: Option<usize>,
     checks: OutputChecks,
-    times: StageTimes,
+    times: SampleTimes,
 }
 
 /// Time that taking samples took so far.
 #[derive(Default)]
-struct StageTimes {
+struct SampleTimes {
     fill: Duration,
     launch: Duration,
 }
@@ -68,7 +68,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             runs_apart: false,
             short_runs: None,
             checks: OutputChecks::new(context.device.lock_file().is_host, context.options.cache),
-            times: StageTimes::default(),
+            times: SampleTimes::default(),
         };
         if session.checks.checks_every_pair() {
             return Ok(session);

@@ -1,4 +1,4 @@
-//! The vocabulary of the journals: one type per event (DESIGN section 7).
+//! The vocabulary of the journals: one type per event (`docs/run-directory.md`).
 //!
 //! Plain data. `run::journal` reads and writes the lines, `search` folds them, `driver` creates them.
 //! Field and variant names are the on-disk format: never change a wire name.

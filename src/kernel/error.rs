@@ -8,7 +8,7 @@ use crate::base::Failure;
 /// named, a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderError {
-    /// The line in the kernel file, counted from 1. 1 also stands for a header without a place, such as a missing one.
+    /// The line in the kernel file, counted from 1. Also 1 if the header has no line, for example because it is missing.
     pub line: u32,
     pub message: String,
     pub hint: Option<String>,

@@ -1,8 +1,8 @@
 //! Which kernel files are the same before they are compiled: they differ in nothing but comments, white space and the order of the
 //! header's keys. Also what a header contributes to a kernel besides its code.
 //!
-//! Errs on one side only: files with the same normal form are the same. A file that could tell, such as one that uses its line numbers, has
-//! none.
+//! Errs on one side only: files with the same normal form are the same. A file whose meaning could depend on the
+//! difference, such as one that uses its line numbers, has no normal form.
 
 use std::collections::BTreeSet;
 
@@ -41,7 +41,7 @@ impl Kernel {
             variant.as_object_mut()?.retain(|key, _| key == "when");
         }
         let text = canonical(&header);
-        let words = words(&text);
+        let words = identifiers(&text);
         let mut identity = text.clone();
         let variants = (0..self.header.variants.len()).map(Some);
         for variant in variants.chain([None]) {
@@ -92,7 +92,7 @@ fn canonical(value: &Value) -> String {
 }
 
 /// The identifiers in a text.
-fn words(text: &str) -> BTreeSet<&str> {
+fn identifiers(text: &str) -> BTreeSet<&str> {
     text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
         .collect()
 }

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use super::header_comment::{find_header, has_star_lines};
 
 /// How the note starts, and what follows the text.
-const START: &str = "# UNCONFIRMED: ";
+const UNCONFIRMED: &str = "# UNCONFIRMED: ";
 const SIGNATURE: &str = " (kforge, step ";
 
 /// The source with a note as the first line of its header: that its figure is not confirmed, and from which step it is. `note` is one
@@ -23,7 +23,7 @@ pub(crate) fn with_note<'s>(source: &'s str, note: &str, step: u64) -> Cow<'s, s
         ""
     };
     Cow::Owned(format!(
-        "{head}{star}{START}{note}{SIGNATURE}{step})\n{body}"
+        "{head}{star}{UNCONFIRMED}{note}{SIGNATURE}{step})\n{body}"
     ))
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn without_note(source: &str) -> Cow<'_, str> {
 }
 
 fn is_note(line: &str) -> bool {
-    line.trim_start_matches(" * ").starts_with(START) && line.contains(SIGNATURE)
+    line.trim_start_matches(" * ").starts_with(UNCONFIRMED) && line.contains(SIGNATURE)
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ pub enum ArgumentType {
 
 /// The launch plan of one workload: all launches and buffers, with every size known.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
+pub struct LaunchPlan {
     pub buffers: Vec<Buffer>,
     /// In launch order, without launches whose `when` is false.
     pub launches: Vec<Launch>,
@@ -72,7 +72,7 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorMap {
     pub name: String,
-    /// Index into `Plan::buffers`.
+    /// Index into `LaunchPlan::buffers`.
     pub buffer: usize,
     /// In elements, innermost first.
     pub dims: Vec<u64>,
@@ -138,9 +138,9 @@ pub struct Launch {
 /// The value of one argument.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Argument {
-    /// A pointer to the start of `Plan::buffers[index]`.
+    /// A pointer to the start of `LaunchPlan::buffers[index]`.
     Buffer(usize),
-    /// `Plan::tensor_maps[index]`, by value.
+    /// `LaunchPlan::tensor_maps[index]`, by value.
     TensorMap(usize),
     /// A null pointer: an optional input that is absent, or `nullptr`.
     Null,

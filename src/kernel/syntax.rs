@@ -15,7 +15,7 @@ pub use facts::{SourceFacts, source_facts};
 pub(crate) use types::builtin_type_bytes;
 
 /// The deepest nesting of a sound tree: more than a real kernel has, and little enough for recursive functions.
-const MAX_DEPTH: u32 = 200;
+const MAX_TREE_DEPTH: u32 = 200;
 
 /// A source and its syntax tree.
 pub struct Syntax<'s> {
@@ -227,7 +227,7 @@ impl<'t> Iterator for Descendants<'t> {
 fn is_shallow(root: Node<'_>) -> bool {
     let mut walk = descendants(root);
     while walk.next().is_some() {
-        if walk.cursor.depth() > MAX_DEPTH {
+        if walk.cursor.depth() > MAX_TREE_DEPTH {
             return false;
         }
     }

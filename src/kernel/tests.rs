@@ -4,7 +4,7 @@ mod forms;
 
 use indexmap::IndexMap;
 
-use super::plan::{Argument, ArgumentType, BufferRole, Plan, TensorMap};
+use super::plan::{Argument, ArgumentType, BufferRole, LaunchPlan, TensorMap};
 use super::*;
 use crate::task::{DType, TaskFiles};
 
@@ -14,7 +14,7 @@ const LIMITS: DeviceLimits = DeviceLimits {
 };
 
 /// The launch plan of a kernel for one number of rows, with the values that apply without a variant.
-fn plan_for_rows(kernel: &Kernel, rows: i64) -> Result<Plan, BindError> {
+fn plan_for_rows(kernel: &Kernel, rows: i64) -> Result<LaunchPlan, BindError> {
     let task = task_files().load().unwrap();
     let binding = task
         .definition
@@ -334,7 +334,7 @@ const TENSOR_MAP_HEADER: &str = "launch:
 tensor_maps:
   x_map: {of: x, dims: \"columns, rows\", strides: \"columns * 2\", box: \"columns, min(rows, 4)\", swizzle: 32}";
 
-fn plan_with_tensor_map(yaml: &str, rows: i64) -> Result<Plan, BindError> {
+fn plan_with_tensor_map(yaml: &str, rows: i64) -> Result<LaunchPlan, BindError> {
     plan_for_rows(&parse(yaml).unwrap(), rows)
 }
 

@@ -198,7 +198,7 @@ impl BodyReader {
         (reply, end)
     }
 
-    /// Reads more bytes, as far as they come and fit.
+    /// Reads more bytes, until the limit or the end of the body.
     async fn read_up_to(&self, response: &mut Response, bytes: &mut Vec<u8>, max: usize) {
         while bytes.len() < max
             && let Ok(Some(chunk)) = self.next_chunk(response).await

@@ -13,6 +13,7 @@ const MAX_FAILURES: u32 = 5;
 
 /// How long requests are blocked then. Doubles with each further failure.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
+/// The longest pause.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// How long a request waits before it checks again whether the probe of another request succeeded.
@@ -73,7 +74,7 @@ impl CircuitBreaker {
 }
 
 impl Permit<'_> {
-    /// The server answered.
+    /// The server replied.
     pub(super) fn report_success(self) {
         let mut state = self.breaker.state();
         state.reset();

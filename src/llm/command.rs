@@ -200,7 +200,7 @@ async fn exchange(
     tokio::join!(read_reply, read_stderr).0
 }
 
-/// Writes the system message and the prompt. Stops if the program closes its input: it may reply all the same.
+/// Writes the system message and the prompt. Stops if the program closes its input: it may still reply.
 async fn write_prompt(stdin: Option<ChildStdin>, request: &Request) {
     let Some(mut stdin) = stdin else { return };
     let parts = request.parts.iter().map(|part| part.text.as_str());

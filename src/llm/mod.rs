@@ -70,6 +70,7 @@ pub struct RequestOrigin {
     pub folder: PathBuf,
     pub task: String,
     pub step: u64,
+    /// The number of the request within the step, from 1.
     pub ask: u32,
 }
 
@@ -145,13 +146,14 @@ pub(crate) enum Attempt {
     Ended(Reply),
     /// The server refused it temporarily and did not bill it: it may be sent again.
     TurnedAway(TurnedAway),
-    /// The server rejected a field that is not necessary, and did not bill the request. The next request is sent without it. A note.
+    /// The server rejected a field that is not necessary, and did not bill the request. The next request is sent without the field. The
+    /// text says which field.
     Changed(String),
     /// There is no reply yet, and the provider does not wait for it.
     Pending,
 }
 
-/// A server's temporary refusal of a request.
+/// A server's temporary refusal of a request: the request is turned away.
 #[derive(Clone, Debug)]
 pub(crate) struct TurnedAway {
     /// The retry delay that the server asks for.
@@ -167,10 +169,10 @@ pub(crate) struct TurnedAway {
 
 /// Untrusted text on one line of limited length.
 pub(crate) fn sanitize_detail(text: &str) -> String {
-    const MAX_CHARS: usize = 1000;
+    const MAX_UNTRUSTED_CHARS: usize = 1000;
     let mut line = String::new();
     for (count, letter) in text.trim().chars().enumerate() {
-        if count == MAX_CHARS {
+        if count == MAX_UNTRUSTED_CHARS {
             line.push('…');
             break;
         }

@@ -44,10 +44,10 @@ pub(super) fn retry_after_in_body(
 }
 
 /// How deep fields of an error are looked for.
-const MAX_DEPTH: usize = 6;
+const MAX_CAUSES: usize = 6;
 
 fn visit_fields(value: &Value, depth: usize, each: &mut impl FnMut(&str, &Value)) {
-    if depth > MAX_DEPTH {
+    if depth > MAX_CAUSES {
         return;
     }
     match value {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Writes one piece of output. `T`: what the writing thread owns, such as a progress bar.
-type Job<T> = Box<dyn FnOnce(&mut T) + Send>;
+type OutputJob<T> = Box<dyn FnOnce(&mut T) + Send>;
 
 /// A queue with a thread that does its jobs in order.
 pub(super) struct OutputQueue<T> {
@@ -22,17 +22,17 @@ struct Shared<T> {
     changed: Condvar,
     max_bytes: usize,
     /// Makes the job that reports how many jobs were dropped.
-    report_dropped: fn(u64) -> Job<T>,
+    report_dropped: fn(u64) -> OutputJob<T>,
 }
 
 struct QueueState<T> {
-    jobs: VecDeque<(usize, Job<T>)>,
+    jobs: VecDeque<(usize, OutputJob<T>)>,
     /// Bytes of all waiting jobs.
     bytes: usize,
     /// Jobs that were dropped since the last report.
     dropped: u64,
     /// A job that a newer one may replace. It comes after `jobs`.
-    latest: Option<(usize, Job<T>)>,
+    latest: Option<(usize, OutputJob<T>)>,
     /// The thread is doing a job.
     is_busy: bool,
     /// Number of jobs done.
@@ -45,7 +45,7 @@ impl<T: Send + 'static> OutputQueue<T> {
         name: &str,
         owned: T,
         max_bytes: usize,
-        report_dropped: fn(u64) -> Job<T>,
+        report_dropped: fn(u64) -> OutputJob<T>,
     ) -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::new(QueueState {
@@ -131,14 +131,14 @@ impl<T> Shared<T> {
 }
 
 impl<T> QueueState<T> {
-    fn push(&mut self, bytes: usize, job: Job<T>) {
+    fn push(&mut self, bytes: usize, job: OutputJob<T>) {
         // The order of all jobs is kept.
         self.jobs.extend(self.latest.take());
         self.jobs.push_back((bytes, job));
         self.bytes += bytes;
     }
 
-    fn take_next(&mut self) -> Option<Job<T>> {
+    fn take_next(&mut self) -> Option<OutputJob<T>> {
         let next = self.jobs.pop_front().or_else(|| self.latest.take());
         let (bytes, job) = next?;
         self.bytes -= bytes;

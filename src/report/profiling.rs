@@ -15,7 +15,7 @@ const MIN_STALL_PERCENT: f64 = 10.0;
 const MAX_WARNINGS: usize = 4;
 
 /// Maximum number of launches to show.
-const MAX_LAUNCHES: usize = 2;
+const MAX_LISTED_LAUNCHES: usize = 2;
 
 /// Longest function name to show, in characters.
 const MAX_NAME_CHARS: usize = 40;
@@ -39,7 +39,7 @@ fn counters_text(counters: &Counters) -> String {
     let mut longest: Vec<&LaunchCounters> = counters.launches.iter().collect();
     longest.sort_by(|one, other| duration(other).total_cmp(&duration(one)));
     let mut text = String::new();
-    for launch in longest.iter().take(MAX_LAUNCHES) {
+    for launch in longest.iter().take(MAX_LISTED_LAUNCHES) {
         let workload = match launch.workload.as_str() {
             "" => String::new(),
             workload => format!("{workload}, "),
@@ -50,7 +50,7 @@ fn counters_text(counters: &Counters) -> String {
             bottleneck(launch)
         );
     }
-    let more = counters.launches.len().saturating_sub(MAX_LAUNCHES);
+    let more = counters.launches.len().saturating_sub(MAX_LISTED_LAUNCHES);
     if more > 0 {
         text += &format!("  counters: {more} more, shorter: see the verdict\n");
     }

@@ -1,99 +1,15 @@
-//! The results of a task as a table: its best kernels of each kind, the starting kernels, and where everything is on disk.
+//! The results of a task as text: what was found, the tables of its kernels, what the time was spent on, and notes.
 //!
 //! Pure: from what the driver found to text.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Serialize;
-
-use super::figure_columns::{
-    ConfirmedColumn, NO_FIGURE, TOO_NOISY, search_columns, without_figures,
-};
-use super::headline::{WhyUnconfirmed, suggested_seconds};
-use super::progress::{Comparison, Progress};
-use super::text::{device_note, indent, pluralize, wrap, wrap_after_first};
-use crate::event::{FailedReason, Operator, StopReason};
-use crate::verdict::{DeviceIdentity, Duel, DuelOutcome, Speedup, Status};
-
-/// Maximum number of elites to list.
-const MAX_LISTED: usize = 5;
-
-/// Maximum width of a table in columns: that of the narrowest common terminal. A path may be wider.
-const TABLE_WIDTH: usize = 80;
-
-/// The results of a task.
-#[derive(Clone, Debug, Default)]
-pub struct TaskResults {
-    pub progress: Progress,
-    /// Error message of a failed oracle or baseline.
-    pub failure: Option<String>,
-    /// The elites: confirmed ones first, by their confirmed speedup, then the others by that of the search.
-    pub elites: Vec<RankedElite>,
-    /// Number of elites that did not pass when they were measured again.
-    pub refuted: usize,
-    pub starts: Vec<StartingKernelResult>,
-    /// Steps whose model gave no candidate, by reason.
-    pub unanswered: Vec<UnansweredSteps>,
-    /// Name of the baseline. Empty if nothing was judged.
-    pub baseline: String,
-    pub device: Option<DeviceIdentity>,
-    /// `best.cu`.
-    pub best: PathBuf,
-    /// `best.json`.
-    pub best_verdict: PathBuf,
-    /// The folder of all steps.
-    pub steps: PathBuf,
-}
-
-/// The steps whose requests led to no candidate for one reason. Part of `summary.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct UnansweredSteps {
-    pub reason: FailedReason,
-    /// The number of steps.
-    pub steps: u64,
-    /// The last of them.
-    pub last: u64,
-    /// Why the last of them has no candidate, in the server's words. Untrusted text.
-    pub detail: String,
-}
-
-/// An elite in the table.
-#[derive(Clone, Debug)]
-pub struct RankedElite {
-    pub step: u64,
-    pub operator: Operator,
-    pub detail: String,
-    /// Description of its cell, axis by axis.
-    pub cell: String,
-    pub measured: Speedup,
-    /// The speedup of its confirmation. `None` if it is not confirmed.
-    pub confirmed: Option<Speedup>,
-    /// Its confirmation was correct, but the interval stayed too wide.
-    pub too_noisy: bool,
-    /// What its confirmation did not do for lack of time.
-    pub not_done: Vec<String>,
-    pub source: PathBuf,
-}
-
-/// A starting kernel in the table.
-#[derive(Clone, Debug)]
-pub struct StartingKernelResult {
-    pub step: u64,
-    pub name: String,
-    /// `None` if it was not judged.
-    pub status: Option<Status>,
-    /// The speedup of the search.
-    pub measured: Option<Speedup>,
-    /// The speedup of its confirmation. `None` if it is not confirmed.
-    pub confirmed: Option<Speedup>,
-    /// Its confirmation was correct, but the interval stayed too wide.
-    pub too_noisy: bool,
-    /// It did not pass when it was measured again.
-    pub refuted: bool,
-    /// It was surely slower than another kernel, so its timing ended early.
-    pub dismissed: bool,
-}
+use super::kernel_tables::{comparison_text, elites_table, starting_kernels_table};
+use super::progress::Progress;
+use super::results_notes::{noise_hint, notes, unanswered_steps};
+use super::task_results::TaskResults;
+use super::text::{TERMINAL_WIDTH, indent, pluralize, wrap, wrap_after_first};
+use crate::event::StopReason;
 
 /// The tables of all tasks.
 pub(crate) fn results_tables(tasks: &[TaskResults]) -> String {
@@ -122,12 +38,12 @@ fn task_text(results: &TaskResults) -> String {
 /// What was found; if there is no best kernel, why, and what to do.
 fn found_text(progress: &Progress) -> String {
     let first = format!("{}: {}", progress.task, progress.headline());
-    let mut text = format!("\n{}", wrap_after_first(&first, TABLE_WIDTH, 2));
+    let mut text = format!("\n{}", wrap_after_first(&first, TERMINAL_WIDTH, 2));
     if let Some(reason) = progress.unconfirmed_reason() {
-        text += &wrap(&reason, TABLE_WIDTH, 2);
+        text += &wrap(&reason, TERMINAL_WIDTH, 2);
     }
     if let Some(remedy) = progress.unconfirmed_remedy() {
-        text += &wrap_after_first(&format!("  hint: {remedy}"), TABLE_WIDTH, 2);
+        text += &wrap_after_first(&format!("  hint: {remedy}"), TERMINAL_WIDTH, 2);
     }
     text
 }
@@ -178,204 +94,7 @@ fn without_elites(results: &TaskResults) -> String {
 /// What the time was spent on.
 fn time_table(progress: &Progress) -> String {
     let rate = progress.candidates_per_minute();
-    progress.time.table(rate, TABLE_WIDTH)
-}
-
-fn elites_table(results: &TaskResults) -> String {
-    let mut text = format!(
-        "\n  {:>2}  {:>9}  {:<14}  {:>7}  {:<13}  {:>5}  {}\n",
-        "", "confirmed", "95 % interval", "search", "95 % interval", "step", "made by"
-    );
-    for (index, elite) in results.elites.iter().take(MAX_LISTED).enumerate() {
-        let confirmed = ConfirmedColumn {
-            speedup: elite.confirmed,
-            otherwise: if elite.too_noisy {
-                TOO_NOISY
-            } else {
-                NO_FIGURE
-            },
-        };
-        text += &format!(
-            "  {:>2}  {}  {}  {:>5}  {}\n",
-            index + 1,
-            confirmed.text(),
-            search_columns(elite.measured),
-            elite.step,
-            elite.operator.name(),
-        );
-        text += &wrap(&elite.detail, TABLE_WIDTH, 6);
-        text += &wrap_cell(&elite.cell);
-        if !elite.not_done.is_empty() {
-            let missing = elite.not_done.join(", ");
-            let text_of = format!("confirmed without {missing}, because the time was short");
-            text += &wrap(&text_of, TABLE_WIDTH, 6);
-        }
-        text += &format!("      {}\n", elite.source.display());
-    }
-    if results.elites.len() > MAX_LISTED {
-        let more = results.elites.len() - MAX_LISTED;
-        text += &format!("      and {more} more, each the fastest of its cell\n");
-    }
-    if results.refuted > 0 {
-        let kernels = pluralize(results.refuted as u64, "kernel");
-        text += &format!(
-            "      {kernels} looked fast but did not pass when measured again: not listed\n"
-        );
-    }
-    text
-}
-
-/// The description of a cell, wrapped between its axes.
-fn wrap_cell(cell: &str) -> String {
-    const NO_BREAK: &str = "\u{a0}";
-    let whole_axes = cell
-        .replace(' ', NO_BREAK)
-        .replace(&format!(",{NO_BREAK}"), ", ");
-    wrap(&whole_axes, TABLE_WIDTH, 6).replace(NO_BREAK, " ")
-}
-
-fn starting_kernels_table(starts: &[StartingKernelResult]) -> String {
-    if starts.is_empty() {
-        return String::new();
-    }
-    let rows = starts.iter().map(|start| {
-        let confirmed = ConfirmedColumn {
-            speedup: start.confirmed,
-            otherwise: match start {
-                start if start.too_noisy => TOO_NOISY,
-                start if start.refuted => "failed",
-                start if start.dismissed => "dismissed",
-                _ => NO_FIGURE,
-            },
-        };
-        let columns = match (start.measured, start.status) {
-            (Some(speedup), _) => format!("{}  {}", confirmed.text(), search_columns(speedup)),
-            (None, Some(status)) => without_figures(&status.to_string()),
-            (None, None) => without_figures("not judged"),
-        };
-        format!("      {columns}  {:>5}  {}\n", start.step, start.name)
-    });
-    format!("\n  starting kernels\n{}", rows.collect::<String>())
-}
-
-/// The best kernel against the best starting kernel. Empty if there is no best kernel.
-fn comparison_text(results: &TaskResults) -> String {
-    let Some(best) = results.progress.confirmed_best() else {
-        return String::new();
-    };
-    let Some(comparison) = &results.progress.comparison else {
-        if results.progress.unmeasured.comparison {
-            let text = "no time was left to compare the best kernel with the best starting kernel";
-            return format!("\n{}", wrap(text, TABLE_WIDTH, 2));
-        }
-        let mut starts = results.starts.iter();
-        let start = starts.find(|start| start.step == best.step);
-        return start.map_or_else(String::new, |start| {
-            let text = format!("the best kernel is the starting kernel {}", start.name);
-            format!("\n{}", wrap(&text, TABLE_WIDTH, 2))
-        });
-    };
-    let Comparison {
-        step,
-        against,
-        kernel,
-        duel,
-    } = comparison;
-    let what = match duel.as_ref().map(Duel::outcome) {
-        Some(DuelOutcome::Faster) => "is faster",
-        Some(DuelOutcome::Slower) => "is slower",
-        Some(DuelOutcome::Unclear) => "is not clearly faster",
-        None => "failed, or the times varied too much",
-    };
-    let columns = ConfirmedColumn {
-        speedup: duel.map(|duel| Speedup {
-            geomean: duel.ratio,
-            ci95: duel.ci95,
-        }),
-        otherwise: NO_FIGURE,
-    };
-    let row = format!("      {}  step {step} {what}", columns.text());
-    format!(
-        "\n{}{row}\n",
-        wrap(
-            &format!(
-                "the best kernel against the best starting kernel, {kernel} (step {against}), in pairs"
-            ),
-            TABLE_WIDTH,
-            2
-        )
-    )
-}
-
-/// What to do if at least half of the candidates were correct and could not be timed. Empty if the first lines say it already.
-fn noise_hint(progress: &Progress) -> String {
-    let is_said = progress.why_unconfirmed() == Some(WhyUnconfirmed::TooNoisy);
-    if is_said || progress.inconclusive == 0 || progress.inconclusive * 2 < progress.judged {
-        return String::new();
-    }
-    let kernels = pluralize(progress.inconclusive, "correct kernel");
-    let seconds = suggested_seconds(progress.timing_seconds);
-    let text = format!(
-        "{kernels} could not be timed, because this machine was too busy: close other programs, or start a run with more time for each, for example `--set eval.seconds={seconds}`"
-    );
-    wrap(&text, TABLE_WIDTH, 2)
-}
-
-/// Why models gave no candidate.
-fn unanswered_steps(unanswered: &[UnansweredSteps]) -> String {
-    let lines = unanswered.iter().map(|missing| {
-        let what = match missing.reason {
-            FailedReason::NoReply => "no reply",
-            FailedReason::Refused => "a refusal",
-            FailedReason::Truncated => "a reply that was cut off",
-            _ => "a reply without a kernel",
-        };
-        let steps = pluralize(missing.steps, "step");
-        let last = if missing.steps == 1 {
-            format!("step {}", missing.last)
-        } else {
-            format!("the last, step {}", missing.last)
-        };
-        let text = format!("{steps} got {what}; {last}: {}", missing.detail);
-        wrap(&text, TABLE_WIDTH, 2)
-    });
-    lines.collect()
-}
-
-/// Notes on the numbers, and the paths of the files.
-fn notes(results: &TaskResults) -> String {
-    let elites = &results.elites;
-    let over = format!(
-        "speedups are over the baseline `{}`, the geometric mean over the workloads",
-        results.baseline
-    );
-    let mut text = format!("\n{}", wrap(&over, TABLE_WIDTH, 2));
-    text += "  order: confirmed kernels by that figure, then the others by that of the search\n";
-    text += &noise_hint(&results.progress);
-    if elites.iter().any(|elite| elite.confirmed.is_some()) {
-        text += "  confirmed: measured again with new seeds in fresh processes\n";
-    }
-    text += "  ~: provisional, the figure of the search\n";
-    if elites.iter().any(|elite| elite.too_noisy) {
-        text += "  too noisy: correct when measured again, but not precise enough to confirm\n";
-    }
-    text += &unanswered_steps(&results.unanswered);
-    text += &results
-        .device
-        .as_ref()
-        .map_or_else(String::new, device_note);
-    let best = match results.progress.confirmed_best() {
-        Some(_) => "best kernel",
-        None => "unconfirmed",
-    };
-    for (name, path) in [
-        (best, &results.best),
-        ("its verdict", &results.best_verdict),
-        ("all steps", &results.steps),
-    ] {
-        text += &format!("  {name:<13}{}\n", path.display());
-    }
-    text
+    progress.time.table(rate, TERMINAL_WIDTH)
 }
 
 /// Why the search of a task stopped, as a fragment.
@@ -402,7 +121,12 @@ pub(crate) fn stop_reason_text(progress: &Progress, reason: StopReason) -> Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{BestCandidate, EndOfWork, Standing};
+    use crate::event::{FailedReason, Operator};
+    use crate::report::{
+        BestCandidate, Comparison, EndOfWork, RankedElite, Standing, StartingKernelResult,
+        UnansweredSteps,
+    };
+    use crate::verdict::{DeviceIdentity, Duel, Speedup, Status};
 
     fn speedup(geomean: f64) -> Speedup {
         Speedup {
@@ -553,7 +277,7 @@ mod tests {
         elite.cell = "block_threads 64 to 128, vector_bytes < 8, barriers < 1, coalescing < 0.3, speedup 1 to 1.25".to_owned();
         let text = results_tables(&[task]);
         for line in text.lines() {
-            assert!(line.chars().count() <= TABLE_WIDTH, "{line}");
+            assert!(line.chars().count() <= TERMINAL_WIDTH, "{line}");
         }
         assert!(
             text.contains(" coalescing < 0.3,\n      speedup 1 to 1.25\n"),
@@ -579,7 +303,10 @@ mod tests {
                 task.progress.best = None;
             }
             let text = results_tables(&[task]);
-            assert!(text.lines().all(|line| line.chars().count() <= TABLE_WIDTH));
+            assert!(
+                text.lines()
+                    .all(|line| line.chars().count() <= TERMINAL_WIDTH)
+            );
             let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
             let expected = format!("2 steps got no reply; the last, step 7: {words}");
             assert!(text.contains(&expected), "{text}");

@@ -47,7 +47,7 @@ pub(crate) fn wrap_after_first(text: &str, width: usize, spaces: usize) -> Strin
 }
 
 /// The width to which messages are wrapped on a terminal: that of the narrowest common one.
-pub(super) const TERMINAL_WIDTH: usize = 80;
+pub(crate) const TERMINAL_WIDTH: usize = 80;
 
 /// The columns of the terminal that standard error is. `None` if it is none.
 pub(super) fn terminal_columns() -> Option<usize> {

@@ -30,7 +30,7 @@ const MIN_DISK_BLOCK_BYTES: usize = 512;
 const MIN_PART: usize = 64;
 
 /// Maximum number of threads that parse.
-const MAX_THREADS: usize = 16;
+const MAX_SCAN_THREADS: usize = 16;
 
 /// How far a journal could be read.
 pub(super) struct JournalScan {
@@ -185,7 +185,7 @@ impl<'f> Blocks<'f> {
 fn parse_lines<L: ParseLine>(block: &[u8], min_part: usize) -> Vec<ParsedLine<'_, L>> {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let threads = cores
-        .min(MAX_THREADS)
+        .min(MAX_SCAN_THREADS)
         .min(block.len() / min_part.max(1))
         .max(1);
     let parts = split_at_lines(block, threads);

@@ -1,4 +1,4 @@
-//! A run directory: its layout, its lock, its record and its journals (DESIGN section 7).
+//! A run directory: its layout, its lock, its record and its journals (`docs/run-directory.md`).
 //!
 //! The journals are the only source of truth; everything else is a copy or a cache. Nothing here knows what a search is or
 //! decides what happens next: `driver` does.

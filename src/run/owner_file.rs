@@ -14,7 +14,7 @@ use crate::base::guardian::process_start;
 use crate::base::random;
 
 /// How often the lock is tried again if another process takes over or gives up at the same moment.
-const MAX_TRIES: u32 = 20;
+const MAX_LOCK_TRIES: u32 = 20;
 
 /// A process that owns the lock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +60,7 @@ impl OwnerFile {
             path: path.to_owned(),
             owner: owner.clone(),
         };
-        for _ in 0..MAX_TRIES {
+        for _ in 0..MAX_LOCK_TRIES {
             if create(path, &owner)? {
                 return Ok(held());
             }

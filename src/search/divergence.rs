@@ -1,10 +1,10 @@
-//! The error for a resume if the search decides another brief for a step than the journal has.
+//! A divergence: a resumed search decides another brief for a step than the journal has. The run stops with this error.
 
 use std::fmt;
 
 use crate::event::{Brief, Operator};
 
-/// The recorded brief of a step differs from the planned one: kforge, the config or the starting kernels have changed.
+/// The recorded brief of a step differs from the planned one, because kforge, the config or the starting kernels have changed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Divergence {
     /// The brief that this search decides.

@@ -15,7 +15,7 @@ use crate::base::text::{did_you_mean, nearest_name};
 pub(super) type KeyedFailure = (String, Failure);
 
 /// What the settings are validated against.
-pub(super) struct TaskParts<'p> {
+pub(super) struct TaskCheckInput<'p> {
     pub(super) settings: &'p TaskSettings,
     pub(super) definition: &'p Definition,
     pub(super) workloads: &'p [Workload],
@@ -24,8 +24,8 @@ pub(super) struct TaskParts<'p> {
 }
 
 /// Validates the settings against the definition and the workloads.
-pub(super) fn check(parts: &TaskParts<'_>) -> Vec<KeyedFailure> {
-    let mut found = Found::default();
+pub(super) fn check(parts: &TaskCheckInput<'_>) -> Vec<KeyedFailure> {
+    let mut found = KeyedFailures::default();
     let settings = parts.settings;
     if settings.schema != 1 {
         found.add("schema", format!("expected 1, found {}", settings.schema));
@@ -40,9 +40,9 @@ pub(super) fn check(parts: &TaskParts<'_>) -> Vec<KeyedFailure> {
 
 /// The problems so far.
 #[derive(Default)]
-pub(super) struct Found(pub(super) Vec<KeyedFailure>);
+pub(super) struct KeyedFailures(pub(super) Vec<KeyedFailure>);
 
-impl Found {
+impl KeyedFailures {
     pub(super) fn add(&mut self, key: impl Into<String>, message: impl Into<String>) {
         self.0.push((key.into(), Failure::usage(message)));
     }
@@ -59,7 +59,7 @@ impl Found {
 }
 
 /// Every output needs a tolerance, from 0 to below 0.5.
-fn check_tolerances(settings: &TaskSettings, definition: &Definition, found: &mut Found) {
+fn check_tolerances(settings: &TaskSettings, definition: &Definition, found: &mut KeyedFailures) {
     let outputs = || definition.outputs.keys().map(String::as_str);
     // Missing outputs, or a missing key, are reported already.
     if outputs().next().is_none() || settings.tolerance.is_empty() {
@@ -92,7 +92,11 @@ fn check_tolerances(settings: &TaskSettings, definition: &Definition, found: &mu
     }
 }
 
-fn check_hidden_ranges(settings: &TaskSettings, definition: &Definition, found: &mut Found) {
+fn check_hidden_ranges(
+    settings: &TaskSettings,
+    definition: &Definition,
+    found: &mut KeyedFailures,
+) {
     for (axis, [low, high]) in &settings.hidden {
         let key = format!("hidden.{axis}");
         if !definition.variables().any(|variable| variable == axis) {
@@ -107,7 +111,7 @@ fn check_hidden_ranges(settings: &TaskSettings, definition: &Definition, found: 
 }
 
 /// An output can share the memory only of an input of the same shape and dtype.
-fn check_in_place(settings: &TaskSettings, definition: &Definition, found: &mut Found) {
+fn check_in_place(settings: &TaskSettings, definition: &Definition, found: &mut KeyedFailures) {
     for (output, input) in &settings.in_place {
         let pair = definition
             .outputs
@@ -126,7 +130,7 @@ fn check_in_place(settings: &TaskSettings, definition: &Definition, found: &mut 
     }
 }
 
-fn check_profiles(parts: &TaskParts<'_>, found: &mut Found) {
+fn check_profiles(parts: &TaskCheckInput<'_>, found: &mut KeyedFailures) {
     let settings = parts.settings;
     for (name, profile) in &settings.profiles {
         let key = format!("profiles.{name}");
@@ -162,7 +166,12 @@ fn ranges(axes: &[&str]) -> String {
     ranges.join(", ")
 }
 
-fn check_workload_ids(key: String, profile: &Profile, workloads: &[Workload], found: &mut Found) {
+fn check_workload_ids(
+    key: String,
+    profile: &Profile,
+    workloads: &[Workload],
+    found: &mut KeyedFailures,
+) {
     let WorkloadChoice::Named(ids) = &profile.workloads else {
         return;
     };
@@ -182,7 +191,7 @@ fn check_workload_ids(key: String, profile: &Profile, workloads: &[Workload], fo
 /// Validates the derived axes. Each must be variable, depend on axes that are not derived, be at least 1, and agree with every
 /// workload.
 pub(super) fn check_derived(task: &Task) -> Vec<KeyedFailure> {
-    let mut found = Found::default();
+    let mut found = KeyedFailures::default();
     let derived = |axis: &str| task.settings.derived.contains_key(axis);
     for (axis, size) in task.derived.iter().filter(|(axis, _)| derived(axis)) {
         let key = format!("derived.{axis}");
@@ -227,7 +236,7 @@ fn derived_fault(task: &Task, axis: &str, size: &Expression) -> Option<String> {
 }
 
 /// Validates the distributions of `inputs` and `regimes` against the input tensors.
-fn check_distributions(parts: &TaskParts<'_>, found: &mut Found) {
+fn check_distributions(parts: &TaskCheckInput<'_>, found: &mut KeyedFailures) {
     let settings = parts.settings;
     let inputs = || parts.definition.inputs.keys().map(String::as_str);
     let own = settings.inputs.iter();
@@ -265,8 +274,8 @@ fn check_axis_names(
     key: &str,
     tensor: &Tensor,
     distribution: &Distribution,
-    parts: &TaskParts<'_>,
-    found: &mut Found,
+    parts: &TaskCheckInput<'_>,
+    found: &mut KeyedFailures,
 ) {
     let axes = || parts.definition.axes.keys().map(String::as_str);
     match &distribution.kind {
@@ -308,7 +317,7 @@ fn check_axis_names(
 const MAX_CUMULATIVE: i64 = 4097;
 
 /// Why a cumulative distribution is invalid for a tensor; `None` if it is valid.
-fn cumulative_fault(tensor: &Tensor, parts: &TaskParts<'_>) -> Option<String> {
+fn cumulative_fault(tensor: &Tensor, parts: &TaskCheckInput<'_>) -> Option<String> {
     if tensor.dtype.is_float() {
         return Some("`cumulative` applies only to integer inputs".to_owned());
     }

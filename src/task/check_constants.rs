@@ -2,7 +2,7 @@
 //!
 //! Reads no files. `load` calls it after `check`.
 
-use super::check::{Found, KeyedFailure, TaskParts};
+use super::check::{KeyedFailure, KeyedFailures, TaskCheckInput};
 use super::distribution::Distribution;
 use super::dtype::DType;
 use super::regimes::default_distribution;
@@ -10,8 +10,8 @@ use super::workload::InputSource;
 use crate::base::text::did_you_mean;
 
 /// Validates scalars and `fixed`.
-pub(super) fn check_constants(parts: &TaskParts<'_>) -> Vec<KeyedFailure> {
-    let mut found = Found::default();
+pub(super) fn check_constants(parts: &TaskCheckInput<'_>) -> Vec<KeyedFailure> {
+    let mut found = KeyedFailures::default();
     if parts.has_all_workloads {
         check_missing_values(parts, &mut found);
         check_values_given_twice(parts, &mut found);
@@ -21,12 +21,12 @@ pub(super) fn check_constants(parts: &TaskParts<'_>) -> Vec<KeyedFailure> {
 }
 
 /// The value that `task.yaml` gives to a scalar.
-fn task_value(parts: &TaskParts<'_>, name: &str) -> Option<f64> {
+fn task_value(parts: &TaskCheckInput<'_>, name: &str) -> Option<f64> {
     parts.settings.inputs.get(name)?.constant_value()
 }
 
 /// Every scalar input needs a value, in `task.yaml` or in every workload.
-fn check_missing_values(parts: &TaskParts<'_>, found: &mut Found) {
+fn check_missing_values(parts: &TaskCheckInput<'_>, found: &mut KeyedFailures) {
     let inputs = parts.definition.inputs.iter();
     for (name, _) in inputs.filter(|(_, tensor)| tensor.shape.is_none()) {
         if task_value(parts, name).is_some() {
@@ -45,7 +45,7 @@ fn check_missing_values(parts: &TaskParts<'_>, found: &mut Found) {
 }
 
 /// A scalar with a value in `task.yaml` and another one in a workload: whichever won, a reader of the other file would be wrong.
-fn check_values_given_twice(parts: &TaskParts<'_>, found: &mut Found) {
+fn check_values_given_twice(parts: &TaskCheckInput<'_>, found: &mut KeyedFailures) {
     for (name, tensor) in &parts.definition.inputs {
         let Some(here) = task_value(parts, name).filter(|_| tensor.shape.is_none()) else {
             continue;
@@ -76,7 +76,7 @@ fn is_same(one: f64, other: f64, dtype: DType) -> bool {
 }
 
 /// `fixed` names inputs that no regime changes and that are the same in every workload.
-fn check_fixed(parts: &TaskParts<'_>, found: &mut Found) {
+fn check_fixed(parts: &TaskCheckInput<'_>, found: &mut KeyedFailures) {
     let inputs = &parts.definition.inputs;
     for name in &parts.settings.fixed {
         let Some(tensor) = inputs.get(name) else {
@@ -101,7 +101,12 @@ fn check_fixed(parts: &TaskParts<'_>, found: &mut Found) {
     }
 }
 
-fn check_fixed_workloads(name: &str, dtype: DType, parts: &TaskParts<'_>, found: &mut Found) {
+fn check_fixed_workloads(
+    name: &str,
+    dtype: DType,
+    parts: &TaskCheckInput<'_>,
+    found: &mut KeyedFailures,
+) {
     let values = parts.workloads.iter().filter_map(|workload| {
         let value = match workload.inputs.get(name) {
             Some(InputSource::Scalar(value)) => Some(*value),

@@ -8,7 +8,7 @@ use std::path::Path;
 use indexmap::IndexMap;
 
 use super::Task;
-use super::check::{TaskParts, check, check_derived};
+use super::check::{TaskCheckInput, check, check_derived};
 use super::check_constants::check_constants;
 use super::defaults::{add_profiles, traffic};
 use super::definition::Definition;
@@ -71,7 +71,7 @@ impl TaskFiles {
         self.check_kernels(&settings, problems);
         let definition = definition?;
         add_profiles(&mut settings, &definition, &workloads);
-        let parts = TaskParts {
+        let parts = TaskCheckInput {
             settings: &settings,
             definition: &definition,
             workloads: &workloads,

@@ -1,4 +1,4 @@
-//! Verdicts: the results of judging a kernel (DESIGN section 8).
+//! Verdicts: the results of judging a kernel (`docs/run-directory.md`).
 //!
 //! Plain data. `verdict.json`, the journal and `kforge eval --format json` contain the same structure. A wrong kernel is a
 //! `Status`, never an error. `eval` makes verdicts; this module decides nothing.

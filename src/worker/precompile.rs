@@ -16,14 +16,14 @@ use crate::task::{Task, TaskFiles};
 /// then meets its limit.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// Threads that compile, each with a compiler of its own.
-const THREADS: usize = 2;
+const COMPILER_THREADS: usize = 2;
 
 /// Compiles on threads of its own. Dropping it lets them end.
 pub(super) struct Precompiler {
-    requests: Sender<Request>,
+    requests: Sender<CompilationRequest>,
 }
 
-struct Request {
+struct CompilationRequest {
     source: String,
     done: oneshot::Sender<()>,
 }
@@ -50,7 +50,7 @@ impl Precompiler {
         let (task, arch) = (Arc::new(files.load().ok()?), arch?);
         let (requests, received) = channel();
         let received = Arc::new(Mutex::new(received));
-        for _ in 0..THREADS {
+        for _ in 0..COMPILER_THREADS {
             let (task, received, arch) =
                 (Arc::clone(&task), Arc::clone(&received), arch.to_owned());
             let compile = move || compile_requests(&task, &arch, &received);
@@ -66,7 +66,7 @@ impl Precompiler {
     /// Starts to compile a kernel.
     pub(super) fn compile(&self, source: &str) -> Compilation {
         let (done, wait) = oneshot::channel();
-        let request = Request {
+        let request = CompilationRequest {
             source: source.to_owned(),
             done,
         };
@@ -75,14 +75,14 @@ impl Precompiler {
 }
 
 /// Compiles until there are no more requests.
-fn compile_requests(task: &Task, arch: &str, requests: &Mutex<Receiver<Request>>) {
+fn compile_requests(task: &Task, arch: &str, requests: &Mutex<Receiver<CompilationRequest>>) {
     let mut compiler = None;
     loop {
         let next = requests
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .recv();
-        let Ok(Request { source, done }) = next else {
+        let Ok(CompilationRequest { source, done }) = next else {
             return;
         };
         if compiler.is_none() {

@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use kforge::device::cuda::{CudaDevice, list_gpus};
 use kforge::device::{
-    BoundKernel, BufferContent, Build, Cache, Comparison, Compile, Compiled, Device, Edge,
-    ExpectedValues, LaunchOutcome, Opened, PersistentState, Poison, PoisonCount, Program, Purpose,
-    numerics,
+    BoundKernel, BufferContent, Build, Cache, Compile, Compiled, Device, Edge, ExpectedValues,
+    LaunchOutcome, Opened, OutputComparison, PersistentState, Poison, PoisonCount, Program,
+    Purpose, numerics,
 };
 use kforge::kernel::plan::{
-    Argument, ArgumentType, Buffer, BufferRole, EntryPoint, Launch, Plan, TranslationUnit,
+    Argument, ArgumentType, Buffer, BufferRole, EntryPoint, Launch, LaunchPlan, TranslationUnit,
 };
 use kforge::task::{CumulativeTotal, DType, Distribution, DistributionKind, Norm, Tolerance};
 use kforge::verdict::Status;
@@ -104,14 +104,14 @@ fn program(device: &CudaDevice, source: &str) -> Program {
 }
 
 /// A plan with an input `x` and an output `y` of the same shape. The kernel gets the buffer `to`.
-fn plan(dtype: DType, shape: &[u64], to: usize, [a, b]: [i64; 2]) -> Plan {
+fn plan(dtype: DType, shape: &[u64], to: usize, [a, b]: [i64; 2]) -> LaunchPlan {
     let buffer = |name: &str, role| Buffer {
         name: name.to_owned(),
         role,
         dtype,
         shape: shape.to_vec(),
     };
-    Plan {
+    LaunchPlan {
         buffers: vec![
             buffer("x", BufferRole::Input),
             buffer("y", BufferRole::Output),
@@ -134,7 +134,7 @@ fn plan(dtype: DType, shape: &[u64], to: usize, [a, b]: [i64; 2]) -> Plan {
 fn open(
     device: &CudaDevice,
     program: &Program,
-    plan: &Plan,
+    plan: &LaunchPlan,
     purpose: Purpose,
 ) -> Box<dyn BoundKernel> {
     match device.open(program, plan, purpose).unwrap() {
@@ -339,12 +339,12 @@ fn compare_output(
     kernel: &dyn BoundKernel,
     expected: &ExpectedValues,
     tolerance: Tolerance,
-) -> Comparison {
+) -> OutputComparison {
     kernel.compare(1, &[0], expected, tolerance).unwrap()
 }
 
 /// A comparison with all numbers as bits.
-fn comparison_bits(comparison: &Comparison) -> (u64, u64, Option<[u64; 3]>, [u64; 4]) {
+fn comparison_bits(comparison: &OutputComparison) -> (u64, u64, Option<[u64; 3]>, [u64; 4]) {
     let first = comparison.first;
     (
         comparison.elements,

@@ -10,7 +10,7 @@ use kforge::device::{
     LaunchOutcome, Opened, PersistentState, Poison, PoisonCount, Purpose, Refusal, code_hash,
 };
 use kforge::kernel::plan::{
-    Argument, ArgumentType, Buffer, BufferRole, EntryPoint, Launch, Plan, TranslationUnit,
+    Argument, ArgumentType, Buffer, BufferRole, EntryPoint, Launch, LaunchPlan, TranslationUnit,
 };
 use kforge::task::{DType, Distribution, DistributionKind, Tolerance};
 use kforge::verdict::Status;
@@ -78,14 +78,14 @@ impl TestKernel {
         }
     }
 
-    fn plan(&self) -> Plan {
+    fn plan(&self) -> LaunchPlan {
         let buffer = |name: &str, role| Buffer {
             name: name.to_owned(),
             role,
             dtype: DType::Float32,
             shape: vec![COUNT],
         };
-        Plan {
+        LaunchPlan {
             buffers: vec![
                 buffer("x", BufferRole::Input),
                 buffer("y", BufferRole::Output),

@@ -5,7 +5,7 @@
 use super::tree::{BinaryOperator, BuiltinFunction, ExpressionError, ExpressionNode};
 
 /// How deeply an expression may nest: far more than a real one needs, far less than the stack allows.
-const MAX_DEPTH: usize = 64;
+const MAX_EXPRESSION_DEPTH: usize = 64;
 /// How many operators an expression may have: a chain of n operators makes a tree of depth n.
 const MAX_OPERATORS: usize = 512;
 
@@ -224,7 +224,7 @@ impl<'a> ExpressionParser<'a> {
 
     fn nested(&mut self, inner: impl FnOnce(&mut Self) -> ParseResult) -> ParseResult {
         self.depth += 1;
-        if self.depth > MAX_DEPTH {
+        if self.depth > MAX_EXPRESSION_DEPTH {
             return Err(self.error("the expression nests too deeply"));
         }
         let node = inner(self);

@@ -31,9 +31,9 @@ pub enum Change<'a> {
     SyncFolder(&'a Path),
 }
 
-type Observer = Box<dyn Fn(&Change<'_>) + Send + Sync>;
+type ChangeObserver = Box<dyn Fn(&Change<'_>) + Send + Sync>;
 
-static OBSERVER: OnceLock<Observer> = OnceLock::new();
+static OBSERVER: OnceLock<ChangeObserver> = OnceLock::new();
 
 /// Calls `observer` after every change that this process makes from now on, on the thread that made it. Only the first call has an
 /// effect.

@@ -1,4 +1,4 @@
-//! From an I/O error to a failure with a path and a hint.
+//! Turns an I/O error into a failure with a path and a hint.
 
 use std::io;
 use std::path::Path;

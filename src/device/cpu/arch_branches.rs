@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::words::{PTX_WORDS, UNSUPPORTED_WORDS};
-use crate::device::thread_locals::Scopes;
+use crate::device::thread_locals::OpenBraces;
 use crate::kernel::lexer::{Lexeme, LexemeKind, lex, starts_with_directive, strip_comments};
 
 /// The macro that says for which GPU a source is compiled.
@@ -59,20 +59,20 @@ pub(super) fn choose_fallbacks(source: &str, lexemes: &[Lexeme]) -> HashMap<usiz
 
 /// Which branches are compiled.
 #[derive(Debug, Default)]
-struct Choice {
+struct BranchChoice {
     replacements: HashMap<usize, &'static str>,
     /// The indices of the lexemes that are not compiled.
     left_out: Vec<Range<usize>>,
 }
 
 /// Chooses branches, given the words that a CPU cannot run.
-fn choose(source: &str, lexemes: &[Lexeme], words: &HashSet<String>) -> Choice {
+fn choose(source: &str, lexemes: &[Lexeme], words: &HashSet<String>) -> BranchChoice {
     let mut finder = BranchFinder {
         source,
         words,
         arch_macros: HashSet::from([ARCH.to_owned()]),
     };
-    let mut choice = Choice::default();
+    let mut choice = BranchChoice::default();
     // The branches of every group that is open.
     let mut open: Vec<Vec<Branch<'_>>> = Vec::new();
     let directives = lexemes.iter().enumerate();
@@ -130,10 +130,10 @@ fn gpu_functions(
     left_out: &[Range<usize>],
 ) -> HashSet<String> {
     let text = |lexeme: &Lexeme| &source[lexeme.range.clone()];
-    let mut scopes = Scopes::default();
+    let mut braces = OpenBraces::default();
     let mut functions = HashSet::new();
     for (index, lexeme) in lexemes.iter().enumerate() {
-        scopes.read(source, lexemes, index);
+        braces.read(source, lexemes, index);
         if left_out.iter().any(|range| range.contains(&index)) {
             continue;
         }
@@ -148,7 +148,7 @@ fn gpu_functions(
             }
         } else if lexeme.kind == LexemeKind::Identifier
             && words.contains(text(lexeme))
-            && let Some(name) = scopes.function()
+            && let Some(name) = braces.function()
         {
             functions.insert(name.to_owned());
         }
@@ -196,7 +196,7 @@ impl BranchFinder<'_> {
     }
 
     /// Chooses the branch of a complete group.
-    fn choose(&self, group: &[Branch<'_>], choice: &mut Choice) {
+    fn choose(&self, group: &[Branch<'_>], choice: &mut BranchChoice) {
         let depends = |branch: &Branch<'_>| self.mentions_arch(&branch.condition);
         let names_cpu = |branch: &Branch<'_>| branch.condition.contains(CPU);
         if !group.iter().any(depends) || group.iter().any(names_cpu) {

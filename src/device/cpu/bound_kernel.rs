@@ -26,11 +26,11 @@ use super::shared_memory::SharedMemory;
 use crate::base::random::fresh_seed;
 use crate::device::sandbox::sandbox_support;
 use crate::device::{
-    AbsentRead, AccessSite, BufferAccess, BufferChecks, BufferContent, Build, Comparison,
-    ExpectedOutput, ExpectedValues, KernelEvidence, LaunchOutcome, Launching, Opened,
-    PersistentState, Poison, PoisonCount, Program, Refusal, Timing, numerics,
+    AbsentRead, AccessSite, BufferAccess, BufferChecks, BufferContent, Build, ExpectedOutput,
+    ExpectedValues, KernelEvidence, LaunchOutcome, Launching, Opened, OutputComparison,
+    PersistentState, Poison, PoisonCount, Program, Refusal, TimedLaunching, numerics,
 };
-use crate::kernel::plan::Plan;
+use crate::kernel::plan::LaunchPlan;
 use crate::task::Tolerance;
 use crate::verdict::Status;
 
@@ -68,7 +68,7 @@ pub(super) struct CpuBoundKernel {
 /// A kernel whose process is starting.
 pub(super) struct StartingKernel<'a> {
     program: &'a Program,
-    plan: &'a Plan,
+    plan: &'a LaunchPlan,
     environment: KernelEnvironment<'a>,
     layouts: Vec<BufferLayout>,
     bytes: usize,
@@ -80,7 +80,7 @@ impl<'a> StartingKernel<'a> {
     /// Starts the process of a kernel. As an error inside: the kernel asks for too much.
     pub(super) fn begin(
         program: &'a Program,
-        plan: &'a Plan,
+        plan: &'a LaunchPlan,
         environment: KernelEnvironment<'a>,
     ) -> anyhow::Result<Result<Self, Refusal>> {
         if let Some(refusal) = refuse_excess(plan) {
@@ -166,7 +166,7 @@ impl<'a> StartingKernel<'a> {
 
 fn start_task<'a>(
     program: &'a Program,
-    plan: &Plan,
+    plan: &LaunchPlan,
     environment: &KernelEnvironment<'a>,
 ) -> ProcessTask<'a> {
     ProcessTask {
@@ -233,7 +233,7 @@ fn control_slack(layouts: &[BufferLayout]) -> Range<usize> {
 /// `task` starts that program.
 fn confirm_broken_machine(
     task: &ProcessTask<'_>,
-    plan: &Plan,
+    plan: &LaunchPlan,
     layouts: &[BufferLayout],
     bytes: usize,
     refusal: &Refusal,
@@ -317,7 +317,7 @@ impl BufferChecks for CpuBoundKernel {
         _copies: &[u32],
         expected: &ExpectedValues,
         tolerance: Tolerance,
-    ) -> anyhow::Result<Comparison> {
+    ) -> anyhow::Result<OutputComparison> {
         let (layout, memory) = self.data(buffer)?;
         let ExpectedValues::Host(expected) = expected else {
             bail!("expected values on another device cannot be compared here");
@@ -359,7 +359,7 @@ impl Launching for CpuBoundKernel {
 }
 
 /// There is one copy, and every sample is one run.
-impl Timing for CpuBoundKernel {}
+impl TimedLaunching for CpuBoundKernel {}
 
 impl KernelEvidence for CpuBoundKernel {
     fn printed(&self) -> String {

@@ -23,7 +23,7 @@ pub(super) const TIME_LIMIT: Duration = Duration::from_secs(30);
 const MEMORY_LIMIT: u64 = 4 << 30;
 const FILE_LIMIT: u64 = 256 << 20;
 /// How much of the compiler's output is read.
-const OUTPUT_LIMIT: u64 = 1 << 20;
+const COMPILER_OUTPUT_LIMIT: u64 = 1 << 20;
 
 /// Runs one compiler.
 #[derive(Debug)]
@@ -145,7 +145,7 @@ impl CompilerRunner {
 fn read_log(mut log: File) -> anyhow::Result<String> {
     let mut text = Vec::new();
     log.rewind()?;
-    log.take(OUTPUT_LIMIT).read_to_end(&mut text)?;
+    log.take(COMPILER_OUTPUT_LIMIT).read_to_end(&mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 

@@ -11,7 +11,7 @@ use super::headers::{HeaderKind, classify};
 use super::own_names::split_word;
 use super::words::{edit_words, is_kept_pragma, own_name};
 use crate::device::Refusal;
-use crate::device::source_edits::{
+use crate::device::source_rewrite::{
     NO_HEADER_NAME, ONLY_INCLUDE, has_include_tests, header_name, is_line_marker, unknown_header,
 };
 use crate::kernel::lexer::{Lexeme, starts_with_directive, strip_comments};

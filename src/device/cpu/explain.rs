@@ -5,7 +5,7 @@
 use super::checked_source::CheckedSource;
 use super::diagnostics::first_error_block;
 use super::directives::EMPTY_HEADER;
-use super::own_names::RENAMED;
+use super::own_names::RENAMED_PREFIX;
 use crate::device::Refusal;
 use crate::device::macro_collisions::{self, CompilerError};
 use crate::kernel::plan::TranslationUnit;
@@ -33,22 +33,22 @@ pub(super) fn explain(
     if let Some(refusal) = checked.edits.reached(output) {
         return Some(refusal.clone());
     }
-    if let Some(finding) = checked
-        .findings
+    if let Some(suspect) = checked
+        .suspect_words
         .iter()
-        .find(|finding| is_unlinked(output, &finding.word))
+        .find(|suspect| is_unlinked(output, &suspect.word))
     {
-        return Some(finding.refusal.clone());
+        return Some(suspect.refusal.clone());
     }
     let block = first_error_block(output)?;
     // The longest names first: the name of line 1 is a part of that of line 12.
-    let mut findings: Vec<_> = checked.findings.iter().collect();
-    findings.sort_by_key(|finding| std::cmp::Reverse(finding.word.len()));
+    let mut suspects: Vec<_> = checked.suspect_words.iter().collect();
+    suspects.sort_by_key(|suspect| std::cmp::Reverse(suspect.word.len()));
     let is_quoted = |word: &str| !word.is_empty() && block.message.contains(word);
-    let quoted = findings.iter().find(|finding| is_quoted(&finding.word));
+    let quoted = suspects.iter().find(|suspect| is_quoted(&suspect.word));
     let at_line = || {
         let is_named = |line: &u32| block.lines.contains(line);
-        findings.iter().find(|finding| is_named(&finding.line))
+        suspects.iter().find(|suspect| is_named(&suspect.line))
     };
     let collision = macro_collisions::explain(
         &unit.source,
@@ -69,8 +69,8 @@ pub(super) fn explain(
             }),
         });
     }
-    if let Some(finding) = quoted.or_else(at_line) {
-        return Some(finding.refusal.clone());
+    if let Some(suspect) = quoted.or_else(at_line) {
+        return Some(suspect.refusal.clone());
     }
     let is_undeclared = UNDECLARED.iter().any(|part| block.message.contains(part));
     let header = || empty_headers(output).find_map(|number| checked.empty_headers.get(number));
@@ -86,7 +86,7 @@ fn is_unlinked(output: &str, word: &str) -> bool {
     let mut missing = output
         .lines()
         .filter(|line| line.contains("undefined reference"));
-    word.starts_with(RENAMED) && missing.any(|line| line.contains(word))
+    word.starts_with(RENAMED_PREFIX) && missing.any(|line| line.contains(word))
 }
 
 /// The numbers of the empty headers that the compiler reached.

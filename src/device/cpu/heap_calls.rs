@@ -26,7 +26,7 @@ const C_FUNCTIONS: [&str; 9] = [
     "strdup",
 ];
 /// The beginnings of the symbols of `new`, `new[]`, `delete` and `delete[]`.
-const OPERATORS: [&str; 4] = ["_Znw", "_Zna", "_Zdl", "_Zda"];
+const HEAP_OPERATORS: [&str; 4] = ["_Znw", "_Zna", "_Zdl", "_Zda"];
 /// What these functions are in a source.
 const OPERATOR_WORDS: [&str; 2] = ["new", "delete"];
 /// The table of the launches' kernels (`runtime/entry.h`), where a process begins to run them.
@@ -95,7 +95,7 @@ fn target_of(file: &object::File<'_>, index: SymbolIndex) -> anyhow::Result<Targ
 }
 
 fn is_heap_function(symbol: &str) -> bool {
-    C_FUNCTIONS.contains(&symbol) || OPERATORS.iter().any(|start| symbol.starts_with(start))
+    C_FUNCTIONS.contains(&symbol) || HEAP_OPERATORS.iter().any(|start| symbol.starts_with(start))
 }
 
 /// The first line of a source that names one of the functions.

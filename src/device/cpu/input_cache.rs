@@ -12,7 +12,7 @@ use crate::device::numerics;
 use crate::task::{DType, Distribution};
 
 /// Maximum size of the cache, in bytes.
-const MAX_BYTES: usize = 256 << 20;
+const MAX_INPUT_BYTES: usize = 256 << 20;
 /// Above this number of entries of one size, the oldest is reused: new pages are expensive, and old values are not requested
 /// again.
 const MAX_ENTRIES_PER_SIZE: usize = 16;
@@ -70,7 +70,8 @@ impl InputCache {
     fn take_memory(&mut self, bytes: usize) -> anyhow::Result<PrivatePages> {
         let same_size =
             || (self.entries.iter().enumerate()).filter(|(_, entry)| entry.1.len() == bytes);
-        let is_full = self.bytes + bytes > MAX_BYTES || same_size().count() >= MAX_ENTRIES_PER_SIZE;
+        let is_full =
+            self.bytes + bytes > MAX_INPUT_BYTES || same_size().count() >= MAX_ENTRIES_PER_SIZE;
         let oldest = same_size().next().map(|(index, _)| index);
         if let Some((_, memory)) = oldest
             .filter(|_| is_full)
@@ -79,7 +80,7 @@ impl InputCache {
             self.bytes -= bytes;
             return Ok(memory);
         }
-        while self.bytes + bytes > MAX_BYTES {
+        while self.bytes + bytes > MAX_INPUT_BYTES {
             let Some((_, removed)) = self.entries.pop_front() else {
                 break;
             };
@@ -115,7 +116,7 @@ mod tests {
         assert!(cache.entries.len() <= 3 * MAX_ENTRIES_PER_SIZE);
         let bytes: usize = cache.entries.iter().map(|(_, memory)| memory.len()).sum();
         assert_eq!(cache.bytes, bytes);
-        cache.values(&fill(MAX_BYTES, 0)).unwrap();
-        assert_eq!((cache.entries.len(), cache.bytes), (1, MAX_BYTES));
+        cache.values(&fill(MAX_INPUT_BYTES, 0)).unwrap();
+        assert_eq!((cache.entries.len(), cache.bytes), (1, MAX_INPUT_BYTES));
     }
 }

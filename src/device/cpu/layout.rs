@@ -8,7 +8,7 @@ use std::ops::Range;
 use anyhow::bail;
 
 use super::control_page::ControlPage;
-use crate::kernel::plan::Plan;
+use crate::kernel::plan::LaunchPlan;
 use crate::task::DType;
 
 /// Minimum size of the guard zones. Data starts at a multiple of 256 bytes.
@@ -26,7 +26,7 @@ pub(super) struct BufferLayout {
 }
 
 /// The layout of every buffer, and the total size of the memory in bytes.
-pub(super) fn lay_out_buffers(plan: &Plan) -> (Vec<BufferLayout>, usize) {
+pub(super) fn lay_out_buffers(plan: &LaunchPlan) -> (Vec<BufferLayout>, usize) {
     let page = page_bytes();
     let mut next = size_of::<ControlPage>().next_multiple_of(page);
     let mut layouts = Vec::new();

@@ -4,11 +4,11 @@
 
 use super::control_page::{MAX_ARGUMENTS, MAX_BUFFERS, MAX_LAUNCHES};
 use crate::device::{Build, Refusal};
-use crate::kernel::plan::Plan;
+use crate::kernel::plan::LaunchPlan;
 use crate::verdict::Status;
 
 /// A refusal if the plan exceeds a limit.
-pub(super) fn refuse_excess(plan: &Plan) -> Option<Refusal> {
+pub(super) fn refuse_excess(plan: &LaunchPlan) -> Option<Refusal> {
     let reason = excess_of_counts(plan).or_else(|| excess_of_memory(plan))?;
     Some(Refusal {
         status: Status::LimitExceeded,
@@ -19,7 +19,7 @@ pub(super) fn refuse_excess(plan: &Plan) -> Option<Refusal> {
 
 /// The memory that a build needs to inspect a kernel, in addition to the plan's buffers. The race build needs twenty bytes for
 /// every byte of a buffer, mostly for the latest accesses.
-pub(super) fn inspection_bytes(build: Build, plan: &Plan) -> u64 {
+pub(super) fn inspection_bytes(build: Build, plan: &LaunchPlan) -> u64 {
     let bytes: u64 = plan.buffers.iter().map(|buffer| buffer.bytes()).sum();
     match build {
         Build::Fast => 0,
@@ -28,7 +28,7 @@ pub(super) fn inspection_bytes(build: Build, plan: &Plan) -> u64 {
     }
 }
 
-fn excess_of_counts(plan: &Plan) -> Option<String> {
+fn excess_of_counts(plan: &LaunchPlan) -> Option<String> {
     let arguments = plan.launches.iter().map(|launch| launch.arguments.len());
     let limits = [
         ("buffers", plan.buffers.len(), MAX_BUFFERS),
@@ -42,7 +42,7 @@ fn excess_of_counts(plan: &Plan) -> Option<String> {
 }
 
 /// All buffers stay in memory while the kernel is bound, so they may use at most half of what is available.
-fn excess_of_memory(plan: &Plan) -> Option<String> {
+fn excess_of_memory(plan: &LaunchPlan) -> Option<String> {
     let bytes = plan.buffers.iter().try_fold(0u64, |sum, buffer| {
         let mut sizes = buffer.shape.iter();
         let elements = sizes.try_fold(1u64, |product, size| product.checked_mul(*size))?;

@@ -55,10 +55,10 @@ use screened_compiler::ScreenedCompiler;
 
 use super::argument_checks::missing_kernel;
 use super::{
-    Build, Compile, Compiled, Device, LockFile, Opened, Program, Purpose, Refusal,
-    TimingProperties, Trace, TraceDifference,
+    Build, Compile, Compiled, Device, LockFile, Opened, Program, Purpose, Refusal, SourceTrace,
+    TimingProperties, TraceDifference,
 };
-use crate::kernel::plan::{Plan, TranslationUnit};
+use crate::kernel::plan::{LaunchPlan, TranslationUnit};
 use crate::verdict::DeviceIdentity;
 
 /// The number of timing blocks that one pair of processes is used for. The placement of a process in memory affects its times for
@@ -111,7 +111,7 @@ impl CpuDevice {
     pub fn trace_difference(
         &self,
         unit: &TranslationUnit,
-        trace: &Trace,
+        trace: &SourceTrace,
     ) -> anyhow::Result<Option<TraceDifference>> {
         match &self.screened {
             Some(screened) => screened.trace_difference(&self.toolchain, unit, trace),
@@ -156,7 +156,7 @@ impl CpuDevice {
     fn begin<'a>(
         &'a self,
         program: &'a Program,
-        plan: &'a Plan,
+        plan: &'a LaunchPlan,
     ) -> anyhow::Result<Result<StartingKernel<'a>, Refusal>> {
         if let Some(refusal) = source_checks::refuse_plan(plan) {
             return Ok(Err(refusal));
@@ -191,7 +191,7 @@ impl Device for CpuDevice {
         false
     }
 
-    fn open(&self, program: &Program, plan: &Plan, _: Purpose) -> anyhow::Result<Opened> {
+    fn open(&self, program: &Program, plan: &LaunchPlan, _: Purpose) -> anyhow::Result<Opened> {
         match self.begin(program, plan)? {
             Ok(starting) => starting.finish(),
             Err(refusal) => Ok(Opened::Refused(refusal)),
@@ -201,7 +201,7 @@ impl Device for CpuDevice {
     /// The processes start at the same time.
     fn open_pair(
         &self,
-        [one, other]: [(&Program, &Plan); 2],
+        [one, other]: [(&Program, &LaunchPlan); 2],
         _: Purpose,
     ) -> anyhow::Result<[Opened; 2]> {
         let starting = [self.begin(one.0, one.1)?, self.begin(other.0, other.1)?];

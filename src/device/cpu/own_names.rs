@@ -63,7 +63,7 @@ const OF_BUILDS: [&str; 14] = [
     "__STDC_IEC_60559_COMPLEX__",
 ];
 /// What a renamed word begins with.
-pub(super) const RENAMED: &str = "kforge_renamed_";
+pub(super) const RENAMED_PREFIX: &str = "kforge_renamed_";
 
 /// The entries behind a source, whose macros could change every word: without these macros, and with `KFORGE_ENTRY` defined only there.
 pub(super) const ENTRY_DEFINITIONS: &str = "#define KFORGE_ENTRIES_BEGIN extern \"C\" const ::kforge::Entry kforge_entries[] = {
@@ -93,7 +93,7 @@ const TYPE_NAMES: [&str; 17] = [
 
 /// The word that replaces one of a source; `None` if it stays.
 pub(super) fn renamed(word: &str) -> Option<String> {
-    is_reserved(word).then(|| format!("{RENAMED}{word}"))
+    is_reserved(word).then(|| format!("{RENAMED_PREFIX}{word}"))
 }
 
 /// Whether a renamed word belongs to kforge or to a build. Other ones are attributes, which may name anything in a source.

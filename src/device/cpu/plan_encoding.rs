@@ -8,11 +8,11 @@ use super::control_page::{
 };
 use super::layout::BufferLayout;
 use crate::device::numerics;
-use crate::kernel::plan::{Argument, BufferRole, Plan};
+use crate::kernel::plan::{Argument, BufferRole, LaunchPlan};
 
 pub(super) fn encode_plan(
     control: &mut ControlPage,
-    plan: &Plan,
+    plan: &LaunchPlan,
     layouts: &[BufferLayout],
     threads: u32,
 ) {

@@ -1,7 +1,7 @@
-//! The memory and the threads of a stopped process, seen from outside: mappings, resident pages, copies, stack pointers.
+//! Reads and writes the memory of a stopped process from outside: its mappings, resident pages, contents, and stack pointers.
 //!
-//! The process is never asked, and nothing here knows what its memory holds. Every error means that the system does not let one
-//! process look at another, or that the process is gone.
+//! Uses `/proc` and `process_vm_readv`, and runs no code in the process. Does not know what the memory is for. An error means that the
+//! system does not allow one process to read another, or that the process has ended.
 
 use std::fs::File;
 use std::io;
@@ -14,30 +14,30 @@ const PAGE_IS_PRESENT: u64 = 1 << 63;
 const PAGE_IS_SWAPPED: u64 = 1 << 62;
 /// Entries of `/proc/PID/pagemap` that are looked at together.
 const BLOCK_ENTRIES: usize = 512;
-/// How often a thread's position is read again while the system still puts the thread to rest.
+/// How often the position of a thread is read until the system reports the thread as stopped.
 const POSITION_ATTEMPTS: usize = 100;
-/// The largest number of ranges in one call.
-const MAX_RANGES: usize = 1024;
+/// The most ranges that one `process_vm_writev` takes.
+const MAX_RANGES_PER_CALL: usize = 1024;
 
-/// A mapping that the process may write to and shares with no other.
+/// A mapping that the process can write to and that no other process shares.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mapping {
+pub(super) struct PrivateMapping {
     pub(super) range: Range<u64>,
-    /// Whether it begins as the contents of a file.
+    /// Whether it maps a file.
     pub(super) has_file: bool,
-    /// Such as `[heap]`; empty if it has no name.
+    /// The name that the system shows, such as `[heap]`; may be empty.
     pub(super) name: String,
 }
 
-/// Consecutive pages that have memory.
+/// Consecutive pages that are all in memory, or that are all swapped pages or guard pages: the system reports these two alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ResidentPages {
     pub(super) range: Range<u64>,
-    /// Otherwise they are in swap space, or guards.
+    /// In memory.
     pub(super) is_present: bool,
 }
 
-/// One part of a transfer: memory of the process, and as many bytes here.
+/// A write: an address in the process, and the bytes for it.
 pub(super) struct Part<'m> {
     pub(super) address: u64,
     pub(super) bytes: &'m [u8],
@@ -90,13 +90,14 @@ pub(super) struct ProcessMemory {
 }
 
 struct ThreadFile {
+    /// `/proc/PID/task/TID/syscall`, which ends with the stack pointer and the instruction's address.
     position: File,
-    /// At the first stop.
+    /// Its stack pointer at the first stop.
     stack_pointer: u64,
 }
 
 impl ProcessMemory {
-    /// Opens what the system says about a process and its threads. The stack pointers at this moment are those of every stop.
+    /// Opens the files about a process and its threads in `/proc`. Keeps the stack pointers of this moment, for `is_at_rest`.
     pub(super) fn open(process: libc::pid_t) -> io::Result<Self> {
         let path = |name: &str| format!("/proc/{process}/{name}");
         let mut threads = Vec::new();
@@ -116,15 +117,15 @@ impl ProcessMemory {
         })
     }
 
-    /// The mappings that the process may write to and shares with no other, by address.
-    pub(super) fn private_mappings(&self) -> io::Result<Vec<Mapping>> {
+    /// The mappings that the process can write to and that no other process shares, by address.
+    pub(super) fn private_mappings(&self) -> io::Result<Vec<PrivateMapping>> {
         let text = std::fs::read_to_string(format!("/proc/{}/maps", self.process))?;
         text.lines()
             .filter_map(|line| parse_mapping(line).transpose())
             .collect()
     }
 
-    /// The number of pages in all mappings. Differs if a mapping was added, removed or resized.
+    /// The number of pages in all mappings. It changes if a mapping is added, removed or resized.
     pub(super) fn mapped_pages(&self) -> io::Result<u64> {
         let mut text = [0; 128];
         let length = self.sizes.read_at(&mut text, 0)?;
@@ -135,7 +136,7 @@ impl ProcessMemory {
             .ok_or_else(invalid)
     }
 
-    /// The parts of a range that have memory, as ranges of whole pages. Guard pages, which have none, look like swapped ones.
+    /// The resident pages of a range.
     pub(super) fn resident_pages(&self, range: &Range<u64>) -> io::Result<Vec<ResidentPages>> {
         let pages = (range.end - range.start) / PAGE_BYTES;
         let mut entries = vec![0; pages as usize * 8];
@@ -152,7 +153,7 @@ impl ProcessMemory {
         }
     }
 
-    /// Whether every thread executes code in `code`, at the stack pointer of its first stop.
+    /// Whether every thread is in `code`, with the stack pointer that it had at the first stop.
     pub(super) fn is_at_rest(&self, code: &Range<u64>) -> io::Result<bool> {
         for thread in &self.threads {
             let (stack_pointer, instruction) = read_position(&thread.position)?;
@@ -182,7 +183,7 @@ impl ProcessMemory {
 
     /// Writes memory of the process.
     pub(super) fn write(&self, parts: &[Part<'_>]) -> io::Result<()> {
-        for parts in parts.chunks(MAX_RANGES) {
+        for parts in parts.chunks(MAX_RANGES_PER_CALL) {
             let local: Vec<_> = parts
                 .iter()
                 .map(|part| libc::iovec {
@@ -223,7 +224,7 @@ fn remote_range(address: u64, bytes: usize) -> libc::iovec {
 fn check_copied(copied: isize, expected: usize) -> io::Result<()> {
     match usize::try_from(copied) {
         Ok(copied) if copied == expected => Ok(()),
-        // A part of the range is not mapped any more.
+        // Part of the range is no longer mapped.
         Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
         Err(_) => Err(io::Error::last_os_error()),
     }
@@ -247,14 +248,14 @@ fn read_position(file: &File) -> io::Result<(u64, u64)> {
         if let (Some(instruction), Some(stack_pointer)) = (hexadecimal(), hexadecimal()) {
             return Ok((stack_pointer, instruction));
         }
-        // "running": the thread is on its way to a stop.
+        // The system reports "running" until the thread has stopped.
         std::thread::yield_now();
     }
     Err(invalid())
 }
 
-/// A line of `/proc/PID/maps`: `START-END rwxp OFFSET DEVICE INODE NAME`. `None` if the process cannot write there, or shares it.
-fn parse_mapping(line: &str) -> io::Result<Option<Mapping>> {
+/// Parses a line of `/proc/PID/maps`: `START-END rwxp OFFSET DEVICE INODE NAME`. `None` if the mapping is read-only or shared.
+fn parse_mapping(line: &str) -> io::Result<Option<PrivateMapping>> {
     let mut words = line.split_whitespace();
     let mut next = || words.next().ok_or_else(invalid);
     let (range, access) = (next()?, next()?);
@@ -264,7 +265,7 @@ fn parse_mapping(line: &str) -> io::Result<Option<Mapping>> {
     }
     let (start, end) = range.split_once('-').ok_or_else(invalid)?;
     let address = |digits| u64::from_str_radix(digits, 16).map_err(|_| invalid());
-    Ok(Some(Mapping {
+    Ok(Some(PrivateMapping {
         range: address(start)?..address(end)?,
         has_file: inode != "0",
         name: words.collect::<Vec<_>>().join(" "),

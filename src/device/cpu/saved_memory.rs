@@ -1,9 +1,9 @@
-//! Undoes everything that a launch leaves behind in its process, and finds what a kernel has left there on purpose.
+//! Restores the memory of a candidate's process after every launch, and reports what the kernel left there.
 //!
-//! At every stop each page that the process can write to gets its content of the first stop: variables, stacks, shared memory, the
-//! heap, the runtime's own state. Pages that had no memory then are filled with zeros. So every launch begins alike, whatever the
-//! kernel did. A change of the candidate's own variables, or of memory that belongs to nothing, is a finding. The judge works from
-//! outside while the process is stopped; the process itself is never asked.
+//! The memory is saved at the process's first stop. At every later stop each writable page gets that content back: variables, stacks,
+//! shared memory, the heap, the runtime's own state. Pages that were not resident at the first stop are filled with zeros. So every
+//! launch starts with the same memory, whatever the kernel did. A changed variable of the candidate, or a change in memory that
+//! belongs to nothing, is a finding. All this happens from outside, while the process is stopped; it runs no code in the process.
 
 use std::io;
 use std::ops::Range;
@@ -11,21 +11,21 @@ use std::rc::Rc;
 
 use anyhow::Context;
 
-use super::process_memory::{Mapping, PAGE_BYTES, Part, ProcessMemory, ResidentPages};
+use super::process_memory::{PAGE_BYTES, Part, PrivateMapping, ProcessMemory, ResidentPages};
 use super::program_symbols::ProgramSymbols;
 use crate::base::Failure;
 
-/// The largest part of memory that is compared or cleared at a time.
-const CHUNK_BYTES: u64 = 1 << 20;
+/// The most bytes that are compared or cleared at a time.
+const MAX_PART_BYTES: u64 = 1 << 20;
 
 /// What a launch left behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Leftover {
     /// Nothing that a kernel could use.
     Nothing,
-    /// A name in the source or a kind of memory. It is restored.
+    /// A change, which is undone: the name of a variable, or a kind of memory.
     Change(String),
-    /// What cannot be undone, so that the process must not be used again.
+    /// Something that cannot be undone. The process must not be used again.
     Lasting(String),
 }
 
@@ -34,25 +34,27 @@ pub(super) struct SavedMemory {
     memory: ProcessMemory,
     symbols: Rc<ProgramSymbols>,
     areas: Vec<SavedArea>,
+    /// The number of pages in all mappings.
     mapped_pages: u64,
-    /// Compared where the process could change its mappings without a change of their total size.
-    mappings: Option<Vec<Mapping>>,
+    /// All mappings, to find a new one that keeps the number of pages. `None` if the process cannot change its mappings.
+    mappings: Option<Vec<PrivateMapping>>,
+    /// The content of pages that were not saved.
     zeros: Vec<u8>,
 }
 
-/// One mapping.
+/// A mapping, and its content at the first stop.
 struct SavedArea {
     range: Range<u64>,
-    /// Whether the program's own variables are here, so that changes are looked at.
+    /// Whether the candidate's variables are in it. Only then are its pages compared before they are restored.
     is_program: bool,
-    /// The pages that had memory at the first stop. All others were zero.
-    runs: Vec<SavedRun>,
-    /// The pages of `runs`, and guard pages. Sorted.
+    /// The pages that were resident at the first stop. All others were zero.
+    saved: Vec<SavedPages>,
+    /// The ranges of `saved`, and guard pages. Sorted.
     known: Vec<Range<u64>>,
 }
 
-/// Consecutive pages.
-struct SavedRun {
+/// Consecutive pages with their content.
+struct SavedPages {
     address: u64,
     contents: Vec<u8>,
 }
@@ -61,10 +63,10 @@ impl SavedArea {
     fn save(
         memory: &ProcessMemory,
         symbols: &ProgramSymbols,
-        mapping: &Mapping,
+        mapping: &PrivateMapping,
     ) -> io::Result<Self> {
         let range = mapping.range.clone();
-        // The pages of a file have its content even before they are in memory.
+        // A page that maps a file has the file's content even while it is not resident.
         let resident = if mapping.has_file {
             vec![ResidentPages {
                 range: range.clone(),
@@ -73,14 +75,14 @@ impl SavedArea {
         } else {
             memory.resident_pages(&range)?
         };
-        let mut runs = Vec::new();
+        let mut saved = Vec::new();
         for pages in &resident {
             if !pages.is_present && !memory.is_readable(pages.range.start)? {
                 continue;
             }
             let mut contents = vec![0; (pages.range.end - pages.range.start) as usize];
             memory.read(pages.range.start, &mut contents)?;
-            runs.push(SavedRun {
+            saved.push(SavedPages {
                 address: pages.range.start,
                 contents,
             });
@@ -89,14 +91,14 @@ impl SavedArea {
         Ok(Self {
             is_program: symbols.writable_pages.iter().any(overlaps),
             range,
-            runs,
+            saved,
             known: resident.into_iter().map(|pages| pages.range).collect(),
         })
     }
 }
 
 impl SavedMemory {
-    /// Saves the memory of a process at its first stop. `maps_are_fixed`: the process cannot change its mappings.
+    /// Saves the memory of a process at its first stop. `maps_are_fixed`: the sandbox lets the process change no mapping.
     ///
     /// # Errors
     /// `Failure::environment` if the system does not let this process look at the memory of another.
@@ -131,11 +133,11 @@ impl SavedMemory {
             symbols,
             areas,
             mappings: (!maps_are_fixed).then_some(mappings),
-            zeros: vec![0; CHUNK_BYTES as usize],
+            zeros: vec![0; MAX_PART_BYTES as usize],
         })
     }
 
-    /// Restores the memory of the stopped process, and says what its last launch left there.
+    /// Restores the memory of the stopped process. Returns what the last launch left there.
     pub(super) fn restore(&self) -> anyhow::Result<Leftover> {
         self.try_restore()
             .context("failed to restore the memory of a candidate")
@@ -164,20 +166,20 @@ impl SavedMemory {
         }
     }
 
-    /// Restores one mapping. Returns the first change that only the kernel can have made.
+    /// Restores one mapping. Returns the first change that only the kernel can have made: the runtime changes its own memory too.
     fn restore_area(&self, area: &SavedArea) -> io::Result<Option<String>> {
         let mut parts: Vec<Part<'_>> = Vec::new();
-        for run in &area.runs {
+        for pages in &area.saved {
             parts.push(Part {
-                address: run.address,
-                bytes: &run.contents,
+                address: pages.address,
+                bytes: &pages.contents,
             });
         }
         let resident = self.memory.resident_pages(&area.range)?;
         for pages in without(&resident, &area.known) {
             let mut address = pages.start;
             while address < pages.end {
-                let bytes = (pages.end - address).min(CHUNK_BYTES);
+                let bytes = (pages.end - address).min(MAX_PART_BYTES);
                 parts.push(Part {
                     address,
                     bytes: &self.zeros[..bytes as usize],
@@ -197,12 +199,12 @@ impl SavedMemory {
         Ok(first_change)
     }
 
-    /// Restores the pages of a part that have changed.
+    /// Restores the changed pages of a part. Returns the first change that only the kernel can have made.
     fn restore_compared(&self, part: &Part<'_>) -> io::Result<Option<String>> {
-        let mut current = vec![0; part.bytes.len().min(CHUNK_BYTES as usize)];
+        let mut current = vec![0; part.bytes.len().min(MAX_PART_BYTES as usize)];
         let mut first_change = None;
-        for (index, saved) in part.bytes.chunks(CHUNK_BYTES as usize).enumerate() {
-            let address = part.address + index as u64 * CHUNK_BYTES;
+        for (index, saved) in part.bytes.chunks(MAX_PART_BYTES as usize).enumerate() {
+            let address = part.address + index as u64 * MAX_PART_BYTES;
             let current = &mut current[..saved.len()];
             self.memory.read(address, current)?;
             if current == saved {
@@ -234,7 +236,7 @@ impl SavedMemory {
     }
 }
 
-/// The parts of `resident` that are in none of the known ranges. Both are sorted.
+/// The resident pages outside of the known ranges. Both lists are sorted.
 fn without(resident: &[ResidentPages], known: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut rest = Vec::new();
     let mut known = known.iter().peekable();

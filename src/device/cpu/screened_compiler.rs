@@ -14,10 +14,10 @@ use super::diagnostics::first_error_block;
 use super::gpu_macros::{GpuMacros, recognises_compiler};
 use super::source::text_to_trace;
 use super::source_checks::check_source_for_gpu;
-use super::toolchain::Toolchain;
+use super::toolchain::{Preprocessed, Toolchain};
 use crate::base::process::read_output;
 use crate::device::source_trace::MarkedSource;
-use crate::device::{Build, Trace, TraceDifference};
+use crate::device::{Build, SourceTrace, TraceDifference};
 use crate::kernel::plan::TranslationUnit;
 
 /// How long a compiler may take to list its macros.
@@ -59,16 +59,16 @@ impl ScreenedCompiler {
         &self,
         toolchain: &Toolchain,
         unit: &TranslationUnit,
-        trace: &Trace,
+        trace: &SourceTrace,
     ) -> anyhow::Result<Option<TraceDifference>> {
         let checked = check_source_for_gpu(&unit.source);
         let marked = MarkedSource::new(&unit.source, &checked.text);
         let text = text_to_trace(unit, &checked, &marked, &self.directives(unit));
         let is_known = |name: &str| !recognises_compiler(name, &self.predefined);
         Ok(match toolchain.preprocess(&text, unit)? {
-            Ok(output) => trace.difference(&marked.read(&output), is_known),
+            Preprocessed::Text(output) => trace.difference(&marked.read(&output), is_known),
             // The GPU's compiler has accepted the source.
-            Err(log) => Some(TraceDifference {
+            Preprocessed::Errors(log) => Some(TraceDifference {
                 line: first_error_block(&log).and_then(|error| error.lines.first().copied()),
                 name: None,
             }),

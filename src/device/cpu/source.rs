@@ -13,7 +13,7 @@ use super::shared_declarations::{declaration_end, rewrite_shared};
 use super::wait_loops::wait_loop_edits;
 use super::words::{DROPPED_PRAGMA, EMPTY_PTX, PTX_AT_LINE};
 use crate::device::argument_checks::passed_types;
-use crate::device::source_edits::header_name;
+use crate::device::source_rewrite::header_name;
 use crate::device::source_trace::{MarkedSource, ReportAs};
 use crate::device::standard_headers::freed_constants;
 use crate::kernel::lexer::{Lexeme, LexemeKind, lex, strip_comments};

@@ -14,9 +14,9 @@ use super::words::Words;
 use crate::device::Refusal;
 use crate::device::launches::LaunchPlace;
 use crate::device::refusal::NESTED_LAUNCH;
-use crate::device::thread_locals::{Scopes, THREAD_LOCAL, THREAD_LOCAL_WORDS, ThreadLocalEdit};
+use crate::device::thread_locals::{OpenBraces, THREAD_LOCAL, THREAD_LOCAL_WORDS, ThreadLocalEdit};
 use crate::kernel::lexer::{Lexeme, LexemeKind, lex};
-use crate::kernel::plan::{ArgumentType, Plan, TranslationUnit};
+use crate::kernel::plan::{ArgumentType, LaunchPlan, TranslationUnit};
 use crate::verdict::Status;
 
 /// Integer types of C that every kernel has.
@@ -45,7 +45,7 @@ pub(super) fn refuse_arguments(unit: &TranslationUnit) -> Option<Refusal> {
 }
 
 /// A refusal if a launch of the plan is not supported.
-pub(super) fn refuse_plan(plan: &Plan) -> Option<Refusal> {
+pub(super) fn refuse_plan(plan: &LaunchPlan) -> Option<Refusal> {
     let refused = |what: &str| {
         let reason = format!("{what} do not run on a CPU");
         Some(Refusal::new(Status::Unsupported, reason))
@@ -77,7 +77,7 @@ fn check(
         joins_tokens: joins_tokens(source),
         ..CheckedSource::default()
     };
-    let mut scopes = Scopes::default();
+    let mut braces = OpenBraces::default();
     let fallbacks = choose(source, &lexemes);
     let words = Words {
         source,
@@ -86,7 +86,7 @@ fn check(
     };
     for (index, lexeme) in lexemes.iter().enumerate() {
         let text = &source[lexeme.range.clone()];
-        scopes.read(source, &lexemes, index);
+        braces.read(source, &lexemes, index);
         match lexeme.kind {
             LexemeKind::Directive => match fallbacks.get(&index) {
                 Some(condition) => {
@@ -96,16 +96,16 @@ fn check(
                 None => edit_directive(source, lexeme, &mut checked),
             },
             LexemeKind::Identifier
-                if THREAD_LOCAL_WORDS.contains(&text) && scopes.in_function() =>
+                if THREAD_LOCAL_WORDS.contains(&text) && braces.in_function() =>
             {
-                checked.add_finding("", Status::Rejected, lexeme.line, THREAD_LOCAL);
+                checked.add_suspect_word("", Status::Rejected, lexeme.line, THREAD_LOCAL);
                 let edit = ThreadLocalEdit {
                     refusing: format!("::kforge::reached_thread_local({});", lexeme.line),
                     edits: &mut checked.edits,
                 };
-                scopes.edit_thread_local(source, &lexemes, index, edit);
+                braces.edit_thread_local(source, &lexemes, index, edit);
             }
-            LexemeKind::Identifier if matches!(text, "typedef" | "using") && scopes.is_empty() => {
+            LexemeKind::Identifier if matches!(text, "typedef" | "using") && braces.is_empty() => {
                 if let Some(range) = own_integer_type(source, &lexemes[index..]) {
                     checked.edits.remove(source, range);
                 }
@@ -118,9 +118,9 @@ fn check(
                     index,
                 };
                 if place.is_launch() {
-                    checked.add_finding("<<<", Status::Rejected, lexeme.line, NESTED_LAUNCH);
+                    checked.add_suspect_word("<<<", Status::Rejected, lexeme.line, NESTED_LAUNCH);
                     let refusing = format!("::kforge::reached_launch({})", lexeme.line);
-                    place.edit(&scopes, &refusing, &mut checked.edits);
+                    place.edit(&braces, &refusing, &mut checked.edits);
                 }
             }
             _ => {}
@@ -169,10 +169,10 @@ mod tests {
         let checked = check_source(source);
         let lines = checked.text.matches('\n').count();
         assert_eq!(lines, source.matches('\n').count(), "{}", checked.text);
-        let findings = checked.findings.iter().map(|finding| &finding.refusal);
+        let suspect_words = checked.suspect_words.iter().map(|suspect| &suspect.refusal);
         let mut all = (checked.edits.refusals().iter())
             .chain(&checked.empty_headers)
-            .chain(findings);
+            .chain(suspect_words);
         let first = all.next()?;
         Some((first.status, first.evidence.line?))
     }

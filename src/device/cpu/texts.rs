@@ -15,7 +15,12 @@ pub fn possible_refusals(unit: &TranslationUnit) -> Vec<Refusal> {
     let mut refusals = checked.edits.refusals().to_vec();
     refusals.extend(super::source_checks::refuse_arguments(unit));
     refusals.extend(checked.empty_headers);
-    refusals.extend(checked.findings.into_iter().map(|finding| finding.refusal));
+    refusals.extend(
+        checked
+            .suspect_words
+            .into_iter()
+            .map(|suspect| suspect.refusal),
+    );
     refusals
 }
 

@@ -55,6 +55,13 @@ pub(super) struct CompileTask<'a> {
     pub(super) build: Build,
 }
 
+/// What the preprocessor made of a unit.
+pub(super) enum Preprocessed {
+    Text(String),
+    /// It failed; its messages. Empty if it did not finish in time.
+    Errors(String),
+}
+
 impl Toolchain {
     /// Finds the compiler and builds what all candidates share, unless an earlier process did.
     pub(super) fn open() -> anyhow::Result<Self> {
@@ -229,20 +236,20 @@ impl Toolchain {
         )
     }
 
-    /// The preprocessed text of a unit, or else the errors of the preprocessor.
+    /// Preprocesses a unit.
     pub(super) fn preprocess(
         &self,
         text: &str,
         unit: &TranslationUnit,
-    ) -> anyhow::Result<Result<String, String>> {
+    ) -> anyhow::Result<Preprocessed> {
         let folder = temporary::folder("compile-").map_err(|error| no_space_error(&error))?;
         match self.preprocess_in(folder.path(), text, unit, Build::Fast)? {
-            CompilerOutcome::Succeeded => read_preprocessed(folder.path()).map(Ok),
+            CompilerOutcome::Succeeded => read_preprocessed(folder.path()).map(Preprocessed::Text),
             CompilerOutcome::Failed(_) if is_disk_full(folder.path()) => {
                 Err(no_space_error(&"no space left on device").into())
             }
-            CompilerOutcome::Failed(log) => Ok(Err(log)),
-            CompilerOutcome::TimedOut => Ok(Err(String::new())),
+            CompilerOutcome::Failed(log) => Ok(Preprocessed::Errors(log)),
+            CompilerOutcome::TimedOut => Ok(Preprocessed::Errors(String::new())),
         }
     }
 

@@ -133,17 +133,17 @@ impl Words<'_> {
             self.edit_pragma(index, checked);
         } else if THREAD_LOCAL_WORDS.contains(&word.as_str()) {
             let (status, line) = (Status::Rejected, lexeme.line);
-            checked.add_finding(REFUSED_THREAD_LOCAL, status, line, THREAD_LOCAL);
+            checked.add_suspect_word(REFUSED_THREAD_LOCAL, status, line, THREAD_LOCAL);
             self.replace(index..index + 1, REFUSED_THREAD_LOCAL, checked);
         } else if word == "__managed__" {
-            checked.add_finding(&word, Status::Rejected, lexeme.line, MANAGED_MEMORY);
+            checked.add_suspect_word(&word, Status::Rejected, lexeme.line, MANAGED_MEMORY);
         } else if let Some((_, what)) = UNSUPPORTED_WORDS.iter().find(|(known, _)| *known == word) {
             let reason = format!("`{word}`: {what} cannot run on a CPU");
-            checked.add_finding(&word, Status::Unsupported, lexeme.line, reason);
+            checked.add_suspect_word(&word, Status::Unsupported, lexeme.line, reason);
         } else if let Some(other) = renamed(&word) {
             if is_own(&word) {
                 let reason = own_name(&word);
-                checked.add_finding(&other, Status::Rejected, lexeme.line, reason);
+                checked.add_suspect_word(&other, Status::Rejected, lexeme.line, reason);
             }
             self.replace(index..index + 1, &other, checked);
         }
@@ -181,7 +181,7 @@ impl Words<'_> {
             return;
         }
         let name = format!("{PTX_AT_LINE}{line}");
-        checked.add_finding(&name, Status::Unsupported, line, ptx_reason(word));
+        checked.add_suspect_word(&name, Status::Unsupported, line, ptx_reason(word));
         self.replace(index..end, &name, checked);
         if checked.ptx_lines.last() != Some(&line) {
             checked.ptx_lines.push(line);

@@ -23,15 +23,15 @@ use crate::base::{RandomStream, random};
 use crate::device::refusal::{DeviceError, Refusal};
 use crate::device::{
     BoundKernel, Cache, KernelEvidence, LaunchOutcome, Launching, PersistentState, Program,
-    Purpose, Timing,
+    Purpose, TimedLaunching,
 };
-use crate::kernel::plan::Plan;
+use crate::kernel::plan::LaunchPlan;
 use crate::verdict::{Resources, Status};
 
 /// A kernel on a GPU, bound to its own buffers.
 pub(super) struct CudaBoundKernel {
     pub(super) context: Rc<GpuContext>,
-    pub(super) plan: Plan,
+    pub(super) plan: LaunchPlan,
     pub(super) memory: KernelMemory,
     prepared: PreparedPlan,
     variables: ModuleVariables,
@@ -58,7 +58,7 @@ impl CudaBoundKernel {
     pub(super) fn open(
         context: &Rc<GpuContext>,
         program: &Program,
-        plan: &Plan,
+        plan: &LaunchPlan,
         purpose: Purpose,
     ) -> Result<Self, DeviceError> {
         let gpu = &context.gpu;
@@ -275,7 +275,7 @@ impl Launching for CudaBoundKernel {
     }
 }
 
-impl Timing for CudaBoundKernel {
+impl TimedLaunching for CudaBoundKernel {
     fn copy_count(&self) -> usize {
         self.memory.copies() as usize
     }

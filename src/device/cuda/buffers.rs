@@ -14,8 +14,8 @@ use super::layout::Layout;
 use super::memory::{Access, copy_to_device, copy_to_host};
 use crate::device::aligned::AlignedBytes;
 use crate::device::{
-    BufferAccess, BufferChecks, BufferContent, Comparison, DeviceValues, ExpectedOutput,
-    ExpectedValues, Mismatch, Poison, PoisonCount, numerics,
+    BufferAccess, BufferChecks, BufferContent, DeviceValues, ExpectedOutput, ExpectedValues,
+    Mismatch, OutputComparison, Poison, PoisonCount, numerics,
 };
 use crate::task::{DType, Tolerance};
 
@@ -126,7 +126,7 @@ impl BufferChecks for CudaBoundKernel {
         copies: &[u32],
         expected: &ExpectedValues,
         tolerance: Tolerance,
-    ) -> anyhow::Result<Comparison> {
+    ) -> anyhow::Result<OutputComparison> {
         self.ensure_usable()?;
         match expected {
             ExpectedValues::OnDevice(expected) => {
@@ -266,7 +266,7 @@ impl CudaBoundKernel {
         copies: &[u32],
         expected: &DeviceValues,
         tolerance: Tolerance,
-    ) -> anyhow::Result<Comparison> {
+    ) -> anyhow::Result<OutputComparison> {
         if expected.addresses.len() != copies.len() {
             bail!(
                 "{} copies are compared with {} expected ones",
@@ -314,10 +314,10 @@ fn combine_hashes(hashes: &[u64]) -> u64 {
 }
 
 /// Merges the comparisons of several copies, as if they were one tensor.
-fn merge_comparisons(comparisons: &[Comparison]) -> Comparison {
-    let largest = |of: fn(&Comparison) -> f64| comparisons.iter().map(of).fold(0.0, f64::max);
+fn merge_comparisons(comparisons: &[OutputComparison]) -> OutputComparison {
+    let largest = |of: fn(&OutputComparison) -> f64| comparisons.iter().map(of).fold(0.0, f64::max);
     let mean: f64 = comparisons.iter().map(|one| one.mean_abs_error).sum();
-    Comparison {
+    OutputComparison {
         elements: comparisons.iter().map(|one| one.elements).sum(),
         failed: comparisons.iter().map(|one| one.failed).sum(),
         first: comparisons.iter().find_map(|one| one.first),

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use anyhow::Context;
 
 /// Limit for the output that one call returns.
-const MAX_BYTES: u64 = 4096;
+const MAX_CAPTURED_BYTES: u64 = 4096;
 /// Size of the file. A few bytes of device code can make the driver print without end.
 const FILE_BYTES: u64 = 16 << 20;
 
@@ -37,8 +37,10 @@ impl CapturedOutput {
         let mut bytes = Vec::new();
         // Standard output is the same file description, so this is its write position.
         let printed = file.stream_position().ok()?;
-        let read = (file.seek(SeekFrom::Start(0)))
-            .and_then(|_| file.take(printed.min(MAX_BYTES)).read_to_end(&mut bytes));
+        let read = (file.seek(SeekFrom::Start(0))).and_then(|_| {
+            file.take(printed.min(MAX_CAPTURED_BYTES))
+                .read_to_end(&mut bytes)
+        });
         let rewound = file.seek(SeekFrom::Start(0));
         // SAFETY: the descriptor is open; the call gives its memory back and leaves its size.
         unsafe {
@@ -91,7 +93,7 @@ mod tests {
         let written = (0..32).take_while(|_| output.write_all(&flood).is_ok());
         assert_eq!(written.count() as u64, FILE_BYTES >> 20);
         let kept = printed.take().unwrap();
-        assert_eq!(kept.len() as u64, MAX_BYTES);
+        assert_eq!(kept.len() as u64, MAX_CAPTURED_BYTES);
         output.write_all(b"third").unwrap();
         assert_eq!(printed.take().as_deref(), Some("third"));
     }

@@ -167,12 +167,12 @@ impl Drop for Clock {
 }
 
 /// An event without a time: marks a place in the stream that later work waits for.
-pub(super) struct Event {
+pub(super) struct StreamEvent {
     gpu: Rc<Gpu>,
     handle: sys::CUevent,
 }
 
-impl Event {
+impl StreamEvent {
     pub(super) fn new(gpu: &Rc<Gpu>) -> Result<Self, DriverError> {
         let mut handle = ptr::null_mut();
         let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
@@ -193,7 +193,7 @@ impl Event {
     }
 }
 
-impl Drop for Event {
+impl Drop for StreamEvent {
     fn drop(&mut self) {
         if !self.gpu.is_broken() {
             let _ = call!(cuEventDestroy_v2(self.handle));

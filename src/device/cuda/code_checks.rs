@@ -5,6 +5,7 @@
 
 use super::argument_memory::writes_arguments;
 use super::cubin::{CubinCode, CubinParameter};
+use super::launch_arguments::{TENSOR_MAP_BYTES, WORD_BYTES};
 use super::overlap::waits_for_previous_launch;
 use super::ptx_rules::{ForbiddenCode, find_forbidden, refuse_symbol};
 use super::source_checks;
@@ -13,11 +14,6 @@ use crate::device::refusal::{MANAGED_MEMORY, Refusal};
 use crate::device::{CompiledEntry, CompiledParameter};
 use crate::kernel::plan::{ArgumentType, EntryPoint, TranslationUnit};
 use crate::verdict::Status;
-
-/// Bytes of a pointer, and of the memory of every number that a launch passes.
-const WORD_BYTES: u32 = 8;
-/// Bytes of a `CUtensorMap`.
-const TENSOR_MAP_BYTES: u32 = 128;
 
 /// Checks the compiled code of a kernel. Returns its entries, one for each launch.
 ///

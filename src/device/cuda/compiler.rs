@@ -22,7 +22,7 @@ use crate::base::{Digest, Failure};
 use crate::device::argument_checks::{mismatch_refusal, missing_kernel, plain_messages};
 use crate::device::refusal::{DeviceError, Refusal};
 use crate::device::source_trace::MarkedSource;
-use crate::device::{Compiled, Program, Trace};
+use crate::device::{Compiled, Program, SourceTrace};
 use crate::kernel::plan::TranslationUnit;
 use crate::verdict::Status;
 
@@ -279,7 +279,7 @@ impl Compiler {
             NvrtcOutcome::Compiled(response) => {
                 let facts = CubinFacts {
                     entries: code_checks::harness_entries(&response),
-                    trace: Trace::default(),
+                    trace: SourceTrace::default(),
                     features: IndexMap::new(),
                 };
                 self.cubins.save(&key, &response, facts, started)

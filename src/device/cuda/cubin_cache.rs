@@ -11,7 +11,7 @@ use super::wire::CompileResponse;
 use super::{diagnostics, ptx};
 use crate::base::{Digest, Failure};
 use crate::device::cache::{self, CacheLease, ImageCache, write_failure};
-use crate::device::{Build, CompiledEntry, Program, Trace};
+use crate::device::{Build, CompiledEntry, Program, SourceTrace};
 use crate::verdict::Resources;
 
 /// Increase it when the format of `CachedCubin` changes.
@@ -32,14 +32,14 @@ struct CachedCubin {
     entries: Vec<CompiledEntry>,
     log: String,
     resources: Resources,
-    trace: Trace,
+    trace: SourceTrace,
     facts: IndexMap<String, f64>,
 }
 
 /// What is known about a cubin.
 pub(super) struct CubinFacts {
     pub(super) entries: Vec<CompiledEntry>,
-    pub(super) trace: Trace,
+    pub(super) trace: SourceTrace,
     pub(super) features: IndexMap<String, f64>,
 }
 

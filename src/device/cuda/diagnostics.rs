@@ -4,11 +4,9 @@
 //! The text stays untrusted: a candidate controls much of it. Compiles nothing: `compiler` does.
 
 use crate::device::Refusal;
-use crate::device::compiler_log::{strip_directories, truncate_line};
+use crate::device::compiler_log::{MAX_LOG_BYTES, strip_directories, truncate_line};
 use crate::verdict::{Evidence, Status};
 
-/// Limit for the part of a log that is kept, in bytes.
-const LOG_LIMIT: usize = 4096;
 const KERNEL: &str = "kernel.cu";
 /// Prefixes of lines that concern code added by kforge, or that say nothing.
 const NOISE_PREFIXES: &[&str] = &[
@@ -67,7 +65,7 @@ fn error_messages(log: &str) -> String {
     })
 }
 
-/// Selects the messages whose first line is `wanted`, each with its excerpt, up to `LOG_LIMIT` bytes.
+/// Selects the messages whose first line is `wanted`, each with its excerpt, up to `MAX_LOG_BYTES` bytes.
 fn select_messages(log: &str, wanted: impl Fn(&str) -> bool) -> String {
     let mut text = String::new();
     let mut is_wanted = false;
@@ -95,7 +93,7 @@ fn select_messages(log: &str, wanted: impl Fn(&str) -> bool) -> String {
         let line = line.split(OPTION_ADVICE).next().unwrap_or_default();
         let line = strip_directories(line);
         let line = truncate_line(&line);
-        if text.len() + line.len() > LOG_LIMIT {
+        if text.len() + line.len() > MAX_LOG_BYTES {
             text.push_str("…\n");
             break;
         }
@@ -220,7 +218,7 @@ mod tests {
     fn log_and_reason_are_capped() {
         let line = "kernel.cu(1): error: é".to_owned() + &"é".repeat(100_000);
         let refusal = compile_error(&format!("{line}\n").repeat(20), 1);
-        assert!(refusal.evidence.log.unwrap().len() < LOG_LIMIT + 10);
+        assert!(refusal.evidence.log.unwrap().len() < MAX_LOG_BYTES + 10);
         assert!(refusal.reason.len() < 700);
     }
 }

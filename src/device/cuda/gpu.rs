@@ -17,7 +17,7 @@ use crate::verdict::{DeviceIdentity, Status};
 /// Size of the buffer for device `printf` between two launches. Output that does not fit is lost.
 const PRINTF_BYTES: usize = 64 << 10;
 /// The smallest device heap that the driver accepts. Kernels that allocate are also refused.
-const HEAP_BYTES: usize = 1 << 12;
+const MALLOC_HEAP_BYTES: usize = 1 << 12;
 
 /// Calls a driver function and turns its error code into a `DriverError`.
 macro_rules! call {
@@ -103,7 +103,7 @@ impl Gpu {
         call!(cuCtxSetCurrent(context))?;
         for (limit, bytes) in [
             (sys::CUlimit::CU_LIMIT_PRINTF_FIFO_SIZE, PRINTF_BYTES),
-            (sys::CUlimit::CU_LIMIT_MALLOC_HEAP_SIZE, HEAP_BYTES),
+            (sys::CUlimit::CU_LIMIT_MALLOC_HEAP_SIZE, MALLOC_HEAP_BYTES),
         ] {
             call!(cuCtxSetLimit(limit, bytes))?;
         }

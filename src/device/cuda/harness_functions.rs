@@ -28,7 +28,7 @@ const UNTYPED: [&str; 8] = [
 
 /// Bytes of local memory that are overwritten in addition to those of the kernel: functions have frames at different places.
 const OTHER_FRAMES_BYTES: u64 = 1024;
-/// Most bytes of a thread that are overwritten: on a GPU with 132 multiprocessors they are 2 GiB in all.
+/// Maximum number of bytes of a thread that are overwritten. On a GPU with 132 multiprocessors this is 2 GiB in total.
 const MAX_LOCAL_SCRUB: u64 = 8 << 10;
 
 /// The functions of the loaded harness kernels.

@@ -18,7 +18,7 @@ use super::judge_memory::{JudgeBuffer, JudgeMemory};
 use super::layout::GuardZones;
 use super::memory::{Access, copy_to_host, zero_memory};
 use crate::device::numerics::{self, RawDistribution};
-use crate::device::{Comparison, Mismatch, Poison, PoisonCount};
+use crate::device::{Mismatch, OutputComparison, Poison, PoisonCount};
 use crate::task::{DType, Distribution, Tolerance};
 
 const THREADS: u32 = 256;
@@ -226,7 +226,7 @@ impl HarnessKernels {
         buffer: BufferCopies,
         expected: BufferCopies,
         tolerance: Tolerance,
-    ) -> anyhow::Result<Vec<Comparison>> {
+    ) -> anyhow::Result<Vec<OutputComparison>> {
         let copies = buffer.copies;
         let kernel = compare_kernel(buffer, expected)?;
         let slots = buffer.elements.div_ceil(PIECE) * LANES;
@@ -440,8 +440,8 @@ fn compare_kernel(buffer: BufferCopies, expected: BufferCopies) -> anyhow::Resul
 }
 
 /// Decodes a `CompareResult` of `numerics.cu`.
-fn decode_comparison(elements: u64, words: &[u64]) -> Comparison {
-    Comparison {
+fn decode_comparison(elements: u64, words: &[u64]) -> OutputComparison {
+    OutputComparison {
         elements,
         failed: words[0],
         first: (words[0] > 0).then_some(Mismatch {

@@ -57,7 +57,7 @@ const WRITTEN_OUT: &[(&str, &str)] = &[
 
 /// The text in front of every kernel: names that nvcc knows without a header, and those that the CPU knows in addition.
 pub(super) fn preamble() -> String {
-    [TYPES, MATHEMATICS, LIMITS, FLOATS, ""].join("\n")
+    [TYPES, MATHEMATICS, LIMIT_MACROS, FLOATS, ""].join("\n")
 }
 
 /// The types equal libcu++'s, so that a source may use both.
@@ -105,7 +105,7 @@ const MATHEMATICS: &str = "#ifndef HUGE_VALF
 #define M_SQRT2 1.41421356237309504880
 #define M_SQRT1_2 0.70710678118654752440
 #endif";
-const LIMITS: &str = "#ifndef INT_MAX
+const LIMIT_MACROS: &str = "#ifndef INT_MAX
 #define CHAR_BIT 8
 #define SCHAR_MAX 127
 #define SCHAR_MIN (-128)
@@ -144,7 +144,7 @@ const SHARED_TEXTS: &[(&[&str], &str)] = &[
         INTEGERS,
     ),
     (&["math.h"], MATHEMATICS),
-    (&["limits.h", "climits"], LIMITS),
+    (&["limits.h", "climits"], LIMIT_MACROS),
     (&["float.h", "cfloat"], FLOATS),
     (
         &[

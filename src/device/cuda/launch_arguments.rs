@@ -8,9 +8,10 @@ use crate::device::{CompiledEntry, CompiledParameter};
 use crate::kernel::plan::{Argument, Launch};
 use crate::verdict::Status;
 
-/// Bytes at the address of a number or pointer, and of a tensor map.
-const WORD_BYTES: u32 = 8;
-const TENSOR_MAP_BYTES: u32 = 128;
+/// Bytes of a pointer, and of the memory of every number that a launch passes.
+pub(super) const WORD_BYTES: u32 = 8;
+/// Bytes of a `CUtensorMap`.
+pub(super) const TENSOR_MAP_BYTES: u32 = 128;
 
 /// Checks the arguments of a launch.
 ///

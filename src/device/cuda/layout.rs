@@ -14,7 +14,7 @@ use super::judge_memory::{JudgeBuffer, JudgeMemory};
 use super::memory::{Access, PlainAllocation, Region};
 use crate::base::{RandomStream, random};
 use crate::device::{Edge, Purpose};
-use crate::kernel::plan::{BufferRole, Plan};
+use crate::kernel::plan::{BufferRole, LaunchPlan};
 
 /// Alignment of a buffer's address.
 const ALIGNMENT: u64 = 256;
@@ -73,7 +73,7 @@ impl Layout {
     /// Places the buffers with these indices. Zones and tables have the plan's indices.
     pub(super) fn new(
         judge: &Rc<JudgeMemory>,
-        plan: &Plan,
+        plan: &LaunchPlan,
         which: &[usize],
         purpose: Purpose,
     ) -> Result<Self, DriverError> {
@@ -134,7 +134,7 @@ impl Layout {
     }
 
     /// All copies of a buffer.
-    pub(super) fn buffer_copies(&self, plan: &Plan, buffer: usize) -> BufferCopies {
+    pub(super) fn buffer_copies(&self, plan: &LaunchPlan, buffer: usize) -> BufferCopies {
         BufferCopies {
             table: self.tables.address() + buffer as u64 * u64::from(self.copies) * 8,
             copies: self.copies,
@@ -162,7 +162,7 @@ pub(super) struct KernelMemory {
 impl KernelMemory {
     pub(super) fn new(
         judge: &Rc<JudgeMemory>,
-        plan: &Plan,
+        plan: &LaunchPlan,
         purpose: Purpose,
     ) -> Result<Self, DriverError> {
         let is_scratch: Vec<bool> = (plan.buffers.iter())
@@ -212,7 +212,7 @@ impl KernelMemory {
         }
     }
 
-    pub(super) fn buffer_copies(&self, plan: &Plan, buffer: usize) -> BufferCopies {
+    pub(super) fn buffer_copies(&self, plan: &LaunchPlan, buffer: usize) -> BufferCopies {
         self.layout_of(buffer).buffer_copies(plan, buffer)
     }
 
@@ -261,7 +261,7 @@ fn scratch_purpose(purpose: Purpose, bytes: u64) -> Purpose {
 /// A layout while its buffers are being placed.
 struct LayoutBuilder<'a> {
     gpu: &'a Rc<Gpu>,
-    plan: &'a Plan,
+    plan: &'a LaunchPlan,
     regions: Vec<Region>,
     allocations: Vec<PlainAllocation>,
     addresses: Vec<Vec<CUdeviceptr>>,
@@ -278,7 +278,7 @@ struct Placed {
 }
 
 impl<'a> LayoutBuilder<'a> {
-    fn new(gpu: &'a Rc<Gpu>, plan: &'a Plan) -> Self {
+    fn new(gpu: &'a Rc<Gpu>, plan: &'a LaunchPlan) -> Self {
         let empty = vec![Vec::new(); plan.buffers.len()];
         Self {
             gpu,

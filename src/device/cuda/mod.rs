@@ -62,7 +62,7 @@ use super::interface::{Compile, CompulsoryWork, Device, Floor, Opened, Purpose, 
 use super::lock::{LockFile, lock_folder};
 use super::program::{Build, Compiled, Program};
 use crate::kernel::DeviceLimits;
-use crate::kernel::plan::{Plan, TranslationUnit};
+use crate::kernel::plan::{LaunchPlan, TranslationUnit};
 use crate::verdict::DeviceIdentity;
 
 /// Target duration of a sample of many short runs. The cost of an event is negligible in it.
@@ -189,7 +189,12 @@ impl Device for CudaDevice {
         }
     }
 
-    fn open(&self, program: &Program, plan: &Plan, purpose: Purpose) -> anyhow::Result<Opened> {
+    fn open(
+        &self,
+        program: &Program,
+        plan: &LaunchPlan,
+        purpose: Purpose,
+    ) -> anyhow::Result<Opened> {
         let kernel = bound_kernel::CudaBoundKernel::open(&self.context, program, plan, purpose);
         Opened::from_result(kernel)
     }

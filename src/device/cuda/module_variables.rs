@@ -28,11 +28,11 @@ const WRITABLE_SECTIONS: [&str; 3] = [".nv.global", ".nv.global.init", ".nv.cons
 pub(super) const MAX_VARIABLE_BYTES: u64 = 256 << 20;
 
 /// The driver maps a module's memory in pages of this size.
-const PAGE_BYTES: u64 = 2 << 20;
+const GPU_PAGE_BYTES: u64 = 2 << 20;
 /// The driver places each variable at a multiple of this.
 const SLOT_BYTES: u64 = 256;
 /// Maximum number of ranges that are hashed. Further variables are compared like all others, but not what lies around them.
-const MAX_RANGES: usize = 64;
+const MAX_VARIABLE_RANGES: usize = 64;
 
 /// What findings call a change that is in none of the variables.
 const UNNAMED: &str = "memory between the variables of the module";
@@ -141,7 +141,7 @@ impl ModuleVariables {
         let unit = if self.prints || has_stack {
             SLOT_BYTES
         } else {
-            PAGE_BYTES
+            GPU_PAGE_BYTES
         };
         Ok(Self {
             surroundings: HashedRanges::around(&self.judge, &self.variables, unit)?,
@@ -234,7 +234,7 @@ fn ranges_around(variables: impl Iterator<Item = (u64, u64)>, unit: u64) -> Vec<
             _ => ranges.push((start, end)),
         }
     }
-    ranges.truncate(MAX_RANGES);
+    ranges.truncate(MAX_VARIABLE_RANGES);
     ranges
 }
 

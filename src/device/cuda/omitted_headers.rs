@@ -8,7 +8,7 @@ use crate::kernel::plan::{ArgumentType, TranslationUnit};
 use crate::task::DType;
 
 /// A header, and which names need it.
-struct Header {
+struct OmittedHeader {
     /// Its file. A source that mentions it includes it itself.
     file: &'static str,
     /// Parts of names that only this header declares.
@@ -18,20 +18,20 @@ struct Header {
     dtype: Option<DType>,
 }
 
-const HEADERS: &[Header] = &[
-    Header {
+const HEADERS: &[OmittedHeader] = &[
+    OmittedHeader {
         file: "cuda_fp16.h",
         parts: &["__half", "2half"],
         plain_names: &["half", "half2"],
         dtype: Some(DType::Float16),
     },
-    Header {
+    OmittedHeader {
         file: "cuda_bf16.h",
         parts: &["nv_bfloat16", "2bfloat16", "bfloat162"],
         plain_names: &[],
         dtype: None,
     },
-    Header {
+    OmittedHeader {
         file: "cooperative_groups.h",
         parts: &["cooperative_groups"],
         plain_names: &[],

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use cudarc::driver::sys;
 
-use super::clock::Event;
+use super::clock::StreamEvent;
 use super::gpu::{DriverError, Gpu, call};
 use super::launch_arguments::check_arguments;
 use super::launch_limits::{
@@ -20,7 +20,7 @@ use super::layout::KernelMemory;
 use super::loaded_module::LoadedModule;
 use crate::device::refusal::{DeviceError, Refusal};
 use crate::device::{CompiledParameter, ParameterKind, Program, numerics};
-use crate::kernel::plan::{Argument, BufferRole, Launch, Plan, TensorMap};
+use crate::kernel::plan::{Argument, BufferRole, Launch, LaunchPlan, TensorMap};
 use crate::task::DType;
 use crate::verdict::{Resources, Status};
 
@@ -51,7 +51,7 @@ pub(super) struct PreparedPlan {
     /// Buffers that are cleared before every run: index and size.
     zeroed: Vec<(usize, u64)>,
     /// For each launch that the next one may overlap: an event after it.
-    joins: Vec<Event>,
+    joins: Vec<StreamEvent>,
     /// The lowest occupancy of all launches: resident warps as a share of the maximum.
     occupancy: Option<f64>,
     /// The most local memory of a thread, in bytes.
@@ -64,7 +64,7 @@ impl PreparedPlan {
         gpu: &Rc<Gpu>,
         module: LoadedModule,
         program: &Program,
-        plan: &Plan,
+        plan: &LaunchPlan,
     ) -> Result<Self, DeviceError> {
         let mut launches = Vec::new();
         let mut lowest: Option<f64> = None;
@@ -96,7 +96,7 @@ impl PreparedPlan {
             _module: module,
             joins: (launches.iter().skip(1))
                 .filter(|(_, launch)| launch.overlap)
-                .map(|_| Event::new(gpu))
+                .map(|_| StreamEvent::new(gpu))
                 .collect::<Result<_, _>>()?,
             launches,
             tensor_maps: HashMap::new(),
@@ -113,7 +113,7 @@ impl PreparedPlan {
     /// Encodes the tensor maps for a placement of the buffers. A refusal if the driver does not accept one of them.
     pub(super) fn encode_tensor_maps(
         &mut self,
-        plan: &Plan,
+        plan: &LaunchPlan,
         memory: &KernelMemory,
     ) -> Result<(), DeviceError> {
         if plan.tensor_maps.is_empty() || self.tensor_maps.contains_key(&memory.data.id) {
@@ -182,7 +182,7 @@ impl PreparedPlan {
             self.queue_launch(launch, memory, copies)?;
         }
         // A launch that does not wait for the one before it may end first. Nothing after this run starts before both have ended.
-        self.joins.iter().try_for_each(Event::wait)
+        self.joins.iter().try_for_each(StreamEvent::wait)
     }
 
     fn queue_launch(

@@ -9,11 +9,11 @@ use super::source::refusing_call;
 use crate::device::launches::LaunchPlace;
 use crate::device::macro_collisions::{self, CompilerError};
 use crate::device::refusal::{NESTED_LAUNCH, Refusal};
-use crate::device::source_edits::{
-    NO_HEADER_NAME, ONLY_INCLUDE, SourceEdits, has_include_tests, header_name, is_line_marker,
+use crate::device::source_rewrite::{
+    NO_HEADER_NAME, ONLY_INCLUDE, SourceRewrite, has_include_tests, header_name, is_line_marker,
     leaves_folder, unknown_header,
 };
-use crate::device::thread_locals::{Scopes, THREAD_LOCAL, THREAD_LOCAL_WORDS, ThreadLocalEdit};
+use crate::device::thread_locals::{OpenBraces, THREAD_LOCAL, THREAD_LOCAL_WORDS, ThreadLocalEdit};
 use crate::kernel::lexer::{Lexeme, LexemeKind, lex, starts_with_directive, strip_comments};
 use crate::kernel::plan::TranslationUnit;
 use crate::verdict::{Evidence, Status};
@@ -32,7 +32,7 @@ pub(super) struct CheckedSource {
     /// With as many lines as the kernel file.
     pub(super) text: String,
     /// Refusals of directives, which count if NVRTC reaches them.
-    pub(super) edits: SourceEdits,
+    pub(super) edits: SourceRewrite,
 }
 
 /// Checks a source and edits its directives. `is_known`: whether the installed CUDA, CCCL or CUTLASS has a header of that name.
@@ -44,14 +44,14 @@ pub(super) fn check_source(
     is_known: &dyn Fn(&str) -> bool,
 ) -> Result<CheckedSource, Refusal> {
     let lexemes = lex(source);
-    let mut scopes = Scopes::default();
-    let mut edits = SourceEdits::default();
+    let mut braces = OpenBraces::default();
+    let mut edits = SourceRewrite::default();
     for (index, lexeme) in lexemes.iter().enumerate() {
         let text = &source[lexeme.range.clone()];
-        scopes.read(source, &lexemes, index);
+        braces.read(source, &lexemes, index);
         match lexeme.kind {
             LexemeKind::Identifier
-                if THREAD_LOCAL_WORDS.contains(&text) && scopes.in_function() =>
+                if THREAD_LOCAL_WORDS.contains(&text) && braces.in_function() =>
             {
                 // A comment in the PTX of every function that is called.
                 let number = edits.add_refusal(rejected(lexeme.line, THREAD_LOCAL));
@@ -59,7 +59,7 @@ pub(super) fn check_source(
                     refusing: format!("{};", refusing_call(source, number)),
                     edits: &mut edits,
                 };
-                scopes.edit_thread_local(source, &lexemes, index, edit);
+                braces.edit_thread_local(source, &lexemes, index, edit);
             }
             LexemeKind::Directive => edit_directive(source, lexeme, is_known, &mut edits),
             LexemeKind::Symbol if text == "<" => {
@@ -70,7 +70,7 @@ pub(super) fn check_source(
                 };
                 if place.is_launch() {
                     let number = edits.add_refusal(rejected(lexeme.line, NESTED_LAUNCH));
-                    place.edit(&scopes, &refusing_call(source, number), &mut edits);
+                    place.edit(&braces, &refusing_call(source, number), &mut edits);
                 }
             }
             LexemeKind::Identifier
@@ -88,7 +88,7 @@ pub(super) fn check_source(
     Ok(CheckedSource { text, edits })
 }
 
-/// Whether a `__host__` stands without `__device__`. NVRTC accepts no such function; without any annotation it takes the function for
+/// Whether a `__host__` has no `__device__` next to it. NVRTC accepts no such function; without any annotation it takes the function for
 /// device code, and leaves it out if nothing calls it.
 fn is_host_only(source: &str, lexemes: &[Lexeme], index: usize) -> bool {
     let is_word = |lexeme: &&Lexeme| lexeme.kind == LexemeKind::Identifier;
@@ -201,7 +201,7 @@ fn edit_directive(
     source: &str,
     lexeme: &Lexeme,
     is_known: &dyn Fn(&str) -> bool,
-    edits: &mut SourceEdits,
+    edits: &mut SourceRewrite,
 ) {
     let directive = &source[lexeme.range.clone()];
     let (line, range) = (lexeme.line, lexeme.range.clone());

@@ -42,7 +42,7 @@ impl CapabilityHeader {
 
 /// Whether this process can start others as the user `nobody` and still signal them and see their memory.
 pub(super) fn has_capabilities_for_nobody() -> bool {
-    const NEEDED: [u32; 4] = [CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SYS_PTRACE];
+    const NEEDED_CAPABILITIES: [u32; 4] = [CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SYS_PTRACE];
     let mut header = CapabilityHeader::new();
     let mut sets = [CapabilitySets::default(); 2];
     // SAFETY: reads the header and writes two sets, as version 3 specifies.
@@ -50,7 +50,7 @@ pub(super) fn has_capabilities_for_nobody() -> bool {
     let has = |capability: u32| sets[0].effective & 1 << capability != 0;
     // SAFETY: no preconditions.
     let is_root = unsafe { libc::geteuid() } == 0;
-    is_root && result == 0 && NEEDED.into_iter().all(has)
+    is_root && result == 0 && NEEDED_CAPABILITIES.into_iter().all(has)
 }
 
 /// Drops every capability permanently, and changes the user to `nobody` if requested.

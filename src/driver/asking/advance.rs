@@ -1,4 +1,7 @@
-//! From the brief of a step to a sent request: rendered when there is room, reserved when it fits, sent when it is durable.
+//! Moves each exchange from the brief of its step to a sent request.
+//!
+//! A prompt is rendered once another request may start, its worst case is reserved once the budget has room, and it is sent once its file
+//! is durable. `replies` does the rest of an exchange. Blocks on no server.
 
 use std::sync::Arc;
 
@@ -42,6 +45,7 @@ impl ModelRequests<'_> {
         Ok(())
     }
 
+    /// Starts the next stage of an exchange, if it does not wait for something else.
     fn advance_one(&mut self, step: u64, parts: &mut TaskParts<'_>) -> Result<()> {
         match self.exchange_mut(step)?.stage {
             ExchangeStage::ToRender => {
@@ -101,6 +105,7 @@ impl ModelRequests<'_> {
         self.send(step, parts)
     }
 
+    /// Starts to render the prompt of a step.
     fn render(&mut self, step: u64, parts: &mut TaskParts<'_>) -> Result<()> {
         let model_step = self.model_step(step, parts, true)?;
         self.exchange_mut(step)?.stage = ExchangeStage::Rendering;
@@ -120,7 +125,7 @@ impl ModelRequests<'_> {
         Ok(())
     }
 
-    /// Takes a rendered prompt, and sends it if it fits into the budget.
+    /// Receives a rendered prompt, and sends it if its worst case fits into the budget.
     pub(in crate::driver) fn rendered(
         &mut self,
         step: u64,
@@ -222,7 +227,7 @@ impl ModelRequests<'_> {
         })
     }
 
-    /// The kernels that a brief wants to show besides the parents, fastest first. Kernels without a speedup keep their order.
+    /// The kernels that a prompt shows in addition to the parents, fastest first. Kernels without a speedup keep their order.
     fn context_kernels(
         &mut self,
         model: &ModelBrief,

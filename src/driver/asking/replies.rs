@@ -1,4 +1,4 @@
-//! From a reply to a proposal: settled against the budget, made durable, parsed, and followed by another request if necessary.
+//! Turns a reply into a proposal: settles its cost, makes it durable, parses it, and asks for another request if necessary.
 
 use anyhow::{Context, Result};
 

@@ -1,6 +1,6 @@
 //! All exchanges of a task with models: their stages, their budget, and why no more requests are sent.
 //!
-//! `advance` and `replies` add the methods that move exchanges on. The budget is charged here and nowhere else.
+//! `advance` and `replies` have the methods that move an exchange to its next stage. Only `ModelRequests` charges the budget.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -162,15 +162,15 @@ impl<'a> ModelRequests<'a> {
         exchanges.any(|exchange| exchange.stage == ExchangeStage::AwaitingMailbox)
     }
 
-    /// Whether a request to anything but a mailbox is in progress.
-    pub(in crate::driver) fn is_sending_beyond_mailboxes(&self) -> bool {
+    /// Whether a request is in progress that is not in a mailbox.
+    pub(in crate::driver) fn is_sending_outside_mailboxes(&self) -> bool {
         self.sending().any(|exchange| !exchange.is_mailbox)
     }
 
-    /// Whether requests to mailboxes are all that runs. `running`: number of pieces of work in progress.
-    pub(in crate::driver) fn only_mailbox_requests(&self, running: usize) -> bool {
+    /// Whether all work in progress is requests in mailboxes. `running`: the number of pieces of work in progress.
+    pub(in crate::driver) fn has_only_mailbox_requests(&self, running: usize) -> bool {
         let sending = self.sending().count();
-        sending > 0 && sending == running && !self.is_sending_beyond_mailboxes()
+        sending > 0 && sending == running && !self.is_sending_outside_mailboxes()
     }
 
     /// Whether no more requests are sent because of a fatal failure.

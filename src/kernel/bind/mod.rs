@@ -12,7 +12,7 @@ mod tensor_maps;
 
 pub use target::{BindError, BindFault, DeviceLimits, LaunchTarget, Scalars};
 
-use super::plan::{EntryPoint, Plan, TranslationUnit};
+use super::plan::{EntryPoint, LaunchPlan, TranslationUnit};
 use super::{Kernel, syntax};
 use crate::task::{Binding, Task};
 use launches::argument_type;
@@ -90,7 +90,7 @@ impl Kernel {
         &self,
         target: &LaunchTarget<'_>,
         values: &IndexMap<String, i64>,
-    ) -> Result<Plan, BindError> {
+    ) -> Result<LaunchPlan, BindError> {
         let names = Names {
             binding: target.binding,
             values,
@@ -105,7 +105,7 @@ impl Kernel {
             .collect();
         let launches = launches::bind(&self.header, target, &names, &buffers)?;
         let tensor_maps = tensor_maps::bind(&self.header, target, &names, &buffers)?;
-        Ok(Plan {
+        Ok(LaunchPlan {
             buffers,
             launches,
             outputs,

@@ -11,7 +11,7 @@ use super::types::{builtin_type_bytes, declared_type_bytes};
 use super::{Syntax, children, descendants, named_children};
 
 /// How deeply an expression may nest, names included.
-const MAX_DEPTH: usize = 64;
+const MAX_EVALUATION_DEPTH: usize = 64;
 
 /// Maximum number of nodes that one evaluator visits. Without it a chain of constants that each use the next one twice would take
 /// exponential time.
@@ -70,7 +70,7 @@ impl<'a, 's> IntegerEvaluator<'a, 's> {
     /// The value of an expression. `depth` counts the nesting, through names too.
     pub(super) fn evaluate(&self, node: Node<'_>, depth: usize) -> Option<i64> {
         self.nodes.set(self.nodes.get() + 1);
-        if depth > MAX_DEPTH || self.nodes.get() > MAX_NODES {
+        if depth > MAX_EVALUATION_DEPTH || self.nodes.get() > MAX_NODES {
             return None;
         }
         let field = |name: &str| node.child_by_field_name(name);
@@ -122,7 +122,7 @@ impl<'a, 's> IntegerEvaluator<'a, 's> {
     pub(super) fn element_count(&self, declarator: Node<'_>) -> Option<u64> {
         let mut elements = 1u64;
         let mut node = declarator;
-        for _ in 0..MAX_DEPTH {
+        for _ in 0..MAX_EVALUATION_DEPTH {
             match node.kind() {
                 "array_declarator" => {
                     let size = self.evaluate(node.child_by_field_name("size")?, 0)?;

@@ -10,7 +10,7 @@ use crate::verdict::{AccessFigures, Evidence, LaunchCounters, Resources, Status,
 
 /// The most workloads that are listed one by one.
 const MAX_WORKLOADS: usize = 16;
-const MAX_ACCESSES: usize = 4;
+const MAX_QUOTED_ACCESSES: usize = 4;
 const MAX_COUNTERS: usize = 2;
 const MAX_NOTES: usize = 2;
 /// The most characters of a reason, and of a log.
@@ -285,7 +285,7 @@ fn wasteful_accesses(verdict: &Verdict) -> Vec<AccessFeedback> {
     };
     let wasteful = (verdict.accesses.iter())
         .filter(is_wasteful)
-        .take(MAX_ACCESSES);
+        .take(MAX_QUOTED_ACCESSES);
     wasteful
         .map(|figures| AccessFeedback {
             line: figures.line,

@@ -13,7 +13,7 @@ use crate::event::Operator;
 use crate::task::{Task, TaskFiles};
 use crate::verdict::Status;
 
-const OPERATORS: [Operator; 4] = [
+const MODEL_OPERATORS: [Operator; 4] = [
     Operator::Propose,
     Operator::Edit,
     Operator::Crossover,
@@ -51,7 +51,7 @@ fn render_all(templates: &Templates, task: &Task, backend: &str) -> Result<(), F
     let cards = templates.cards(backend);
     let cards = cards.map(|card| Some(card.name.as_str())).chain([None]);
     for card in cards {
-        for (operator, feedback) in OPERATORS
+        for (operator, feedback) in MODEL_OPERATORS
             .into_iter()
             .flat_map(|operator| [(operator, None), (operator, Some(&feedback))])
         {

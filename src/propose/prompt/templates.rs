@@ -187,8 +187,12 @@ impl Templates {
     pub(super) fn render_card(&self, name: &str, values: Value) -> Result<String, Failure> {
         if !self.cards.iter().any(|card| card.name == name) {
             let known = self.cards.iter().map(|card| card.name.as_str());
-            return Err(Failure::usage(format!("unknown strategy card `{name}`"))
-                .hint(did_you_mean(name, known)));
+            let nearest = did_you_mean(name, known);
+            return Err(
+                Failure::usage(format!("unknown strategy card `{name}`")).hint(format!(
+                    "{nearest}; `kforge prompt TASK --card list` prints all"
+                )),
+            );
         }
         self.render(&format!("{CARDS_FOLDER}{name}.md"), values)
     }

@@ -40,31 +40,31 @@ pub fn apply_edits(source: &str, edits: &[Edit], limit: usize) -> AppliedEdits {
             faults: vec![EditFault::TooMany { given, limit }],
         };
     }
-    let mut session = EditSession::new(source);
+    let mut edited = EditedSource::new(source);
     let (mut faults, mut repairs) = (Vec::new(), Vec::new());
     for (index, edit) in edits.iter().enumerate() {
         let number = index + 1;
         if edit.old == edit.new {
             continue;
         }
-        match session.locate(edit) {
+        match edited.locate(edit) {
             Ok(replacement) => {
                 repairs.extend(replacement.repairs.iter().map(|kind| EditRepair {
                     edit: number,
                     kind: *kind,
                 }));
-                session.replace(replacement);
+                edited.replace(replacement);
             }
-            Err(failure) => faults.push(session.fault(number, edit, failure)),
+            Err(failure) => faults.push(edited.fault(number, edit, failure)),
         }
     }
     if !faults.is_empty() {
         AppliedEdits::Missed { faults }
-    } else if session.text == source {
+    } else if edited.text == source {
         AppliedEdits::NoOp
     } else {
         AppliedEdits::Changed {
-            source: session.text,
+            source: edited.text,
             repairs,
         }
     }
@@ -79,7 +79,7 @@ enum MatchFailure {
 }
 
 /// A kernel while edits are applied to it.
-struct EditSession<'s> {
+struct EditedSource<'s> {
     /// The kernel that the model was shown.
     original: &'s str,
     /// The kernel after the edits so far.
@@ -90,7 +90,7 @@ struct EditSession<'s> {
     normalized: Option<NormalizedCode>,
 }
 
-impl<'s> EditSession<'s> {
+impl<'s> EditedSource<'s> {
     fn new(original: &'s str) -> Self {
         Self {
             original,

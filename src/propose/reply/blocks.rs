@@ -320,7 +320,7 @@ fn opening_fence(line: &str) -> Option<Fence<'_>> {
     })
 }
 
-/// The line without the indentation of its fence, as far as it has it.
+/// The line without the indentation of its fence. A line that is indented less loses all of its indentation.
 fn strip_indentation(line: &str, max: usize) -> &str {
     let own = line.len() - line.trim_start_matches([' ', '\t']).len();
     &line[own.min(max)..]

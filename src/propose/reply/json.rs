@@ -5,11 +5,11 @@
 use serde_json::{Map, Value};
 
 /// The longest object that is parsed leniently.
-pub(super) const MAX_BYTES: usize = 128 * 1024;
+pub(super) const MAX_LENIENT_BYTES: usize = 128 * 1024;
 /// The first key must start within this distance of its brace. Every brace of a reply is tried, so this bounds the cost of each.
 const MAX_BYTES_BEFORE_KEY: usize = 400;
 /// The deepest nesting of values.
-const MAX_DEPTH: usize = 32;
+const MAX_JSON_DEPTH: usize = 32;
 
 /// Where parsing failed, and why.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub(super) fn parse_object(text: &str) -> Result<(Value, usize), JsonError> {
     if let Some(Ok(value @ Value::Object(_))) = strict.next() {
         return Ok((value, strict.byte_offset()));
     }
-    let mut reader = LenientReader::with_limit(text, MAX_BYTES);
+    let mut reader = LenientReader::with_limit(text, MAX_LENIENT_BYTES);
     match reader.value(0) {
         Ok(value) => Ok((value, reader.at)),
         Err(reason) => Err(JsonError {
@@ -141,8 +141,8 @@ impl<'t> LenientReader<'t> {
 
     fn value(&mut self, depth: usize) -> Result<Value, String> {
         self.skip_space_and_comments()?;
-        if depth > MAX_DEPTH {
-            return Err(format!("values nest deeper than {MAX_DEPTH}"));
+        if depth > MAX_JSON_DEPTH {
+            return Err(format!("values nest deeper than {MAX_JSON_DEPTH}"));
         }
         match self.peek() {
             Some('{') => self.object(depth),

@@ -171,7 +171,7 @@ fn find_json_traces(text: &str) -> (Vec<TraceLocation>, Option<String>) {
                 }
             }
             Err(error) => {
-                bytes += (text.len() - start).min(json::MAX_BYTES);
+                bytes += (text.len() - start).min(json::MAX_LENIENT_BYTES);
                 if is_labelled && fault.is_none() {
                     let line = text[..start].matches('\n').count() + error.line + 1;
                     let reason = error.reason;

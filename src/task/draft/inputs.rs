@@ -18,7 +18,7 @@ const MAX_ELEMENTS: u64 = 1 << 24;
 const SIZES: [i64; 3] = [5, 32, 128];
 
 /// The choices for a definition.
-pub(super) struct Plan<'d> {
+pub(super) struct DraftInputs<'d> {
     definition: &'d Definition,
     /// Variable axes that follow from others.
     derived: IndexMap<String, Expression>,
@@ -26,7 +26,7 @@ pub(super) struct Plan<'d> {
     offsets: IndexMap<String, String>,
 }
 
-impl<'d> Plan<'d> {
+impl<'d> DraftInputs<'d> {
     /// `text`: the definition's JSON, which may have constraints.
     pub(super) fn new(definition: &'d Definition, text: &str) -> Self {
         let mut plan = Self {

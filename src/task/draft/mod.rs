@@ -9,7 +9,7 @@ mod kernels;
 use super::definition_reader::read_definition;
 use super::problems::{Problems, TaskFile};
 use crate::base::Failure;
-use inputs::Plan;
+use inputs::DraftInputs;
 pub(crate) use kernels::DRAFT_MARK;
 
 /// A new task: its name, and its files with their texts.
@@ -54,7 +54,7 @@ pub(crate) fn draft_task(
     }
     let definition =
         definition.ok_or_else(|| Failure::usage(format!("{origin}: cannot be read")))?;
-    let plan = Plan::new(&definition, file.text);
+    let plan = DraftInputs::new(&definition, file.text);
     Ok(TaskDraft {
         name: name.unwrap_or(&definition.name).to_owned(),
         files: vec![

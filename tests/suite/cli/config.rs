@@ -41,7 +41,7 @@ fn wrong_type_shows_the_line_and_the_expected_type() {
     folder.write("zero.yaml", "tasks: [softmax]\nsteps: 0\n");
     folder
         .run(&["evolve", "--config", "zero.yaml"])
-        .assert_exit(2, &["`steps`: expected at least 1"]);
+        .assert_exit(2, &["`steps`: expected at least 1, found `0`"]);
     folder.write(
         "feature.yaml",
         "tasks: [softmax]\nsearch: {features: {block_thread: [1]}}\n",

@@ -7,7 +7,7 @@ use kforge::device::{
     Build, Compile, Compiled, Device, Edge, LaunchOutcome, Opened, Purpose, Refusal,
 };
 use kforge::kernel::plan::{
-    Argument, ArgumentType, Buffer, BufferRole, EntryPoint, Launch, Plan, TranslationUnit,
+    Argument, ArgumentType, Buffer, BufferRole, EntryPoint, Launch, LaunchPlan, TranslationUnit,
 };
 use kforge::task::DType;
 
@@ -50,7 +50,7 @@ impl TestProgram<'_> {
             Compiled::Ready(program) => program,
             Compiled::Refused(refusal) => return Err(Box::new(refusal)),
         };
-        let plan = Plan {
+        let plan = LaunchPlan {
             buffers: vec![Buffer {
                 name: "y".to_owned(),
                 role: BufferRole::Output,

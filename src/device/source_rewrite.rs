@@ -13,13 +13,13 @@ const MARKER: &str = "kforge refuses line number ";
 
 /// A source with the replacements that were made in it.
 #[derive(Debug, Default)]
-pub(super) struct SourceEdits {
+pub(super) struct SourceRewrite {
     /// Byte ranges with their new texts, in any order.
     edits: Vec<(Range<usize>, String)>,
     refusals: Vec<Refusal>,
 }
 
-impl SourceEdits {
+impl SourceRewrite {
     /// Replaces a range. The line breaks of the old text are kept after the new text, which has none.
     pub(super) fn replace(&mut self, source: &str, range: Range<usize>, text: impl Into<String>) {
         let mut text = text.into();
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn edits_keep_lines_and_only_reached_refusals_count() {
         let source = "#if 0\n#include <a \\\n>\n#endif\n#include <b>\n";
-        let mut edits = SourceEdits::default();
+        let mut edits = SourceRewrite::default();
         let refusal = |line, reason| Refusal::at_line(Status::Rejected, line, reason);
         let at = |text: &str| {
             let start = source.find(text).unwrap();
