@@ -175,7 +175,9 @@ fn widen<'t, 'a>(
         width,
     };
     let subject = scope.subject;
-    let leaves_no_thread_idle = subject.values_at_all_points(counting_loop.bound).is_none()
+    let is_unknown = |node: Node<'t>| subject.values_at_all_points(node).is_none();
+    let leaves_no_thread_idle = is_unknown(counting_loop.bound)
+        || is_unknown(step)
         || subject.holds_at_all_points(&|evaluate| {
             let vectors = evaluate(step)?.checked_mul(width)?;
             Some(vectors > 0 && evaluate(counting_loop.bound)? >= vectors)
@@ -218,14 +220,34 @@ mod tests {
     #[test]
     fn threads_load_and_store_vectors() {
         let body = "    for (int i = threadIdx.x; i < 4096; i += 128) output[i] = 2.0f * x[i];\n";
-        insta::assert_snapshot!(site_labels(&VectorizeLanes, body), @"");
-        insta::assert_snapshot!(changes(&VectorizeLanes, body, "output, x x4"), @"");
+        insta::assert_snapshot!(site_labels(&VectorizeLanes, body), @r#"
+        output, x x2 (line 9)
+        output, x x4 (line 9)
+        output, x x8 (line 9)
+        "#);
+        insta::assert_snapshot!(changes(&VectorizeLanes, body, "output, x x4"), @r#"
+        -     for (int i = threadIdx.x; i < 4096; i += 128) output[i] = 2.0f * x[i];
+        +     for (int i = threadIdx.x * 4; i < 4096; i += 128 * 4) {
+        +         alignas(16) float output_wide[4];
+        +         alignas(16) float x_wide[4];
+        +         reinterpret_cast<float4*>(x_wide)[0] = reinterpret_cast<const float4*>(&x[i])[0];
+        + #pragma unroll
+        +         for (int lane = 0; lane < 4; ++lane) {
+        +             output_wide[lane] = 2.0f * x_wide[lane];
+        +         }
+        +         reinterpret_cast<float4*>(&output[i])[0] = reinterpret_cast<float4*>(output_wide)[0];
+        +     }
+        "#);
     }
 
     #[test]
     fn lanes_of_a_warp_move_all_loops_of_an_element_together() {
         let body = "    const int lane = threadIdx.x % 32;\n    float* out = output + blockIdx.x * 256;\n    float sum = 0.0f;\n    for (int i = lane; i < 256; i += 32) { out[i] = x[i]; sum += x[i]; }\n    for (int i = lane; i < 256; i += 32) out[i] *= sum;\n";
-        insta::assert_snapshot!(site_labels(&VectorizeLanes, body), @"");
+        insta::assert_snapshot!(site_labels(&VectorizeLanes, body), @r#"
+        all loops x2 (line 12)
+        all loops x4 (line 12)
+        all loops x8 (line 12)
+        "#);
     }
 
     #[test]

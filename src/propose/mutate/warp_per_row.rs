@@ -194,7 +194,51 @@ mod tests {
         let body = with_row(
             "    const float* in = x + row * columns;\n    float* out = output + row * columns;\n    float largest = in[0];\n    for (int i = 1; i < columns; ++i) largest = fmaxf(largest, in[i]);\n    float sum = 0.0f;\n#pragma unroll 4\n    for (int i = 0; i < columns; i++) {\n        out[i] = expf(in[i] - largest);\n        sum += out[i];\n    }\n    for (int i = 0; i < columns; i++) out[i] /= sum;\n",
         );
-        insta::assert_snapshot!(changes(&WarpPerRow, &body, "softmax x32"), @"");
+        insta::assert_snapshot!(changes(&WarpPerRow, &body, "softmax x32"), @r#"
+        -     grid: ceil_div(rows, 128)
+        -     block: 128
+        -     args: x, output, rows, columns
+        - */
+        - __global__ void softmax(const float* x, float* output, int rows, int columns) {
+        -     int row = blockIdx.x * 128 + threadIdx.x;
+        -     if (row >= rows) return;
+        -     const float* in = x + row * columns;
+        -     float* out = output + row * columns;
+        -     float largest = in[0];
+        -     for (int i = 1; i < columns; ++i) largest = fmaxf(largest, in[i]);
+        -     float sum = 0.0f;
+        - #pragma unroll 4
+        -     for (int i = 0; i < columns; i++) {
+        -         out[i] = expf(in[i] - largest);
+        -         sum += out[i];
+        -     }
+        -     for (int i = 0; i < columns; i++) out[i] /= sum;
+        +     grid: ceil_div(32 * rows, 128)
+        +     block: 128
+        +     args: x, output, rows, columns
+        + */
+        + __global__ void softmax(const float* x, float* output, int rows, int columns) {
+        +     int row = (blockIdx.x * 128 + threadIdx.x) / 32;
+        +     const int lane = threadIdx.x % 32;
+        +     if (row >= rows) return;
+        +     const float* in = x + row * columns;
+        +     float* out = output + row * columns;
+        +     float largest = in[0];
+        +     for (int i = 1 + lane; i < columns; i += 32) largest = fmaxf(largest, in[i]);
+        + #pragma unroll
+        +     for (int offset = 16; offset > 0; offset /= 2) largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, offset));
+        +     float sum = 0.0f;
+        +     float sum_lane = 0;
+        + #pragma unroll 4
+        +     for (int i = lane; i < columns; i += 32) {
+        +         out[i] = expf(in[i] - largest);
+        +         sum_lane += out[i];
+        +     }
+        + #pragma unroll
+        +     for (int offset = 16; offset > 0; offset /= 2) sum_lane += __shfl_xor_sync(0xffffffffu, sum_lane, offset);
+        +     sum += sum_lane;
+        +     for (int i = lane; i < columns; i += 32) out[i] /= sum;
+        "#);
     }
 
     #[test]
@@ -202,7 +246,44 @@ mod tests {
         let body = with_row(
             "    float sum = 0.0f, squares = 0.0f;\n    for (int i = 0; i < 64; i++) {\n        sum += x[row * 64 + i];\n        squares += x[row * 64 + i] * x[row * 64 + i];\n    }\n    output[row] = sum / sqrtf(squares);\n",
         );
-        insta::assert_snapshot!(changes(&WarpPerRow, &body, "softmax x32"), @"");
+        insta::assert_snapshot!(changes(&WarpPerRow, &body, "softmax x32"), @r#"
+        -     grid: ceil_div(rows, 128)
+        -     block: 128
+        -     args: x, output, rows, columns
+        - */
+        - __global__ void softmax(const float* x, float* output, int rows, int columns) {
+        -     int row = blockIdx.x * 128 + threadIdx.x;
+        -     if (row >= rows) return;
+        -     float sum = 0.0f, squares = 0.0f;
+        -     for (int i = 0; i < 64; i++) {
+        -         sum += x[row * 64 + i];
+        -         squares += x[row * 64 + i] * x[row * 64 + i];
+        -     }
+        -     output[row] = sum / sqrtf(squares);
+        +     grid: ceil_div(32 * rows, 128)
+        +     block: 128
+        +     args: x, output, rows, columns
+        + */
+        + __global__ void softmax(const float* x, float* output, int rows, int columns) {
+        +     int row = (blockIdx.x * 128 + threadIdx.x) / 32;
+        +     const int lane = threadIdx.x % 32;
+        +     if (row >= rows) return;
+        +     float sum = 0.0f, squares = 0.0f;
+        +     float sum_lane = 0;
+        +     float squares_lane = 0;
+        +     for (int i = lane; i < 64; i += 32) {
+        +         sum_lane += x[row * 64 + i];
+        +         squares_lane += x[row * 64 + i] * x[row * 64 + i];
+        +     }
+        + #pragma unroll
+        +     for (int offset = 16; offset > 0; offset /= 2) {
+        +         sum_lane += __shfl_xor_sync(0xffffffffu, sum_lane, offset);
+        +         squares_lane += __shfl_xor_sync(0xffffffffu, squares_lane, offset);
+        +     }
+        +     sum += sum_lane;
+        +     squares += squares_lane;
+        +     if (lane == 0) output[row] = sum / sqrtf(squares);
+        "#);
     }
 
     #[test]
@@ -212,7 +293,10 @@ mod tests {
         );
         assert_eq!(site_labels(&WarpPerRow, &body), "softmax x32 (line 9)\n");
         let alone = with_row("    for (int i = 0; i < 16; i++) output[row * 16 + i] = x[i];\n");
-        insta::assert_snapshot!(site_labels(&WarpPerRow, &alone), @"");
+        insta::assert_snapshot!(site_labels(&WarpPerRow, &alone), @r#"
+        softmax x16 (line 9)
+        softmax x8 (line 9)
+        "#);
     }
 
     #[test]
