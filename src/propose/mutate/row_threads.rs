@@ -96,12 +96,10 @@ impl<'t> RowThreads<'t> {
         };
         let source = subject.source();
         let range = header_text::launch_value_range(source, self.launch.line, "grid")?;
-        let start = range.start + source[range].find(grid)?;
+        let grid = format!("ceil_div({lanes} * {rows}, {})", threads.trim());
+        let grid = header_text::replacement_value(source, &range, &grid);
         let mut edits = SourceEdits::new();
-        edits.replace(
-            start..start + grid.len(),
-            format!("ceil_div({lanes} * {rows},{threads})"),
-        );
+        edits.replace(range, grid);
         Some(edits)
     }
 
