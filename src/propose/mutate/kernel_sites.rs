@@ -4,9 +4,9 @@
 
 use std::sync::OnceLock;
 
+use super::list::transformations;
 use super::subject::Subject;
 use super::transformation::{RewriteSite, Transformation};
-use super::transformations;
 use crate::propose::child_check::{CheckedChild, ParentNames};
 use crate::task::Task;
 

@@ -4,7 +4,7 @@
 //! child. `child_check` drops children that would not compile. Deterministic: the same source, task and seed always give the same
 //! children in the same order. Never compiles or measures.
 //!
-//! To add a transformation, implement `Transformation` in a new file and list it in `transformations`.
+//! To add a transformation, implement `Transformation` in a new file and add it to `list`.
 
 use std::collections::HashSet;
 
@@ -32,6 +32,7 @@ mod indices;
 mod interchange;
 mod kernel_sites;
 mod launch_bounds;
+mod list;
 mod loops;
 mod macros;
 mod memory;
@@ -67,43 +68,10 @@ mod warp_per_row;
 
 pub use cache::MutationCache;
 use kernel_sites::KernelSites;
+#[cfg(test)]
+pub(crate) use list::transformations;
 use sequence::ChildSequence;
 use site_order::SiteOrder;
-use transformation::Transformation;
-
-/// All transformations.
-pub(crate) fn transformations() -> &'static [&'static dyn Transformation] {
-    // The order decides which child an attempt gives: another order changes what a search with the same seed does.
-    &[
-        &unroll::Unroll,
-        &split_accumulator::SplitAccumulator,
-        &split_accumulator::StripMine,
-        &fast_math::FastMath,
-        &fma::Fma,
-        &reciprocal::Reciprocal,
-        &vectorize::Vectorize,
-        &restrict::Restrict,
-        &cache_hints::Ldg,
-        &cache_hints::StreamingStore,
-        &row_pointer::RowPointer,
-        &cache_in_register::CacheInRegister,
-        &forward_store::ForwardStore,
-        &hoist::Hoist,
-        &block::BlockSize,
-        &block::ExtendTunable,
-        &coarsen::Coarsen,
-        &stage::StageInLocal,
-        &fuse::Fuse,
-        &interchange::Interchange,
-        &shared::CacheInShared,
-        &qualifiers::Inlining,
-        &unsigned_index::UnsignedIndex,
-        &launch_bounds::LaunchBounds,
-        &cache_hints::StreamingLoad,
-        &warp_per_row::WarpPerRow,
-        &vectorize_lanes::VectorizeLanes,
-    ]
-}
 
 /// A kernel made from another by one transformation.
 #[derive(Clone, Debug, PartialEq, Eq)]

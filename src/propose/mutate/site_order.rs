@@ -3,7 +3,7 @@
 //! The same seed and kernel always give the same order. Finds the sites of a transformation when it is first drawn, and not before.
 
 use super::kernel_sites::{KernelSites, SiteId};
-use super::transformations;
+use super::list::transformations;
 use crate::base::{Digest, RandomStream};
 
 /// Draws every site of one kernel once.
