@@ -1,11 +1,14 @@
-//! Measures what a proposal by a model costs kforge itself: the provider and the judge reply at once.
+//! Measures what a proposal costs kforge itself: by `mutate`, and by a model whose provider replies at once, with a judge that does too.
 //!
-//!     cargo bench --bench proposals             1,000 steps
-//!     cargo bench --bench proposals -- 10000    10,000 steps
+//!     cargo bench --bench proposals               1,000 steps with a model, then `mutate` on every shipped kernel
+//!     cargo bench --bench proposals -- 10000      10,000 steps
+//!     cargo bench --bench proposals -- mutate     only `mutate`
 //!
 //! Prompts have about 100,000 tokens, replies about 2,000 in 64 events. All durable writes are included. The provider is a
 //! separate process. Prints the proposals per second and the processor time of each, for every tenth of the steps.
 
+#[path = "proposals/mutations.rs"]
+mod mutations;
 #[path = "../tests/suite/driver/scripted.rs"]
 #[expect(dead_code, reason = "the driver's tests use more of it")]
 mod scripted;
@@ -37,6 +40,14 @@ fn main() -> Result<()> {
     if std::env::var_os(SERVER_ENV).is_some() {
         return serve_replies();
     }
+    if !std::env::args().any(|argument| argument == "mutate") {
+        measure_models()?;
+    }
+    mutations::measure(&show)
+}
+
+/// Runs a search whose proposals come from a model.
+fn measure_models() -> Result<()> {
     // `cargo bench` adds a flag of its own, which is skipped.
     let number = |argument: String| argument.parse().ok();
     let steps: u64 = std::env::args().skip(1).find_map(number).unwrap_or(1000);

@@ -2,22 +2,28 @@
 //! and how many are faster than their parent. A child counts as faster if the 95 % interval of a paired duel is above 1.
 //!
 //!     cargo bench --bench yields                          24 children of each starting kernel, all tasks
-//!     cargo bench --bench yields -- CHILDREN [TASK]…      at most CHILDREN, only the named tasks
+//!     cargo bench --bench yields -- CHILDREN [TASK]… [TRANSFORMATION]…
+//!                                                         at most CHILDREN, only of the named tasks and transformations
+//!     cargo bench --bench yields -- write=FOLDER […]      writes each child to FOLDER/TASK and judges none, for
+//!                                                         `kforge eval TASK FOLDER/TASK/*.cu` on any device
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use kforge::device::cpu::CpuDevice;
 use kforge::device::{Cache, Device};
 use kforge::eval::{Judge, JudgeOptions};
-use kforge::event::{Brief, Operator};
 use kforge::kernel::DeviceLimits;
-use kforge::propose::{BriefOutcome, Candidate, Parent, propose};
+use kforge::propose::mutate::{self, Child};
 use kforge::task::{Task, TaskFiles, embedded_names};
 
 /// Children of each starting kernel, unless the command line says otherwise.
-const DEFAULT_CHILDREN: u64 = 24;
+const DEFAULT_CHILDREN: usize = 24;
+
+/// The seed of the order of children.
+const SEED: u64 = 1;
 
 /// What one transformation gained.
 #[derive(Default)]
@@ -39,19 +45,20 @@ fn main() -> anyhow::Result<()> {
         .iter()
         .find_map(|argument| argument.parse().ok())
         .unwrap_or(DEFAULT_CHILDREN);
+    let (names, transformations) = selection(&arguments);
+    if let Some(folder) = arguments
+        .iter()
+        .find_map(|argument| argument.strip_prefix("write="))
+    {
+        return write_children(Path::new(folder), &names, &transformations);
+    }
     let device = CpuDevice::new()?;
     let limits = DeviceLimits {
         sm_count: i64::from(device.identity().cores.unwrap_or(1)),
         max_shared_bytes: 232_448,
     };
-    let is_named = |name: &&str| arguments.iter().any(|argument| argument == name);
-    let names = embedded_names();
-    let any_named = names.iter().any(&is_named);
     let mut yields = Yields::new();
-    for name in names
-        .into_iter()
-        .filter(|name| !any_named || is_named(name))
-    {
+    for name in names {
         let task = TaskFiles::find(name)?.load()?;
         let options = JudgeOptions {
             profile: task.settings.profiles["quick"].clone(),
@@ -62,17 +69,9 @@ fn main() -> anyhow::Result<()> {
         let mut judge = Judge::new(&device, &task, options, limits)?;
         for (file, source) in task.starting_kernels() {
             let parent = format!("{name}/{file}");
-            let mut seen = HashSet::new();
-            for attempt in 0..children {
-                let Some(child) = single_change(&task, source, attempt) else {
-                    break;
-                };
-                if !seen.insert(child.source.clone()) {
-                    continue;
-                }
+            for child in chosen_children(&task, source, &transformations).take(children) {
                 let verdict = judge.judge(file, &child.source, None)?;
-                let transformation = child.detail.split(' ').next().unwrap_or_default();
-                let entry = yields.entry(transformation.to_owned()).or_default();
+                let entry = yields.entry(child.transformation.to_owned()).or_default();
                 entry.children += 1;
                 if !verdict.passed() {
                     let reason = verdict.reason.unwrap_or_default();
@@ -101,30 +100,50 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The child of an attempt; `None` once children are made by two transformations, which come after all others.
-fn single_change(task: &Task, source: &str, attempt: u64) -> Option<Candidate> {
-    let brief = Brief {
-        model: None,
-        step: 1,
-        operator: Operator::Mutate,
-        parents: vec![1],
-        seed: 1,
-        start: None,
-        point: None,
-        attempt,
-        retired: BTreeMap::new(),
+/// The tasks and the transformations that the command line names; all tasks if it names none.
+fn selection(arguments: &[String]) -> (Vec<&'static str>, Vec<String>) {
+    let all = embedded_names();
+    let is_task = |argument: &&String| all.iter().any(|name| *name == argument.as_str());
+    let is_word = |argument: &&String| {
+        let is_name = |letter: char| letter.is_ascii_lowercase() || letter == '_';
+        argument.chars().all(is_name)
     };
-    match propose(
-        &brief,
-        &[Parent {
-            step: 1,
-            source: source.into(),
-        }],
-        task,
-    ) {
-        BriefOutcome::Candidate(child) if !child.detail.contains(", then ") => Some(child),
-        _ => None,
+    let (tasks, words): (Vec<_>, Vec<_>) = arguments.iter().filter(is_word).partition(is_task);
+    let is_chosen = |name: &&str| tasks.is_empty() || tasks.iter().any(|task| task == name);
+    let chosen = all.iter().copied().filter(is_chosen).collect();
+    (chosen, words.into_iter().cloned().collect())
+}
+
+/// The kernels that one of the transformations makes from a kernel; all transformations if there are none.
+fn chosen_children<'a>(
+    task: &'a Task,
+    source: &'a str,
+    transformations: &'a [String],
+) -> impl Iterator<Item = Child> + 'a {
+    mutate::children(source, task, SEED).filter(|child| {
+        let is_child = |name: &String| name == child.transformation;
+        transformations.is_empty() || transformations.iter().any(is_child)
+    })
+}
+
+/// Writes the children of all starting kernels, each kernel with its transformation and a number in its name, and the starting
+/// kernels themselves.
+fn write_children(folder: &Path, names: &[&str], transformations: &[String]) -> anyhow::Result<()> {
+    for name in names {
+        let task = TaskFiles::find(name)?.load()?;
+        let folder = folder.join(name);
+        std::fs::create_dir_all(&folder)?;
+        for (file, source) in task.starting_kernels() {
+            let stem = file.trim_end_matches(".cu");
+            std::fs::write(folder.join(file), source)?;
+            for (index, child) in chosen_children(&task, source, transformations).enumerate() {
+                let file = format!("{stem}-{}-{index}.cu", child.transformation);
+                println!("{name}/{file}: {}", child.detail);
+                std::fs::write(folder.join(file), child.source)?;
+            }
+        }
     }
+    Ok(())
 }
 
 fn print_table(yields: &Yields) {

@@ -71,7 +71,7 @@ fn check_proposal(kernel: &Kernel, parents: &[&str], operator: Operator, seed: u
 }
 
 fn check_children(text: &str, task: &Task) {
-    for child in transform::children(text, task).take(MAX_CHILDREN) {
+    for child in transform::children(text, task, super::hash(text.as_bytes())).take(MAX_CHILDREN) {
         assert_ne!(child.source, text);
         assert!(Syntax::parse(&child.source).is_sound(), "{}", child.detail);
         assert_fits(&child.source, task, &child.detail);

@@ -8,13 +8,14 @@ use super::proposer::Proposer;
 use crate::device::LockFile;
 use crate::eval::TimingLock;
 use crate::event::{Brief, Operator};
-use crate::propose::{self, BriefOutcome, Parent};
+use crate::propose::{self, BriefOutcome, MutationCache, Parent};
 use crate::task::Task;
 
 /// Makes proposals with kforge's own operators.
 pub struct Operators {
     /// Keeps proposals from disturbing a timed launch. `None` if the device is not the host.
     timing_lock: Option<TimingLock>,
+    mutations: MutationCache,
 }
 
 impl Operators {
@@ -22,6 +23,7 @@ impl Operators {
     pub fn new(lock: Option<LockFile>) -> anyhow::Result<Self> {
         Ok(Self {
             timing_lock: lock.map(TimingLock::open).transpose()?,
+            mutations: MutationCache::default(),
         })
     }
 }
@@ -39,7 +41,7 @@ impl Proposer for Operators {
             .map(TimingLock::shared)
             .transpose()?;
         if brief.operator != Operator::Start {
-            return Ok(propose::propose(brief, parents, task));
+            return Ok(propose::propose_with(&self.mutations, brief, parents, task));
         }
         let start = starting_kernel(brief, task)?;
         Ok(propose::propose(brief, &[start], task))

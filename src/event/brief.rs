@@ -19,7 +19,7 @@ pub struct Brief {
     /// Steps whose kernels the proposal is made from. Empty for `start`.
     #[serde(default)]
     pub parents: Vec<u64>,
-    /// Seed of every random choice of the proposer.
+    /// Seed of every random choice of the proposer. `mutate`: gives the order of a parent's children, the same for all attempts.
     #[serde(with = "exact::seed")]
     pub seed: u64,
     /// `start`: file name of the starting kernel.

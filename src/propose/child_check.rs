@@ -18,7 +18,7 @@ use crate::kernel::syntax::Syntax;
 use crate::task::Task;
 
 /// Names that edits of kforge's own may bring in, and that CUDA declares without a header.
-const BUILT_IN_NAMES: [&str; 28] = [
+const BUILT_IN_NAMES: [&str; 30] = [
     "reinterpret_cast",
     "threadIdx",
     "blockIdx",
@@ -31,9 +31,11 @@ const BUILT_IN_NAMES: [&str; 28] = [
     "fmaf",
     "rsqrtf",
     "__ldg",
+    "__ldcs",
     "__stcs",
     "__fdividef",
     "__syncthreads",
+    "__shfl_xor_sync",
     "__expf",
     "__exp10f",
     "__logf",

@@ -126,7 +126,7 @@ fn operators_change_headers_of_every_form_alike() {
     let task = task();
     let kernels = kernels(&task);
     let children = |source: &str| -> BTreeSet<String> {
-        mutate::children(source, &task)
+        mutate::children(source, &task, 7)
             .map(|child| format!("{} {}", child.transformation, meaning(&child.source, &task)))
             .collect()
     };

@@ -21,11 +21,22 @@ pub mod reply;
 mod source_edits;
 
 pub use candidate::{BriefOutcome, Candidate, Parent};
+pub use mutate::MutationCache;
 pub(crate) use proposal::Proposal;
 
 /// Makes the candidate of a brief with one of kforge's own operators. `NoOp` with the reason if the operator finds nothing to
 /// change, or needs a model.
 pub fn propose(brief: &Brief, parents: &[Parent], task: &Task) -> BriefOutcome {
+    propose_with(&MutationCache::default(), brief, parents, task)
+}
+
+/// Like [`propose`], but continues from what the cache knows. The result is the same.
+pub fn propose_with(
+    cache: &MutationCache,
+    brief: &Brief,
+    parents: &[Parent],
+    task: &Task,
+) -> BriefOutcome {
     let proposal = match (brief.operator, parents) {
         (_, []) => Err("the brief names no parent".to_owned()),
         (Operator::Start, [parent, ..]) => Ok(Proposal {
@@ -33,9 +44,7 @@ pub fn propose(brief: &Brief, parents: &[Parent], task: &Task) -> BriefOutcome {
             detail: brief.start.clone().unwrap_or_default(),
         }),
         (Operator::Autotune, [parent, ..]) => autotune(brief, &parent.source, task),
-        (Operator::Mutate, [parent, ..]) => {
-            mutate::mutate(&parent.source, task, brief.attempt, &brief.retired)
-        }
+        (Operator::Mutate, [parent, ..]) => mutate::mutate(brief, &parent.source, task, cache),
         (Operator::Recombine, [first, second, ..]) => {
             recombine::recombine(&first.source, &second.source, task, brief.attempt)
         }

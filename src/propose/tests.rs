@@ -7,6 +7,9 @@ use crate::base::{Digest, RandomStream};
 use crate::kernel::syntax::Syntax;
 use crate::task::{TaskFiles, embedded_names};
 
+/// The seed of all briefs.
+const SEED: u64 = 7;
+
 fn shipped_tasks() -> Vec<Task> {
     let load = |name| TaskFiles::find(name).and_then(|files| files.load());
     embedded_names()
@@ -21,7 +24,7 @@ fn brief(operator: Operator, attempt: u64) -> Brief {
         step: 1,
         operator,
         parents: vec![1, 2],
-        seed: 7,
+        seed: SEED,
         start: None,
         point: None,
         attempt,
@@ -44,7 +47,7 @@ fn propose_from(operator: Operator, attempt: u64, sources: &[&str], task: &Task)
 fn children_of_shipped_kernels_are_valid_and_distinct() {
     for task in shipped_tasks() {
         for (file, source) in task.starting_kernels() {
-            let children: Vec<_> = mutate::children(source, &task).collect();
+            let children: Vec<_> = mutate::children(source, &task, SEED).collect();
             let used: HashSet<_> = children.iter().map(|child| child.transformation).collect();
             // A single pass over elements, or a kernel for tensor cores, leaves less to change.
             let is_narrow = task.name == "gelu" || source.contains("asm volatile");
@@ -78,7 +81,7 @@ fn every_transformation_applies_to_some_shipped_kernel() {
         .collect();
     for task in shipped_tasks() {
         for (_, source) in task.starting_kernels() {
-            for child in mutate::children(source, &task) {
+            for child in mutate::children(source, &task, SEED) {
                 unused.remove(child.transformation);
             }
         }
@@ -103,7 +106,12 @@ fn assert_distinct_attempts(task: &Task) {
         .starting_kernels()
         .filter(|(_, source)| source.len() < 6500);
     for (file, source) in starts {
-        let singles = mutate::children(source, task).count() as u64;
+        let singles = mutate::children(source, task, SEED).count() as u64;
+        let cache = MutationCache::default();
+        let parent = [Parent {
+            step: 1,
+            source: source.into(),
+        }];
         let mut seen = HashSet::from([identity::source_identity(source)]);
         for attempt in [
             0,
@@ -113,10 +121,10 @@ fn assert_distinct_attempts(task: &Task) {
             singles + 1,
             singles + 8,
         ] {
-            let mutated = || propose_from(Operator::Mutate, attempt, &[source], task);
-            let answer = mutated();
+            let brief = brief(Operator::Mutate, attempt);
+            let answer = propose_with(&cache, &brief, &parent, task);
             if attempt == singles {
-                assert_eq!(answer, mutated());
+                assert_eq!(answer, propose(&brief, &parent, task));
             }
             let BriefOutcome::Candidate(proposal) = answer else {
                 panic!("{file}: {attempt}: {answer:?}")
@@ -140,7 +148,7 @@ fn assert_distinct_attempts(task: &Task) {
 fn retired_transformations_are_left_out_and_the_others_keep_their_order() {
     let task = shipped_tasks().remove(0);
     let (_, source) = task.starting_kernels().next().expect("a starting kernel");
-    let all: Vec<_> = mutate::children(source, &task).collect();
+    let all: Vec<_> = mutate::children(source, &task, SEED).collect();
     let since = 2;
     let retired_name = all[since..]
         .iter()
@@ -159,16 +167,20 @@ fn retired_transformations_are_left_out_and_the_others_keep_their_order() {
         .filter(|(index, child)| *index < since || child.transformation != retired_name)
         .map(|(_, child)| child.detail.as_str())
         .collect();
+    let cache = MutationCache::default();
+    let detail_of = |attempt: usize| {
+        let brief = Brief {
+            retired: retired.clone(),
+            ..brief(Operator::Mutate, attempt as u64)
+        };
+        let proposal = mutate::mutate(&brief, source, &task, &cache);
+        proposal.map(|proposal| proposal.detail).unwrap_or_default()
+    };
     for (attempt, expected) in expected.iter().enumerate().take(12) {
-        let proposal = mutate::mutate(source, &task, attempt as u64, &retired);
-        assert_eq!(
-            proposal.map(|proposal| proposal.detail).as_deref(),
-            Ok(*expected)
-        );
+        assert_eq!(detail_of(attempt), *expected);
     }
     // Nor are they one of two in sequence.
-    let pair = mutate::mutate(source, &task, expected.len() as u64 + 3, &retired);
-    let detail = pair.map(|proposal| proposal.detail).unwrap_or_default();
+    let detail = detail_of(expected.len() + 3);
     assert!(
         detail.contains(", then ") && !detail.contains(retired_name),
         "{detail}"
@@ -181,7 +193,7 @@ fn recombine_joins_two_changes_of_one_kernel() {
         let Some((_, source)) = task.starting_kernels().next() else {
             continue;
         };
-        let children: Vec<_> = mutate::children(source, &task)
+        let children: Vec<_> = mutate::children(source, &task, SEED)
             .filter(|child| matches!(child.transformation, "split_accumulator" | "restrict"))
             .collect();
         let child_by = |name: &str| {

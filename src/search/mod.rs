@@ -351,7 +351,9 @@ impl Search {
         let Some(recorded) = pending.and_then(|pending| pending.asked.as_ref()) else {
             return;
         };
-        if *recorded != planned.brief {
+        if planned.is_earlier_form(recorded) {
+            planned.brief = recorded.clone();
+        } else if *recorded != planned.brief {
             let planned = std::mem::replace(&mut planned.brief, recorded.clone());
             self.planner
                 .record_brief(recorded, &self.ledger, &mut self.families);

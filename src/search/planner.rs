@@ -36,16 +36,32 @@ type BriefKey = (Operator, [u64; 2]);
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct PlannedBrief {
     pub(super) brief: Brief,
+    /// The seed that was drawn for the step. Earlier versions gave it to `mutate` too.
+    drawn_seed: u64,
     /// No operator had anything left to try. The brief only keeps the search going while steps are in flight.
     pub(super) exhausted: bool,
 }
 
 impl PlannedBrief {
-    fn useful(brief: Brief) -> Self {
+    fn useful(brief: Brief, drawn_seed: u64) -> Self {
         Self {
             brief,
+            drawn_seed,
             exhausted: false,
         }
+    }
+
+    /// Whether a recorded brief is the one that an earlier version decided where this one decides `brief`.
+    pub(super) fn is_earlier_form(&self, recorded: &Brief) -> bool {
+        let seed = self.drawn_seed;
+        let planned = &self.brief;
+        planned.operator == Operator::Mutate
+            && recorded.seed == seed
+            && *recorded
+                == Brief {
+                    seed,
+                    ..planned.clone()
+                }
     }
 }
 
@@ -79,24 +95,26 @@ impl Planner {
             retired: BTreeMap::new(),
             model: None,
         };
+        let drawn_seed = template.seed;
+        let useful = |brief: Brief| PlannedBrief::useful(brief, drawn_seed);
         let start = usize::try_from(step - 1)
             .ok()
             .and_then(|index| view.starting_kernels.get(index));
         if let Some(start) = start {
-            return PlannedBrief::useful(Brief {
+            return useful(Brief {
                 start: Some(start.clone()),
                 ..template
             });
         }
         if let Some(brief) = self.model_only_brief(view, &template, &mut stream) {
-            return PlannedBrief::useful(brief);
+            return useful(brief);
         }
         let pool = ParentPool::from_view(view);
         for _ in 0..MAX_DRAWS {
             let parent = pool.draw(view, &mut stream);
             if let Some(brief) = self.brief_for_parent(view, &pool, parent, &template, &mut stream)
             {
-                return PlannedBrief::useful(brief);
+                return useful(brief);
             }
         }
         let mut all = pool.steps().to_vec();
@@ -104,10 +122,11 @@ impl Planner {
         for parent in all {
             if let Some(brief) = self.brief_for_parent(view, &pool, parent, &template, &mut stream)
             {
-                return PlannedBrief::useful(brief);
+                return useful(brief);
             }
         }
         PlannedBrief {
+            drawn_seed,
             brief: self.idle_brief(view, &pool, template, &mut stream),
             exhausted: true,
         }
@@ -321,7 +340,12 @@ impl Planner {
     fn mutate_brief(&self, view: &SearchView<'_>, parent: u64, template: &Brief) -> Option<Brief> {
         let brief = self.repeatable_brief(Operator::Mutate, [parent, 0], template)?;
         let retired = (self.retirement).for_brief(parent, brief.attempt, view.ledger);
-        Some(Brief { retired, ..brief })
+        let seed = mutation_seed(view, parent);
+        Some(Brief {
+            retired,
+            seed,
+            ..brief
+        })
     }
 
     /// A brief whose operator gives another result at every attempt; `None` once the proposer has nothing new left.
@@ -361,6 +385,7 @@ impl Planner {
                 operator: Operator::Mutate,
                 parents: vec![parent],
                 attempt,
+                seed: mutation_seed(view, parent),
                 ..template
             };
         }
@@ -370,6 +395,11 @@ impl Planner {
             ..template
         }
     }
+}
+
+/// The seed of all `mutate` briefs of one parent: it gives the order of the parent's children, in which attempts count.
+fn mutation_seed(view: &SearchView<'_>, parent: u64) -> u64 {
+    RandomStream::new(view.seed, "mutate", parent).next_u64()
 }
 
 fn brief_key(brief: &Brief) -> BriefKey {

@@ -29,6 +29,9 @@ use kforge::task::{Distribution, DistributionKind, Task, TaskFiles};
 
 use crate::program::{fixture, root};
 
+/// The seed of all briefs.
+const SEED: u64 = 1;
+
 /// Children of every kernel that are compiled by default.
 const SAMPLE: usize = 1;
 
@@ -150,7 +153,7 @@ struct TriedChild {
 
 /// Up to `count` children of a kernel: by single transformations, then `combined` by pairs and as many by `recombine`.
 fn tried_children(task: &Task, source: &str, count: usize, combined: u64) -> Vec<TriedChild> {
-    let singles: Vec<_> = mutate::children(source, task).take(count).collect();
+    let singles: Vec<_> = mutate::children(source, task, SEED).take(count).collect();
     let mut tried: Vec<_> = singles
         .iter()
         .map(|child| TriedChild {
@@ -162,7 +165,7 @@ fn tried_children(task: &Task, source: &str, count: usize, combined: u64) -> Vec
     if combined == 0 || singles.len() < 2 {
         return tried;
     }
-    let total = mutate::children(source, task).count() as u64;
+    let total = mutate::children(source, task, SEED).count() as u64;
     let mut seen = std::collections::HashSet::new();
     let mut add = |name: &str, operator: Operator, attempt: u64, parents: &[&str]| {
         if let Some(child) = proposed(operator, attempt, parents, task)
@@ -200,7 +203,7 @@ fn tried_children(task: &Task, source: &str, count: usize, combined: u64) -> Vec
 /// The child of an attempt.
 fn proposed(operator: Operator, attempt: u64, parents: &[&str], task: &Task) -> Option<TriedChild> {
     let brief: Brief = serde_json::from_value(serde_json::json!({
-        "step": 1, "operator": operator, "parents": [1, 2], "seed": 1, "attempt": attempt,
+        "step": 1, "operator": operator, "parents": [1, 2], "seed": SEED, "attempt": attempt,
     }))
     .unwrap();
     let parents: Vec<_> = parents

@@ -1,4 +1,4 @@
-//! `ldg` and `streaming_store`: loads through the read-only cache, and stores that do not stay in the cache.
+//! `ldg`, `streaming_load` and `streaming_store`: loads through the read-only cache, and loads and stores that do not stay in the cache.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::nodes::{is_field, is_written, operator_of};
 use super::scope::Scope;
 use super::subject::Subject;
 use super::transformation::{RewriteSite, Transformation};
-use crate::kernel::syntax::{descendants, line_of};
+use crate::kernel::syntax::{descendants, line_of, named_children};
 use crate::propose::source_edits::SourceEdits;
 
 /// Loads elements through the read-only data cache.
@@ -35,7 +35,19 @@ pub(super) struct Ldg;
 /// Faster when the results would evict data from the cache that is still needed.
 pub(super) struct StreamingStore;
 
-/// Types that `__ldg` and `__stcs` accept.
+/// Loads elements with a hint to evict them from the cache first.
+///
+/// ```text
+/// x[i]  ->  __ldcs(&x[i])
+/// ```
+///
+/// Legal where `__ldg` is. Offered for memory that only one expression of the function reads, because a second one should find it
+/// in the cache.
+///
+/// Faster when data that is read once would evict data that is needed again.
+pub(super) struct StreamingLoad;
+
+/// Types that `__ldg`, `__ldcs` and `__stcs` accept.
 const CACHE_HINT_TYPES: [&str; 16] = [
     "float",
     "double",
@@ -82,13 +94,7 @@ impl Transformation for Ldg {
             let mut all = SourceEdits::new();
             let found = constant_reads(&scope);
             for (root, nodes) in &found {
-                let mut edits = SourceEdits::new();
-                // Insertions instead of replacements: an index may contain another load.
-                for node in nodes {
-                    edits
-                        .insert(node.start_byte(), "__ldg(&")
-                        .insert(node.end_byte(), ")");
-                }
+                let edits = load_with("__ldg", nodes);
                 all = all.merged_with(&edits);
                 sites.push(RewriteSite {
                     label: (*root).to_owned(),
@@ -108,6 +114,79 @@ impl Transformation for Ldg {
     }
 }
 
+impl Transformation for StreamingLoad {
+    fn name(&self) -> &'static str {
+        "streaming_load"
+    }
+
+    fn weight(&self) -> f64 {
+        0.5
+    }
+
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
+        let mut sites = Vec::new();
+        for function in (subject.functions().into_iter()).filter(|function| function.is_global) {
+            let scope = Scope::new(subject, function);
+            let once = (constant_reads(&scope).into_iter())
+                .filter(|(root, nodes)| nodes.len() == 1 && reads(&scope, root) == 1);
+            let each: Vec<_> = once
+                .map(|(root, nodes)| RewriteSite {
+                    label: root.to_owned(),
+                    line: line_of(nodes[0]),
+                    edits: load_with("__ldcs", &nodes),
+                })
+                .collect();
+            let all = RewriteSite::combined(&each, "all".to_owned());
+            sites.extend(each);
+            sites.extend(all);
+        }
+        sites
+    }
+}
+
+/// Edits that load elements with a function.
+fn load_with(function: &str, elements: &[Node<'_>]) -> SourceEdits {
+    let mut edits = SourceEdits::new();
+    // Insertions instead of replacements: an index may contain another load.
+    for element in elements {
+        edits
+            .insert(element.start_byte(), format!("{function}(&"))
+            .insert(element.end_byte(), ")");
+    }
+    edits
+}
+
+/// The number of expressions that may read the memory of a parameter, and of pointers to it that are passed on.
+fn reads(scope: &Scope<'_, '_>, root: &str) -> usize {
+    descendants(scope.function.body)
+        .filter(|node| {
+            let is_access = match node.kind() {
+                "subscript_expression" => true,
+                "pointer_expression" => operator_of(*node) == "*",
+                "call_expression" => (node.child_by_field_name("arguments").into_iter())
+                    .flat_map(named_children)
+                    .any(|argument| {
+                        argument.kind() != "subscript_expression"
+                            && scope.type_of(argument).is_none()
+                            && scope.memory_root(argument) == Some(root)
+                            && !is_cast(scope, *node)
+                    }),
+                _ => false,
+            };
+            let is_own = node.kind() == "call_expression" || scope.memory_root(*node) == Some(root);
+            is_access && is_own
+        })
+        .count()
+}
+
+/// Whether a call is a cast such as `reinterpret_cast<const float4*>(x)`.
+fn is_cast(scope: &Scope<'_, '_>, call: Node<'_>) -> bool {
+    (call.child_by_field_name("function"))
+        .filter(|function| function.kind() == "template_function")
+        .and_then(|function| function.child_by_field_name("name"))
+        .is_some_and(|name| scope.text(name).ends_with("_cast"))
+}
+
 /// The elements `p[i]` that are read from memory that the function never writes, by the parameter that is their root.
 fn constant_reads<'t, 'a>(scope: &Scope<'t, 'a>) -> BTreeMap<&'a str, Vec<Node<'t>>> {
     let effects = Effects::of(scope, scope.function.body);
@@ -121,10 +200,11 @@ fn constant_reads<'t, 'a>(scope: &Scope<'t, 'a>) -> BTreeMap<&'a str, Vec<Node<'
         let is_pointer = node
             .child_by_field_name("argument")
             .is_some_and(|argument| {
-                argument.kind() == "identifier"
-                    && scope
-                        .lookup_node(argument)
-                        .is_some_and(|declaration| declaration.pointer_depth == 1)
+                is_cast(scope, argument)
+                    || argument.kind() == "identifier"
+                        && scope
+                            .lookup_node(argument)
+                            .is_some_and(|declaration| declaration.pointer_depth == 1)
             });
         let is_const_parameter = scope
             .unshadowed_parameter(root)
@@ -250,6 +330,28 @@ mod tests {
         +         output[row * columns + i] = __ldg(&x[row * columns + i]) + __ldg(&x[i]);
         "#);
         assert_eq!(site_labels(&Ldg, "    output[0] += 1.0f;\n"), "");
+    }
+
+    #[test]
+    fn memory_that_one_expression_reads_is_streamed() {
+        let body = "    int row = blockIdx.x;\n    output[row] = x[row] * 2.0f;\n";
+        insta::assert_snapshot!(changes(&StreamingLoad, body, "x"), @r#"
+        -     output[row] = x[row] * 2.0f;
+        +     output[row] = __ldcs(&x[row]) * 2.0f;
+        "#);
+        let wide = "    int row = blockIdx.x;\n    float4 four = reinterpret_cast<const float4*>(x)[row];\n    output[row] = four.x;\n";
+        insta::assert_snapshot!(changes(&StreamingLoad, wide, "x"), @r#"
+        -     float4 four = reinterpret_cast<const float4*>(x)[row];
+        +     float4 four = __ldcs(&reinterpret_cast<const float4*>(x)[row]);
+        "#);
+        for twice in [
+            SUM_OF_ROW_AND_FIRST,
+            "    output[0] = x[0] + *x;\n",
+            "    output[0] = x[0] + rows * atomicAdd(x + 1, 0.0f);\n",
+            "    const float* in = x + 1;\n    output[0] = x[0] + in[1];\n",
+        ] {
+            assert_eq!(site_labels(&StreamingLoad, twice), "", "{twice}");
+        }
     }
 
     #[test]

@@ -1,25 +1,27 @@
 //! The `mutate` operator: rewrites a kernel's source by transformations of its syntax tree.
 //!
 //! Every transformation is meant to keep the results of the kernel up to rounding. None proves that: the judge checks each
-//! child. `child_check` drops children that would not compile. Pure and deterministic: the same source and task always give the same children. Never compiles or measures.
+//! child. `child_check` drops children that would not compile. Deterministic: the same source, task and seed always give the same
+//! children in the same order. Never compiles or measures.
 //!
-//! To add a transformation, implement `Transformation` in a new file and list it in `transformations`.
+//! To add a transformation, implement `Transformation` in a new file and add it to `list`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
-use crate::base::{Digest, RandomStream};
+use crate::event::Brief;
 use crate::task::Task;
 
-use super::child_check::ParentNames;
 use super::identity::source_identity;
 use super::proposal::Proposal;
 
 mod accumulator;
 mod block;
+mod cache;
 mod cache_hints;
 mod cache_in_register;
 mod coarsen;
 mod effects;
+mod element_uses;
 mod fast_math;
 mod fma;
 mod forward_store;
@@ -28,17 +30,25 @@ mod fuse;
 mod hoist;
 mod indices;
 mod interchange;
+mod kernel_sites;
+mod launch_bounds;
+mod list;
 mod loops;
 mod macros;
 mod memory;
 mod nodes;
+mod parallel;
 mod purity;
 mod qualifiers;
 mod reciprocal;
 mod restrict;
 mod row_pointer;
+mod row_threads;
 mod scope;
+mod sequence;
 mod shared;
+mod shared_loops;
+mod site_order;
 mod split_accumulator;
 mod stage;
 mod stage_results;
@@ -53,39 +63,15 @@ mod unsigned_index;
 mod values;
 mod vector_accesses;
 mod vectorize;
+mod vectorize_lanes;
+mod warp_per_row;
 
-use subject::Subject;
-use transformation::{RewriteSite, Transformation};
-
-/// All transformations.
-pub(crate) fn transformations() -> &'static [&'static dyn Transformation] {
-    // The order decides which child an attempt gives: another order changes what a search with the same seed does.
-    &[
-        &unroll::Unroll,
-        &split_accumulator::SplitAccumulator,
-        &split_accumulator::StripMine,
-        &fast_math::FastMath,
-        &fma::Fma,
-        &reciprocal::Reciprocal,
-        &vectorize::Vectorize,
-        &restrict::Restrict,
-        &cache_hints::Ldg,
-        &cache_hints::StreamingStore,
-        &row_pointer::RowPointer,
-        &cache_in_register::CacheInRegister,
-        &forward_store::ForwardStore,
-        &hoist::Hoist,
-        &block::BlockSize,
-        &block::ExtendTunable,
-        &coarsen::Coarsen,
-        &stage::StageInLocal,
-        &fuse::Fuse,
-        &interchange::Interchange,
-        &shared::CacheInShared,
-        &qualifiers::Inlining,
-        &unsigned_index::UnsignedIndex,
-    ]
-}
+pub use cache::MutationCache;
+use kernel_sites::KernelSites;
+#[cfg(test)]
+pub(crate) use list::transformations;
+use sequence::ChildSequence;
+use site_order::SiteOrder;
 
 /// A kernel made from another by one transformation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,153 +82,56 @@ pub struct Child {
     pub source: String,
 }
 
-/// The children of a kernel, at most one for each rewrite site, in an order shuffled by the hash of `source`.
+/// The kernels that one transformation makes from a kernel, in the order of `seed`.
 ///
-/// Every child differs from its parent and from all earlier children, and passes `ParentNames::child`.
+/// Every child differs from its parent and from all earlier children by normal form, and passes `ParentNames::child`.
 /// A source that is not a kernel of the task has no children.
-pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Child> + 'a {
-    let subject = Subject::new(source, task);
-    let names = subject
-        .as_ref()
-        .map(|subject| ParentNames::of(&subject.syntax, task));
-    let mut pairs: Vec<(&'static dyn Transformation, RewriteSite)> = Vec::new();
-    let mut weights = Vec::new();
-    for transformation in transformations() {
-        let sites = subject
-            .as_ref()
-            .map(|subject| transformation.sites(subject))
-            .unwrap_or_default();
-        // The sites share the weight, so that a transformation with many sites does not crowd out the others.
-        weights.extend(
-            sites
-                .iter()
-                .map(|_| transformation.weight() / sites.len() as f64),
-        );
-        pairs.extend(sites.into_iter().map(|site| (*transformation, site)));
-    }
-    let mut stream = RandomStream::new(Digest::of(source).low64(), "mutate", 0);
+pub fn children<'a>(
+    source: &'a str,
+    task: &'a Task,
+    seed: u64,
+) -> impl Iterator<Item = Child> + 'a {
+    let sites = KernelSites::new(source, task);
+    let mut order = SiteOrder::new(source, seed);
     let mut seen = HashSet::from([source_identity(source)]);
     std::iter::from_fn(move || {
-        while let Some(index) = stream.weighted_index(&weights) {
-            weights[index] = 0.0;
-            let (transformation, site) = &pairs[index];
-            let child = names
-                .as_ref()
-                .and_then(|names| names.child(&site.edits, None, task));
-            let Some(child) = child.filter(|child| seen.insert(child.identity)) else {
-                continue;
-            };
-            let caveat = transformation.caveat().map(|caveat| format!("; {caveat}"));
-            let detail = format!(
-                "{} {} (line {}{})",
-                transformation.name(),
-                site.label,
-                site.line,
-                caveat.unwrap_or_default()
-            );
-            return Some(Child {
-                transformation: transformation.name(),
-                detail,
-                source: child.source,
-            });
-        }
-        None
-    })
-}
-
-/// The kernel number `attempt`, counted from 0, that can be made from a parent.
-///
-/// Kernels made by one transformation come first, then those made by two in sequence. `retired`: transformations that are left
-/// out, each from an attempt on. The error says that none is left.
-pub(super) fn mutate(
-    source: &str,
-    task: &Task,
-    attempt: u64,
-    retired: &BTreeMap<String, u64>,
-) -> Result<Proposal, String> {
-    let mut attempts = Attempts {
-        wanted: attempt,
-        passed: 0,
-        retired,
-    };
-    let mut singles = Vec::new();
-    for child in children(source, task) {
-        if attempts.is_wanted(&[child.transformation]) {
-            return Ok(Proposal {
-                source: child.source,
-                detail: child.detail,
-            });
-        }
-        singles.push(child);
-    }
-    pair_of_transformations(source, task, &singles, &mut attempts)
-        .ok_or_else(|| format!("no transformation is left after {attempt} attempts"))
-}
-
-/// Counts kernels up to the attempt that is wanted.
-struct Attempts<'r> {
-    wanted: u64,
-    /// How many kernels came before.
-    passed: u64,
-    retired: &'r BTreeMap<String, u64>,
-}
-
-impl Attempts<'_> {
-    /// Whether a transformation is left out from here on.
-    fn leaves_out(&self, transformation: &str) -> bool {
-        self.retired
-            .get(transformation)
-            .is_some_and(|since| *since <= self.passed)
-    }
-
-    /// Whether the next kernel is the wanted one. Counts it, unless one of its transformations is left out.
-    fn is_wanted(&mut self, transformations: &[&str]) -> bool {
-        if transformations.iter().any(|name| self.leaves_out(name)) {
-            return false;
-        }
-        self.passed += 1;
-        self.passed > self.wanted
-    }
-}
-
-/// The wanted kernel among those made by two transformations in sequence.
-fn pair_of_transformations(
-    source: &str,
-    task: &Task,
-    singles: &[Child],
-    attempts: &mut Attempts<'_>,
-) -> Option<Proposal> {
-    let mut seen: HashSet<_> = singles
-        .iter()
-        .map(|child| source_identity(&child.source))
-        .collect();
-    seen.insert(source_identity(source));
-    // Walks the diagonals of (first, second), so that both transformations vary from one attempt to the next.
-    let mut seconds = Vec::new();
-    loop {
-        let mut found = false;
-        if let Some(next) = singles.get(seconds.len()) {
-            seconds.push(children(&next.source, task));
-            found = true;
-        }
-        for (first, second) in singles.iter().zip(&mut seconds) {
-            if attempts.leaves_out(first.transformation) {
-                continue;
-            }
-            let Some(child) = second.find(|child| seen.insert(source_identity(&child.source)))
-            else {
-                continue;
-            };
-            found = true;
-            if attempts.is_wanted(&[first.transformation, child.transformation]) {
-                return Some(Proposal {
+        let sites = sites.as_ref()?;
+        loop {
+            let site = order.next(sites)?;
+            let child = sites.child(site);
+            if let Some(child) = child.filter(|child| seen.insert(child.identity)) {
+                return Some(Child {
+                    transformation: site.name(),
+                    detail: sites.detail(site),
                     source: child.source,
-                    detail: format!("{}, then {}", first.detail, child.detail),
                 });
             }
         }
-        if !found {
-            return None;
+    })
+}
+
+/// The kernel that a brief asks for.
+///
+/// The attempt of the brief counts the kernels of its seed from 0. Those made by one transformation come first, then those made by
+/// two in sequence. The error says that none is left.
+pub(super) fn mutate(
+    brief: &Brief,
+    source: &str,
+    task: &Task,
+    cache: &MutationCache,
+) -> Result<Proposal, String> {
+    let Brief {
+        attempt,
+        seed,
+        retired,
+        ..
+    } = brief;
+    let index = usize::try_from(*attempt).unwrap_or(usize::MAX);
+    let proposal = cache.with_sequence(source, task, *seed, |sequence| {
+        if !sequence.agrees_with(retired, index) {
+            *sequence = ChildSequence::new(source, *seed);
         }
-    }
+        sequence.proposal(index, retired, task)
+    });
+    proposal.ok_or_else(|| format!("no transformation is left after {attempt} attempts"))
 }

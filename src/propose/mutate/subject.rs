@@ -122,6 +122,39 @@ impl<'a> Subject<'a> {
             .is_some_and(|first| holds_at(first) && (!uses_tunable.get() || points.all(holds_at)))
     }
 
+    /// A value for every combination of tunable values. `None` if there are too many, or if one is unknown.
+    ///
+    /// `value_at` receives a function that knows the tunables and the constant axes.
+    pub(super) fn at_all_points(
+        &self,
+        value_at: &dyn Fn(&dyn Fn(&str) -> Option<i64>) -> Option<i64>,
+    ) -> Option<Vec<i64>> {
+        let axes = &self.task.definition.axes;
+        let values = self.points.iter().map(|point| {
+            value_at(&|name| {
+                let tunable = point.get(name).copied();
+                tunable.or_else(|| axes.get(name).and_then(|axis| axis.value))
+            })
+        });
+        let values: Vec<i64> = values.collect::<Option<_>>()?;
+        (!values.is_empty()).then_some(values)
+    }
+
+    /// The value of an expression of the code for every combination of tunable values. `None` if one is unknown.
+    pub(super) fn values_at_all_points(&self, node: Node<'_>) -> Option<Vec<i64>> {
+        let values = self.points.iter().map(|point| {
+            let value_of = |name: &str| {
+                point
+                    .get(name)
+                    .copied()
+                    .or_else(|| self.constant_axis(name))
+            };
+            self.evaluate(node, &value_of)
+        });
+        let values: Vec<i64> = values.collect::<Option<_>>()?;
+        (!values.is_empty()).then_some(values)
+    }
+
     /// The value of an expression, if it is known and the same for all tunable values.
     pub(crate) fn constant_value(&self, node: Node<'_>) -> Option<i64> {
         let point = self.points.first()?;

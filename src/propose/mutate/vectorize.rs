@@ -34,10 +34,10 @@ use crate::propose::code_layout::indent_following_lines;
 pub(super) struct Vectorize;
 
 /// Numbers of elements per iteration to try.
-const WIDTHS: [i64; 3] = [2, 4, 8];
+pub(super) const WIDTHS: [i64; 3] = [2, 4, 8];
 
 /// Maximum size of a body, in syntax nodes. Longer ones are not rewritten, to keep the kernel readable.
-const MAX_BODY_NODES: usize = 400;
+pub(super) const MAX_BODY_NODES: usize = 400;
 
 /// The widest load or store of a GPU, in bytes.
 const MAX_VECTOR_BYTES: i64 = 16;
@@ -104,22 +104,41 @@ fn vectorize_loop<'t, 'a>(
     if accesses.is_empty() {
         return None;
     }
+    let head = counting_loop.header_with(
+        scope.text(counting_loop.start),
+        scope.text(counting_loop.bound),
+        &width.to_string(),
+    );
+    widened_loop(&finder, &accesses, &head)
+}
+
+/// The site that serves accesses by vectors in a loop. `head`: its new `for (…)`.
+pub(super) fn widened_loop(
+    finder: &AccessFinder<'_, '_, '_>,
+    accesses: &[VectorAccess<'_, '_>],
+    head: &str,
+) -> Option<RewriteSite> {
+    let counting_loop = finder.counting_loop;
     let pointers: Vec<_> = accesses.iter().map(|access| access.pointer).collect();
-    let text = widen_loop(scope, counting_loop, &accesses, width)?;
+    let text = widen_loop(finder, accesses, head)?;
     Some(RewriteSite {
-        label: format!("{} x{width}", pointers.join(", ")),
+        label: format!("{} x{}", pointers.join(", "), finder.width),
         line: line_of(counting_loop.node),
-        edits: counting_loop.replace_with(scope, &text),
+        edits: counting_loop.replace_with(finder.scope, &text),
     })
 }
 
-/// The loop in steps of `width`: wide loads, the body once per lane, then wide stores.
+/// The loop over vectors: wide loads, the body once per lane, then wide stores.
 fn widen_loop(
-    scope: &Scope<'_, '_>,
-    counting_loop: &CountingLoop<'_, '_>,
+    finder: &AccessFinder<'_, '_, '_>,
     accesses: &[VectorAccess<'_, '_>],
-    width: i64,
+    head: &str,
 ) -> Option<String> {
+    let AccessFinder {
+        scope,
+        counting_loop,
+        width,
+    } = *finder;
     let subject = scope.subject;
     let indent = counting_loop.indent(scope);
     let lane = subject.fresh_name("lane");
@@ -154,11 +173,6 @@ fn widen_loop(
     Some(format!(
         "{pragma}{indent}{head} {{\n{loads}#pragma unroll\n{indent}    for (int {lane} = 0; {lane} < {width}; ++{lane}) {{\n{indent}        {body}\n{indent}    }}{stores}\n{indent}}}",
         pragma = counting_loop.pragma_line(scope),
-        head = counting_loop.header_with(
-            scope.text(counting_loop.start),
-            scope.text(counting_loop.bound),
-            &width.to_string()
-        ),
     ))
 }
 

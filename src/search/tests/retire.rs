@@ -109,3 +109,57 @@ fn a_resumed_search_retires_the_same_transformations() {
     }
     assert_eq!(resumed.retired(), live);
 }
+
+#[test]
+fn attempts_on_one_parent_share_a_seed() {
+    let mut run = MutatingRun::new();
+    let mut seeds = Vec::new();
+    for step in 2..=5 {
+        seeds.push(run.search.ask(step).unwrap().seed);
+        run.finish_step(step, "unroll 2 (line 9)", Status::Passed);
+    }
+    assert!(seeds.iter().all(|seed| *seed == seeds[0]), "{seeds:?}");
+}
+
+/// A journal as earlier versions wrote it: every step drew a seed of its own, for `mutate` too.
+fn with_drawn_seeds(journal: &[Event], seed: u64) -> Vec<Event> {
+    let drawn = |step: u64| RandomStream::new(seed, "ask", step).next_u64();
+    let event = |event: &Event| match event {
+        Event::Asked(brief) if brief.operator == Operator::Mutate => Event::Asked(Brief {
+            seed: drawn(brief.step),
+            ..brief.clone()
+        }),
+        other => other.clone(),
+    };
+    journal.iter().map(event).collect()
+}
+
+#[test]
+fn a_search_goes_on_with_a_journal_whose_steps_drew_their_seeds() {
+    let mut run = MutatingRun::new();
+    for step in 2..=6 {
+        run.finish_step(step, "unroll 2 (line 9)", Status::Passed);
+    }
+    let open = run.search.ask(7).unwrap();
+    run.tell(Event::Asked(open));
+    for (seed, is_known) in [(7, true), (8, false)] {
+        let mut resumed = MutatingRun::new();
+        let start = resumed.journal.len();
+        let mut has_diverged = false;
+        let journal = with_drawn_seeds(&run.journal, seed);
+        for event in &journal[start..] {
+            let updates = resumed.search.tell(event);
+            let diverges = |update: &SearchUpdate| matches!(update, SearchUpdate::Diverged(_));
+            has_diverged |= updates.iter().any(diverges);
+        }
+        assert_eq!(has_diverged, !is_known);
+        // The brief of the open step stays as it was recorded; the attempts go on.
+        let last = journal.last().map(|event| match event {
+            Event::Asked(brief) => brief.clone(),
+            other => panic!("{other:?}"),
+        });
+        let open = resumed.search.ask(7);
+        assert_eq!(open, last);
+        assert_eq!(open.map(|brief| brief.attempt), Some(5));
+    }
+}
