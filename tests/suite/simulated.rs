@@ -62,7 +62,7 @@ fn simulate(
 ) -> RunRecord {
     let limits = Limits {
         seconds: SECONDS,
-        steps: 400,
+        steps: 150,
         window: 8,
     };
     Simulator::new(landscape, machine, strategy, limits, seed).run()
@@ -96,7 +96,7 @@ fn books_balance_and_no_kernel_is_faster_than_the_optimum() {
             let record = simulate(&landscape, &machine, strategy.as_mut(), 1);
             let ended = record.judged + record.duplicates + record.without_candidate;
             assert_eq!(record.steps, ended, "{name}");
-            assert!(record.judged > 20, "{name}: {record:?}");
+            assert!(record.judged > 5, "{name}: {record:?}");
             assert!(record.busy() <= 1.0, "{name}: {}", record.busy());
             assert!(record.duel_seconds <= record.device_seconds, "{name}");
             let best = record.bests.last().expect("something passed");
