@@ -3,6 +3,7 @@
 //!     cargo bench --bench search                          the suite with 20 seeds
 //!     cargo bench --bench search -- --seeds 100 --write   with 100 seeds; writes `benches/results/search.md`
 //!     cargo bench --bench search -- --scenario trap       one scenario
+//!     cargo bench --bench search -- --row exploration     only rows whose name has this in it, and the first
 //!     cargo bench --bench search -- --ask-cost            only what one step takes the search itself
 //!     cargo bench --bench search -- --recorded FILE       searches on a recorded space: a cache file of Kernel Tuner, or T4
 //!     cargo bench --bench search -- --convert FILE        writes it as the other of the two formats to standard output
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use scenarios::{Scenario, ablations, controls, default_entry, recorded, scenarios};
+use scenarios::{Entry, Scenario, ablations, controls, default_entry, recorded, scenarios};
 use simulation::landscape::Landscape;
 use simulation::recorded::Recorded;
 use simulation::space::RecordedSpace;
@@ -36,6 +37,7 @@ const ASK_COST_CANDIDATES: [u64; 2] = [1_000, 100_000];
 struct Arguments {
     seeds: Option<u64>,
     scenario: Option<String>,
+    row: Option<String>,
     recorded: Vec<PathBuf>,
     convert: Option<PathBuf>,
     write: bool,
@@ -74,11 +76,15 @@ fn suite_report(arguments: &Arguments) -> Result<String> {
     let (began, mut searches) = (Instant::now(), 0);
     for scenario in chosen_scenarios(arguments)? {
         let is_tuning = scenario.operators.mutate == 0.0;
+        let is_wanted = |entry: &Entry| {
+            let row = arguments.row.as_ref();
+            row.is_none_or(|row| entry.name.contains(row.as_str()))
+        };
         let mut entries = vec![default_entry()];
-        entries.extend(controls());
+        entries.extend(controls().into_iter().filter(is_wanted));
         let strategies = entries.len();
         if !is_tuning {
-            entries.extend(ablations());
+            entries.extend(ablations().into_iter().filter(is_wanted));
         }
         let rows = suite::run(&scenario, &entries, seeds);
         searches += entries.len() as u64 * seeds;
@@ -184,6 +190,7 @@ fn arguments() -> Result<Arguments> {
             "--bench" => {}
             "--seeds" => found.seeds = Some(value()?.parse().context("`--seeds`: not a number")?),
             "--scenario" => found.scenario = Some(value()?),
+            "--row" => found.row = Some(value()?),
             "--recorded" => found.recorded.push(value()?.into()),
             "--convert" => found.convert = Some(value()?.into()),
             "--write" => found.write = true,

@@ -42,9 +42,9 @@ impl Scenario {
             landscape: Box::new(move |seed| Box::new(landscape(seed))),
             machine: CARD,
             operators: own_operators(),
-            minutes: 30.0,
+            minutes: 15.0,
             at_steps: [100, 300],
-            at_minutes: [5.0, 30.0],
+            at_minutes: [5.0, 15.0],
         }
     }
 
@@ -172,6 +172,10 @@ pub(crate) fn ablations() -> Vec<Entry> {
         changed("learning: 1", |settings| settings.learning = 1.0),
         changed("features without speedup", |settings| {
             settings.features.shift_remove("speedup");
+        }),
+        changed("features with shared_bytes", |settings| {
+            let edges = vec![1.0];
+            settings.features.insert("shared_bytes".to_owned(), edges);
         }),
         changed("features: {}", |settings| settings.features.clear()),
         changed("operators.autotune: 0.3", |settings| {

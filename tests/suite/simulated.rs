@@ -10,7 +10,7 @@ use simulation::machine::{CARD, CARD_WITH_MODELS, Machine, SHARED_CPU};
 use simulation::record::RunRecord;
 use simulation::recorded::Recorded;
 use simulation::simulator::{Limits, Simulator};
-use simulation::space::{Invalidity, RecordedSpace};
+use simulation::space::Invalidity;
 use simulation::strategies::{ElitePool, MapElites, MuPlusLambda, RandomSearch, Setup};
 use simulation::strategy::Strategy;
 use simulation::{kernel_tuner, t4, terrains};
@@ -62,7 +62,7 @@ fn simulate(
 ) -> RunRecord {
     let limits = Limits {
         seconds: SECONDS,
-        steps: 400,
+        steps: 150,
         window: 8,
     };
     Simulator::new(landscape, machine, strategy, limits, seed).run()
@@ -94,9 +94,10 @@ fn books_balance_and_no_kernel_is_faster_than_the_optimum() {
         let setup = setup(&landscape, &machine, 1);
         for mut strategy in strategies(setup, &weights(&machine)) {
             let record = simulate(&landscape, &machine, strategy.as_mut(), 1);
-            let ended = record.judged + record.duplicates + record.without_candidate;
+            let proposals = record.duplicates + record.without_candidate;
+            let ended = record.judged + record.rejected + proposals;
             assert_eq!(record.steps, ended, "{name}");
-            assert!(record.judged > 20, "{name}: {record:?}");
+            assert!(record.judged > 5, "{name}: {record:?}");
             assert!(record.busy() <= 1.0, "{name}: {}", record.busy());
             assert!(record.duel_seconds <= record.device_seconds, "{name}");
             let best = record.bests.last().expect("something passed");
@@ -131,13 +132,6 @@ const CACHE: &str = r#"{"device_name": "NVIDIA H200", "kernel_name": "sum", "pro
 "32,1": {"block_size_x": 32, "UNROLL": 1, "time": "CompilationFailedConfig", "compile_time": 90.0, "timestamp": ""},
 "32,2": {"block_size_x": 32, "UNROLL": 2, "__error__": "InvalidConfig", "timestamp": ""},
 "128,1": {"block_size_x": 128, "UNROLL": 1, "time": 1.0, "compile_time": 140.0, "benchmark_time": 30.0, "timestamp": ""},"#;
-
-fn sorted(mut space: RecordedSpace) -> RecordedSpace {
-    space
-        .points
-        .sort_by_key(|point| space.tunables.len() + usize::from(point.indices[0]));
-    space
-}
 
 #[test]
 fn cache_files_of_kernel_tuner_are_read_and_written() {
@@ -182,7 +176,7 @@ fn t4_files_are_read_and_written() {
         assert_eq!(*one, same);
     }
     let again = t4::read(&t4::write(&through).unwrap()).unwrap();
-    assert_eq!(sorted(again), sorted(through));
+    assert_eq!(again, through);
 }
 
 #[test]

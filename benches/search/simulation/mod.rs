@@ -4,6 +4,7 @@
 //! comes from.
 
 pub(crate) mod dice;
+mod judging;
 pub(crate) mod kernel_tuner;
 pub(crate) mod landscape;
 pub(crate) mod machine;

@@ -18,6 +18,8 @@ pub(crate) struct RunRecord {
     /// Judgements that have ended, those of duplicates by code included.
     pub(crate) judged: u64,
     pub(crate) dismissed: u64,
+    /// Candidates that violated a constraint: no judgements.
+    pub(crate) rejected: u64,
     /// Steps with the source of an earlier one.
     pub(crate) duplicates: u64,
     /// Steps whose operator or model made nothing.

@@ -7,16 +7,14 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 
 use kforge::base::Digest;
-use kforge::event::{Brief, Dueled, Event, Failed, FailedReason, Judged, Operator, Proposed};
-use kforge::search::DuelRequest;
-use kforge::verdict::{Duel, Speedup, Status, Timing};
+use kforge::event::{Brief, Event, Failed, FailedReason, Operator, Proposed};
 
 use super::dice::Dice;
-use super::landscape::{Kernel, Landscape, Proposal, Truth};
-use super::machine::{JudgementCosts, Machine};
+use super::judging::{Job, JobKind, Judge, failed};
+use super::landscape::{Kernel, Landscape, Proposal};
+use super::machine::Machine;
 use super::record::{Best, RunRecord};
 use super::strategy::{Replacement, Strategy};
-use super::verdicts::{Figures, verdict};
 
 /// Microseconds.
 type Instant = u64;
@@ -45,20 +43,12 @@ enum Happening {
     Measured(usize),
 }
 
-/// A judgement or a duel, with its outcome, which is known to the simulator before it ends.
-struct Job {
-    event: Event,
-    /// Seconds before it needs the device, and on it.
-    host: f64,
-    device: f64,
-    is_duel: bool,
-}
-
 /// One simulated search.
 pub(crate) struct Simulator<'s> {
     landscape: &'s dyn Landscape,
     machine: &'s Machine,
     strategy: &'s mut dyn Strategy,
+    judge: Judge<'s>,
     limits: Limits,
     seed: u64,
     now: Instant,
@@ -96,6 +86,11 @@ impl<'s> Simulator<'s> {
             landscape,
             machine,
             strategy,
+            judge: Judge {
+                landscape,
+                machine,
+                seed,
+            },
             limits,
             seed,
             now: 0,
@@ -198,9 +193,12 @@ impl<'s> Simulator<'s> {
             let duel = self.strategy.pending_duel().filter(|_| !self.is_dueling);
             let job = if let Some(request) = duel {
                 self.is_dueling = true;
-                self.duel(request)
+                let kernels = [request.step, request.against];
+                let kernels = kernels.map(|step| self.kernels.get(&step).copied());
+                self.judge
+                    .duel(request, kernels.map(Option::unwrap_or_default))
             } else if let Some((step, kernel)) = self.next_candidate() {
-                self.judge(step, &kernel)
+                self.judge.judge(step, &kernel, self.strategy)
             } else {
                 return;
             };
@@ -257,25 +255,34 @@ impl<'s> Simulator<'s> {
         let Some(index) = self.device_queue.pop_front() else {
             return;
         };
-        let (seconds, is_duel) = (self.jobs[index].device, self.jobs[index].is_duel);
+        let (seconds, kind) = (self.jobs[index].device, self.jobs[index].kind);
         self.is_device_busy = true;
         let left = self.limits.seconds - self.now as f64 / 1e6;
         let counted = seconds.min(left);
         self.record.device_seconds += counted;
-        self.record.duel_seconds += if is_duel { counted } else { 0.0 };
+        if kind == JobKind::Duel {
+            self.record.duel_seconds += counted;
+        }
         self.happen(seconds, Happening::Measured(index));
     }
 
     fn finish(&mut self, index: usize) {
         self.judging -= 1;
         let job = &self.jobs[index];
-        if job.is_duel {
-            self.is_dueling = false;
-            self.record.duels += 1;
-        } else {
-            self.record.judged += 1;
-            self.record.steps += 1;
+        let record = &mut self.record;
+        match job.kind {
+            JobKind::Judgement => record.judged += 1,
+            JobKind::Dismissal => {
+                record.judged += 1;
+                record.dismissed += 1;
+            }
+            JobKind::Rejection => record.rejected += 1,
+            JobKind::Duel => {
+                self.is_dueling = false;
+                record.duels += 1;
+            }
         }
+        record.steps += u64::from(job.kind != JobKind::Duel);
         let event = job.event.clone();
         self.tell(event);
     }
@@ -356,99 +363,6 @@ impl<'s> Simulator<'s> {
         self.tell(Event::Failed(failed));
     }
 
-    /// A judgement of a candidate: what comes of it, and what it takes.
-    fn judge(&mut self, step: u64, kernel: &Kernel) -> Job {
-        let truth = self.landscape.truth(kernel);
-        let costs = self.costs_of(&truth);
-        let job = |event, device| job(event, costs, device);
-        let mut dice = Dice::new(&[self.seed, 43, step]);
-        let known = match truth.status {
-            Status::Passed => self.strategy.known_code(step),
-            _ => Vec::new(),
-        };
-        if let Some(known) = known.iter().find(|known| known.code == truth.code) {
-            let same = Failed {
-                of: Some(known.step),
-                code: Some(truth.code),
-                ..failed(step, FailedReason::Duplicate)
-            };
-            return job(Event::Failed(same), 0.0);
-        }
-        if truth.status == Status::Rejected {
-            let free = JudgementCosts {
-                host: 0.0,
-                compile: 0.0,
-                ..costs
-            };
-            return self::job(judged(step, &truth, None), free, 0.0);
-        }
-        if truth.status != Status::Passed {
-            let device = match truth.status {
-                Status::CompileError => 0.0,
-                Status::LaunchError => costs.first_check,
-                _ => dice.between(costs.first_check, costs.check),
-            };
-            return job(judged(step, &truth, None), device);
-        }
-        let bar = self.strategy.bar(&truth.features).map(f64::ln);
-        let measured = self.machine.measure(truth.speedup.ln(), bar, &mut dice);
-        let checked = if measured.dismissed {
-            costs.first_check
-        } else {
-            costs.check
-        };
-        let [low, high] = [-1.0, 1.0].map(|side| measured.estimate + side * measured.half_width);
-        let figures = Figures {
-            speedup: Speedup {
-                geomean: measured.estimate.exp(),
-                ci95: [low.exp(), high.exp()],
-            },
-            timing: if measured.dismissed {
-                Timing::Dismissed
-            } else {
-                Timing::Full
-            },
-        };
-        self.record.dismissed += u64::from(measured.dismissed);
-        let device = checked + measured.part * costs.timing;
-        job(judged(step, &truth, Some(figures)), device)
-    }
-
-    fn duel(&mut self, DuelRequest { step, against }: DuelRequest) -> Job {
-        let kernel = self.kernels.get(&step).copied().unwrap_or_default();
-        let costs = self.costs_of(&self.landscape.truth(&kernel));
-        let ratio = self.log_speed(step) - self.log_speed(against);
-        let mut dice = Dice::new(&[self.seed, 44, step, against]);
-        let measured = self.machine.measure(ratio, None, &mut dice);
-        let [low, high] = [-1.0, 1.0].map(|side| measured.estimate + side * measured.half_width);
-        let duel = Duel {
-            ratio: measured.estimate.exp(),
-            ci95: [low.exp(), high.exp()],
-        };
-        Job {
-            is_duel: true,
-            ..job(
-                Event::Dueled(Dueled {
-                    step,
-                    against,
-                    duel: Some(duel),
-                    seconds: None,
-                }),
-                costs,
-                costs.first_check + costs.timing,
-            )
-        }
-    }
-
-    fn costs_of(&self, truth: &Truth) -> JudgementCosts {
-        let costs = self.machine.costs;
-        truth.recorded.map_or(costs, |recorded| JudgementCosts {
-            host: recorded.compile,
-            timing: recorded.timing,
-            ..costs
-        })
-    }
-
     fn log_speed(&self, step: u64) -> f64 {
         let kernel = self.kernels.get(&step);
         kernel.map_or(0.0, |kernel| self.landscape.truth(kernel).speedup.ln())
@@ -479,35 +393,6 @@ impl<'s> Simulator<'s> {
         self.sequence += 1;
         let entry = (self.now + micros(seconds), self.sequence, happening);
         self.happenings.push(Reverse(entry));
-    }
-}
-
-/// `device`: seconds on the device, without compilation.
-fn job(event: Event, costs: JudgementCosts, device: f64) -> Job {
-    Job {
-        event,
-        host: costs.host,
-        device: costs.compile + device,
-        is_duel: false,
-    }
-}
-
-fn judged(step: u64, truth: &Truth, figures: Option<Figures>) -> Event {
-    Event::Judged(Judged {
-        step,
-        verdict: verdict(truth, figures),
-    })
-}
-
-fn failed(step: u64, reason: FailedReason) -> Failed {
-    Failed {
-        step,
-        reason,
-        of: None,
-        detail: None,
-        kernel: None,
-        code: None,
-        edits: Default::default(),
     }
 }
 

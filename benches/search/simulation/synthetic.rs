@@ -10,6 +10,12 @@ use super::dice::Dice;
 use super::landscape::{Kernel, Landscape, MAX_TUNABLES, Proposal, Truth, Tunables};
 use super::operators::{self, Yields};
 
+/// The transformations that only routes need: they put something into shared memory.
+pub(crate) const KEYS: std::ops::Range<usize> = 12..14;
+
+/// What a key puts there.
+const KEY_BYTES: f64 = 16_384.0;
+
 /// The faults of a kernel.
 pub(crate) const COMPILE_FAULT: u8 = 1;
 pub(crate) const WRONG_FAULT: u8 = 2;
@@ -132,17 +138,15 @@ impl Synthetic {
     fn log_speed(&self, kernel: &Kernel) -> f64 {
         let algorithm = self.algorithm(kernel);
         let best = self.best_point(kernel);
-        let lost = algorithm.curvature.iter().enumerate();
-        let lost = lost.map(|(index, curvature)| {
+        let (mut lost, mut distance) = (0.0, 0.0);
+        for (index, curvature) in algorithm.curvature.iter().enumerate() {
             let steps = f64::from(kernel.point[index]) - f64::from(best[index]);
-            curvature * steps * steps
-        });
-        let rough = if kernel.point == best {
-            0.0
-        } else {
-            algorithm.roughness * self.point_dice(kernel).unit()
-        };
-        self.log_speed_at_best(kernel) - lost.sum::<f64>() - rough
+            lost += curvature * steps * steps;
+            distance += steps * steps;
+        }
+        // Full two steps away from the best point, and nothing there.
+        let rough = algorithm.roughness * (1.0 - f64::exp(-0.5 * distance));
+        self.log_speed_at_best(kernel) - lost - rough * self.point_dice(kernel).unit()
     }
 
     /// The log speedup of the fastest kernel: with each algorithm, the transformations that help, and the best point.
@@ -215,6 +219,8 @@ impl Landscape for Synthetic {
             [false, false] => 4.0,
         };
         let more = if kernel.has(BARRIERS) { 2.0 } else { 0.0 };
+        let keys = KEYS.filter(|bit| kernel.has(1 << bit)).count();
+        let shared = keys as f64 * KEY_BYTES;
         let algorithm = self.algorithm(kernel);
         let code = Kernel {
             features: kernel.features & !algorithm.without_effect,
@@ -228,6 +234,7 @@ impl Landscape for Synthetic {
                 ("block_threads".to_owned(), self.block_threads(kernel)),
                 ("vector_bytes".to_owned(), vector_bytes),
                 ("barriers".to_owned(), algorithm.barriers + more),
+                ("shared_bytes".to_owned(), shared),
             ]),
             code: code.digest(),
             recorded: None,

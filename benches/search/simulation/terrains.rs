@@ -3,16 +3,13 @@
 use super::dice::Dice;
 use super::landscape::{Kernel, MAX_TUNABLES, Tunables};
 use super::operators::YIELDS;
-use super::synthetic::{Algorithm, Parts, Route, Synthetic};
+use super::synthetic::{Algorithm, KEYS, Parts, Route, Synthetic};
 
 /// The transformations of an algorithm: large gains, small gains, losses, and those that change no code.
 const LARGE: std::ops::Range<usize> = 0..4;
 const SMALL: std::ops::Range<usize> = 4..8;
 const LOSSES: std::ops::Range<usize> = 8..10;
 const WITHOUT_EFFECT: std::ops::Range<usize> = 10..12;
-/// The transformations that only routes need. The algorithm behind the route does not have them.
-const KEYS: std::ops::Range<usize> = 12..14;
-
 const KEY_ONE: u32 = 1 << KEYS.start;
 const KEY_TWO: u32 = 1 << (KEYS.start + 1);
 
@@ -53,26 +50,31 @@ pub(crate) fn stairs(seed: u64) -> Synthetic {
     made(seed, shape, algorithms, routes, starts)
 }
 
-/// A fast start that ends at 3 to 5 times, and a slow start that leads to 7 to 12 times over two algorithms that are slower than what is
-/// there already.
+/// A fast start that leads nowhere, and a slow start that leads to the optimum behind a key.
 pub(crate) fn trap(seed: u64) -> Synthetic {
     let mut dice = Dice::new(&[seed, 2]);
     let shape = Shape::usual();
     let algorithms = vec![
-        shape.algorithm(0.0, 0, &mut dice),
+        Algorithm {
+            barriers: 0.0,
+            ..shape.algorithm(0.0, 0, &mut dice)
+        },
         // Fast at once.
-        shape.algorithm(0.9, 0, &mut dice),
+        Algorithm {
+            barriers: 0.0,
+            ..shape.algorithm(0.9, 0, &mut dice)
+        },
         // Slow at first.
-        shape.algorithm(-0.3, KEY_ONE, &mut dice),
-        shape.algorithm(0.3, KEY_TWO, &mut dice),
-        shape.algorithm(1.7, 0, &mut dice),
+        Algorithm {
+            barriers: 2.0,
+            ..shape.algorithm(0.1, KEY_ONE, &mut dice)
+        },
+        Algorithm {
+            barriers: 6.0,
+            ..shape.algorithm(1.7, 0, &mut dice)
+        },
     ];
-    let routes = vec![
-        route(0, 1, 0),
-        route(0, 2, 0),
-        route(2, 3, KEY_ONE),
-        route(3, 4, KEY_TWO),
-    ];
+    let routes = vec![route(0, 1, 0), route(0, 2, 0), route(2, 3, KEY_ONE)];
     let starts = vec![start(0, &shape, &mut dice)];
     made(seed, shape, algorithms, routes, starts)
 }
