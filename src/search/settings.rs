@@ -111,12 +111,11 @@ pub struct OperatorWeights {
 
 impl Default for SearchSettings {
     fn default() -> Self {
-        let edges: [(&str, &[f64]); 5] = [
+        let edges: [(&str, &[f64]); 4] = [
             ("block_threads", &[64.0, 128.0, 256.0, 512.0]),
             ("vector_bytes", &[8.0, 16.0]),
             ("barriers", &[1.0, 4.0]),
             ("coalescing", &[0.3, 0.8]),
-            ("speedup", &[0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0]),
         ];
         Self {
             window: None,
