@@ -103,7 +103,7 @@ fn main() -> anyhow::Result<()> {
 /// The tasks and the transformations that the command line names; all tasks if it names none.
 fn selection(arguments: &[String]) -> (Vec<&'static str>, Vec<String>) {
     let all = embedded_names();
-    let is_task = |argument: &&String| all.iter().any(|name| *name == argument.as_str());
+    let is_task = |argument: &&String| all.contains(&argument.as_str());
     let is_word = |argument: &&String| {
         let is_name = |letter: char| letter.is_ascii_lowercase() || letter == '_';
         argument.chars().all(is_name)

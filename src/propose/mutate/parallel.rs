@@ -27,7 +27,7 @@ pub(super) fn in_parallel<T: Send, R: Send>(items: Vec<T>, run: impl Fn(T) -> R 
             .collect()
     };
     let mut done: Vec<_> = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(&work)).collect();
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let mut done = work();
         for other in others {
             match other.join() {

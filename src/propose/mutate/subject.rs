@@ -19,6 +19,9 @@ const MAX_POINTS: usize = 512;
 /// Evaluates an integer expression at one tunable point; `None` if the value is unknown.
 type EvaluateAtPoint<'e> = dyn Fn(Node<'_>) -> Option<i64> + 'e;
 
+/// The value of a name at one tunable point; `None` if it is unknown.
+type ValueOfName<'v> = dyn Fn(&str) -> Option<i64> + 'v;
+
 pub(crate) struct Subject<'a> {
     pub syntax: Syntax<'a>,
     pub header: Header,
@@ -127,7 +130,7 @@ impl<'a> Subject<'a> {
     /// `value_at` receives a function that knows the tunables and the constant axes.
     pub(super) fn at_all_points(
         &self,
-        value_at: &dyn Fn(&dyn Fn(&str) -> Option<i64>) -> Option<i64>,
+        value_at: &dyn Fn(&ValueOfName<'_>) -> Option<i64>,
     ) -> Option<Vec<i64>> {
         let axes = &self.task.definition.axes;
         let values = self.points.iter().map(|point| {

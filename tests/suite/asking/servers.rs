@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kforge::base::FailureKind;
-use kforge::event::{FailedReason, Replied, ReplyOutcome};
+use kforge::event::{Failed, FailedReason, Replied, ReplyOutcome};
 use serde_json::{Value, json};
 
 use crate::asking::model::{
@@ -63,7 +63,10 @@ fn refusal_with_status_200_ends_the_run_in_the_words_of_the_server() {
         result.assert_exit(3, &[words, advice, "kforge resume"]);
         let directory = fixture.run_directory();
         let log = RequestLog::read(&directory);
-        assert!(log.failed.is_empty(), "no step is lost: {:?}", log.failed);
+        // A child of `mutate` may compile to known code.
+        let mut failed = log.failed.iter();
+        let is_own = |failed: &Failed| failed.reason == FailedReason::Duplicate;
+        assert!(failed.all(is_own), "no step is lost: {:?}", log.failed);
         assert_eq!((log.spent().nano_usd, log.spent().tokens), (Some(0), 0));
         let summary = summary(&directory);
         let failure = summary["tasks"][0]["failure"].as_str().unwrap();
