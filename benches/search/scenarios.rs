@@ -170,8 +170,9 @@ pub(crate) fn ablations() -> Vec<Entry> {
         changed("exploration: 1", |settings| settings.exploration = 1.0),
         changed("learning: 0", |settings| settings.learning = 0.0),
         changed("learning: 1", |settings| settings.learning = 1.0),
-        changed("features without speedup", |settings| {
-            settings.features.shift_remove("speedup");
+        changed("features with speedup", |settings| {
+            let edges = vec![0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0];
+            settings.features.insert("speedup".to_owned(), edges);
         }),
         changed("features with shared_bytes", |settings| {
             let edges = vec![1.0];
