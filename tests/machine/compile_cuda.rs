@@ -371,7 +371,7 @@ fn bombs() -> Vec<(&'static str, String)> {
             "memory",
             format!(
                 "{head} 0; }}\n__device__ int big[] = {{ {} }};",
-                "1,".repeat(2_000_000)
+                "1,".repeat(1_000_000)
             ),
         ),
     ]
