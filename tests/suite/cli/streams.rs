@@ -34,7 +34,7 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
 
 /// A finished run, and its events.
 fn finished_run() -> (Workspace, String) {
-    let folder = Workspace::with_small_task();
+    let folder = Workspace::new();
     let result = folder.run(&SHORT_RUN);
     result.assert_run_ended(&[]);
     assert!(result.stdout.contains("softmax"), "{}", result.stdout);
