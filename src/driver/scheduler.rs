@@ -119,7 +119,7 @@ impl Scheduler {
                 self.evaluate(duel.step, source, kind, purpose)?;
             } else if let Some((step, source)) = self.next_candidate(search, task) {
                 let rivals = Rivals {
-                    incumbents: search.incumbents().filter(|_| self.racing),
+                    incumbents: (self.racing).then(|| search.incumbents().unwrap_or_default()),
                     known_code: search.code_to_avoid(step),
                 };
                 self.judge(step, source, rivals)?;

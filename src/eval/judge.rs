@@ -14,7 +14,7 @@ use super::features;
 use super::finding::JudgeResult;
 use super::hidden::Coverage;
 use super::judged_kernel::JudgedKernel;
-use super::measure;
+use super::measure::{self, TimingLength};
 use super::opening::TimedPair;
 use super::request::{JudgeRequest, Judgement};
 use super::screen::CpuScreen;
@@ -198,7 +198,8 @@ impl<'a> Judge<'a> {
                 opponent: Some(&context.baseline),
                 case,
             };
-            match measure::measure(context, contest, derive_seed(seed, "itself", index)) {
+            let seed = derive_seed(seed, "itself", index);
+            match measure::measure(context, contest, seed, TimingLength::Search) {
                 Ok(measurement) => tests.push(measurement.to_self_test(case)),
                 Err(error) => {
                     let finding = error.into_finding()?;
@@ -238,7 +239,8 @@ impl<'a> Judge<'a> {
                 case,
             };
             let seed = derive_seed(seed, "duel", index);
-            estimates.push(measure::measure(context, contest, seed)?.estimate);
+            let measurement = measure::measure(context, contest, seed, TimingLength::Profile)?;
+            estimates.push(measurement.estimate);
         }
         Ok(measure::combine(&estimates).map(|speedup| Duel {
             ratio: speedup.geomean,

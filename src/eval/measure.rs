@@ -15,14 +15,15 @@ use super::finding::{Finding, JudgeResult};
 use super::floor::cold_floor;
 use super::kernel_set::Side;
 use super::opening::TimedPair;
-use super::racing::{FIRST_LOOK_BLOCKS, LookPlan, Reading, SLOW_LOOK_BLOCKS, SLOW_LOOK_SECONDS};
+use super::racing::{FIRST_LOOK_BLOCKS, LookPlan, Reading, SHORT_LOOK_BLOCKS, SLOW_LOOK_SECONDS};
 use super::sampling::{Samples, SamplingEnd, max_half_width};
 use super::stage_times::Phase;
 use super::timed_outputs::CheckedRuns;
-use super::timing_session::TimingSession;
+use super::timing_session::{SamplePlan, TimingSession};
 use crate::base::RandomStream;
 use crate::base::statistics::{self, Estimate};
 use crate::device::Floor;
+use crate::task::MIN_BLOCKS;
 use crate::verdict::{Evidence, SelfTest, Speedup, Status, TimeSummary, WorkloadVerdict};
 
 /// Factor from the half width of a 95 % confidence interval to the difference that a test at that level detects with a power of
@@ -82,8 +83,9 @@ pub(super) fn measure(
     context: &JudgeContext<'_>,
     contest: TimedPair<'_>,
     seed: u64,
+    length: TimingLength,
 ) -> JudgeResult<Measurement> {
-    let mut timing = CaseTiming::new(context, contest, seed);
+    let mut timing = CaseTiming::new(context, contest, seed, length);
     timing.sample_in_full(&mut |_| false)?;
     timing.measurement()
 }
@@ -104,15 +106,35 @@ pub(super) struct CaseTiming<'m, 'j> {
     /// Time in sessions.
     seconds: f64,
     checked: CheckedRuns,
-    /// Runs per sample in the last session.
-    runs: usize,
-    runs_apart: bool,
+    /// `None` until the first session has been opened.
+    plan: Option<SamplePlan>,
     end: Option<SamplingEnd>,
+    length: TimingLength,
+}
+
+/// Minimum number of timing blocks for a candidate of a search on a device that keeps its processes. The interval of six is the first that
+/// Wilcoxon's test allows; it is the whole range of the samples, and that of eight leaves some out.
+const SEARCH_BLOCKS: usize = 8;
+
+/// How many timing blocks a full timing takes at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TimingLength {
+    /// As the profile says.
+    Profile,
+    /// Enough to rank a candidate of a search, if the device keeps its processes: the profile's precision ends the timing as soon as it is
+    /// reached. What a run reports is timed again.
+    Search,
 }
 
 impl<'m, 'j> CaseTiming<'m, 'j> {
-    pub(super) fn new(context: &'m JudgeContext<'j>, contest: TimedPair<'m>, seed: u64) -> Self {
+    pub(super) fn new(
+        context: &'m JudgeContext<'j>,
+        contest: TimedPair<'m>,
+        seed: u64,
+        length: TimingLength,
+    ) -> Self {
         Self {
+            length,
             context,
             contest,
             seed,
@@ -122,8 +144,7 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
             sessions: 0,
             seconds: 0.0,
             checked: CheckedRuns::default(),
-            runs: 1,
-            runs_apart: false,
+            plan: None,
             end: None,
         }
     }
@@ -134,7 +155,7 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
 
     /// Whether short runs were timed one at a time, because one of the kernels gains by its earlier runs.
     pub(super) fn runs_apart(&self) -> bool {
-        self.runs_apart
+        self.plan.is_some_and(|plan| plan.runs_apart)
     }
 
     pub(super) fn checked_share(&self) -> f64 {
@@ -160,9 +181,10 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
     pub(super) fn sample_for_first_look(&mut self) -> JudgeResult<()> {
         let profile = &self.context.options.profile;
         let blocks_per_process = self.context.device.blocks_per_process().map(|_| 1);
+        let is_steady = blocks_per_process.is_none();
         self.run_session(blocks_per_process, &mut |samples, seconds| {
-            let enough = if seconds >= SLOW_LOOK_SECONDS {
-                SLOW_LOOK_BLOCKS
+            let enough = if is_steady || seconds >= SLOW_LOOK_SECONDS {
+                SHORT_LOOK_BLOCKS
             } else {
                 FIRST_LOOK_BLOCKS
             };
@@ -181,8 +203,12 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
         let mut looks = LookPlan::default();
         let mut end = None;
         let blocks_per_process = self.context.device.blocks_per_process();
+        let min_blocks = match (self.length, blocks_per_process) {
+            (TimingLength::Search, None) => SEARCH_BLOCKS,
+            _ => profile.blocks.max(MIN_BLOCKS),
+        };
         self.run_session(blocks_per_process, &mut |samples, seconds| {
-            end = samples.check(profile, seconds);
+            end = samples.check(profile, min_blocks, seconds);
             let is_over = end.is_none()
                 && looks.is_due(samples.blocks())
                 && is_over(reading_of(samples, process_noise));
@@ -208,7 +234,7 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
             again => derive_seed(self.seed, "session", again),
         };
         self.sessions += 1;
-        let mut session = TimingSession::open(self.context, self.contest, session_seed)?;
+        let mut session = TimingSession::open(self.context, self.contest, session_seed, self.plan)?;
         let first = self.samples.blocks() + self.samples.voided_blocks();
         loop {
             let block = self.samples.blocks() + self.samples.voided_blocks();
@@ -236,8 +262,7 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
             }
         }
         session.log_times(self.samples.blocks());
-        self.runs = session.runs();
-        self.runs_apart |= session.runs_apart();
+        self.plan = Some(session.plan());
         self.checked.add(session.checked_runs());
         self.seconds += started.elapsed().as_secs_f64();
         Ok(())
@@ -282,7 +307,11 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
             estimate,
             candidate,
             opponent,
-            floor: cold_floor(self.context, self.contest.case, self.runs),
+            floor: cold_floor(
+                self.context,
+                self.contest.case,
+                self.plan.map_or(1, |plan| plan.runs),
+            ),
         }
     }
 }

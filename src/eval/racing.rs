@@ -13,9 +13,9 @@ use crate::verdict::Dismissal;
 
 /// Timing blocks of each workload at the first look.
 pub(super) const FIRST_LOOK_BLOCKS: usize = 4;
-/// The same for a candidate that has taken `SLOW_LOOK_SECONDS` by then. Three blocks have an interval that is narrow enough to show
-/// that a kernel is many times slower.
-pub(super) const SLOW_LOOK_BLOCKS: usize = 3;
+/// The same on a device that keeps its processes, and for a candidate that has taken `SLOW_LOOK_SECONDS` by then. Three blocks have an
+/// interval that is narrow enough to show that a kernel is many times slower.
+pub(super) const SHORT_LOOK_BLOCKS: usize = 3;
 pub(super) const SLOW_LOOK_SECONDS: f64 = 1.0;
 /// Timing blocks of a workload at the looks during its full timing.
 const LATER_LOOKS: [usize; 2] = [8, 16];

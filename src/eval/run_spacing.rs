@@ -30,6 +30,10 @@ const POSSIBLE_MARGIN: SeparateRunMargin = SeparateRunMargin {
     part: 1.0,
 };
 
+/// What a separate run costs at least, on every device: 2.2 us on an H200. The difference of two times of a long kernel may show less,
+/// because its time varies by more than this.
+const MIN_START_COST: Duration = Duration::from_micros(2);
+
 /// The times of a run of one kernel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RunTimes {
@@ -70,6 +74,7 @@ impl RunTimes {
 /// Decides from the times of the candidate and its opponent.
 pub(super) fn required_spacing(candidate: RunTimes, opponent: RunTimes) -> Spacing {
     let least = candidate.start_cost().min(opponent.start_cost());
+    let least = least.max(MIN_START_COST);
     if candidate.exceeds(least, &POSSIBLE_MARGIN) {
         Spacing::CarriesOver
     } else if candidate.exceeds(least, &EXPECTED_MARGIN)
@@ -102,6 +107,14 @@ mod tests {
             times(6.0, 12.0, 3),
         ] {
             assert_eq!(required_spacing(honest, naive), Spacing::Together);
+        }
+        // The opponent takes so long that its times do not show the cost of a start.
+        for opponent in [times(67.3, 67.9, 1), times(68.2, 67.8, 1)] {
+            for honest in [times(2.55, 4.86, 1), times(3.17, 5.38, 1)] {
+                assert_eq!(required_spacing(honest, opponent), Spacing::Together);
+            }
+            let rests = times(2.0, 17.0, 1);
+            assert_eq!(required_spacing(rests, opponent), Spacing::CarriesOver);
         }
         // Much code, which a separate run has to load.
         assert_eq!(

@@ -3,7 +3,7 @@
 //! Pure. Sampling ends when the confidence interval is narrow enough or the budget is spent, never because a result looks good.
 
 use crate::base::statistics::{self, Estimate, SampleSummary};
-use crate::task::{MIN_BLOCKS, Profile};
+use crate::task::Profile;
 use crate::verdict::TimeSummary;
 
 /// Number of timing blocks between two evaluations of the stopping rule.
@@ -105,12 +105,16 @@ impl Samples {
             || seconds >= MAX_BUDGET_FACTOR * profile.seconds
     }
 
-    /// Whether sampling ends now, after `seconds`. `None`: take more samples.
-    pub(super) fn check(&self, profile: &Profile, seconds: f64) -> Option<SamplingEnd> {
+    /// Whether sampling ends now, after `seconds` and with at least `min_blocks`. `None`: take more samples.
+    pub(super) fn check(
+        &self,
+        profile: &Profile,
+        min_blocks: usize,
+        seconds: f64,
+    ) -> Option<SamplingEnd> {
         let blocks = self.blocks();
         let is_out_of_time = self.is_out_of_time(profile, seconds);
-        let is_check_due = blocks >= profile.blocks.max(MIN_BLOCKS)
-            && blocks.is_multiple_of(BLOCKS_BETWEEN_CHECKS);
+        let is_check_due = blocks >= min_blocks && blocks.is_multiple_of(BLOCKS_BETWEEN_CHECKS);
         if !is_check_due && !is_out_of_time {
             return None;
         }
@@ -155,7 +159,7 @@ fn summarize(microseconds: &[f64]) -> Option<TimeSummary> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::TaskFiles;
+    use crate::task::{MIN_BLOCKS, TaskFiles};
 
     #[test]
     fn a_wide_interval_counts_if_it_is_below_1() {
@@ -171,7 +175,7 @@ mod tests {
                 samples.add_block(&[pair], block, false);
             }
             let timed_out = MAX_BUDGET_FACTOR * profile.seconds;
-            samples.check(profile, timed_out).unwrap()
+            samples.check(profile, MIN_BLOCKS, timed_out).unwrap()
         };
         for ratios in [[1.2, 5.0], [0.1, 0.7], [0.4, 3.0]] {
             let end = end(ratios);

@@ -9,6 +9,7 @@ use super::context::JudgeContext;
 use super::finding::{Finding, JudgeError, JudgeResult};
 use super::inspection;
 use super::judged_kernel::JudgedKernel;
+use super::measure::TimingLength;
 use super::racing::{LookResult, Race};
 use super::stage_times::Phase;
 use super::timed_cases::TimedCases;
@@ -31,11 +32,15 @@ pub(super) fn run(
     incumbents: Option<&Incumbents>,
     verdict: &mut Verdict,
 ) -> JudgeResult<()> {
+    let length = match incumbents {
+        Some(_) => TimingLength::Search,
+        None => TimingLength::Profile,
+    };
     let mut stages = Stages {
         context,
         candidate,
         checks: CaseChecks::new(context, candidate),
-        timed: TimedCases::new(context, candidate),
+        timed: TimedCases::new(context, candidate, length),
         is_inspected: false,
     };
     let result = match incumbents {

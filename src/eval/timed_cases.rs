@@ -10,7 +10,7 @@ use super::context::JudgeContext;
 use super::features;
 use super::finding::{Finding, JudgeError, JudgeResult};
 use super::judged_kernel::JudgedKernel;
-use super::measure::{self, CaseTiming, Measurement};
+use super::measure::{self, CaseTiming, Measurement, TimingLength};
 use super::opening::TimedPair;
 use super::racing::{self, LookResult, Race, Reading};
 use crate::verdict::{Dismissal, Evidence, Speedup, Status, Timing, Verdict};
@@ -22,7 +22,11 @@ pub(super) struct TimedCases<'c, 'j> {
 }
 
 impl<'c, 'j> TimedCases<'c, 'j> {
-    pub(super) fn new(context: &'c JudgeContext<'j>, candidate: &JudgedKernel<'c>) -> Self {
+    pub(super) fn new(
+        context: &'c JudgeContext<'j>,
+        candidate: &JudgedKernel<'c>,
+        length: TimingLength,
+    ) -> Self {
         let cases = candidate.cases.iter().enumerate();
         let timings = cases.filter(|(_, case)| !case.hidden).map(|(index, case)| {
             let contest = TimedPair {
@@ -31,7 +35,7 @@ impl<'c, 'j> TimedCases<'c, 'j> {
                 case,
             };
             let seed = derive_seed(candidate.seed, "measure", index);
-            (index, CaseTiming::new(context, contest, seed))
+            (index, CaseTiming::new(context, contest, seed, length))
         });
         Self {
             timings: timings.collect(),

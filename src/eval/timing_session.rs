@@ -31,15 +31,31 @@ const ESTIMATE_RUNS: usize = 3;
 /// Probability of a short sample of the candidate before a pair.
 const SHORT_SAMPLE_PROBABILITY: f64 = 0.06;
 
+/// What the first session of a measurement decides for all of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SamplePlan {
+    /// Runs per sample, the same for both kernels.
+    pub(super) runs: usize,
+    /// Whether a kernel gains by what its earlier runs have left, so that each sample has one run.
+    pub(super) runs_apart: bool,
+    copies: CopyCounts,
+}
+
+impl SamplePlan {
+    /// Every sample is one run on the only copy of the data.
+    const SINGLE: Self = Self {
+        runs: 1,
+        runs_apart: false,
+        copies: CopyCounts::SINGLE,
+    };
+}
+
 /// The kernels of one measurement.
 pub(super) struct TimingSession<'s, 'j> {
     context: &'s JudgeContext<'j>,
     contest: TimedPair<'s>,
     kernels: KernelSet,
-    /// Runs per sample, the same for both kernels.
-    runs: usize,
-    /// Whether a kernel gains by what its earlier runs have left, so that each sample has one run.
-    runs_apart: bool,
+    plan: SamplePlan,
     /// Runs of a short sample of the candidate, after which no other copy may be written; `None`: no short samples.
     short_runs: Option<usize>,
     checks: OutputChecks,
@@ -54,61 +70,68 @@ struct SampleTimes {
 }
 
 impl<'s, 'j> TimingSession<'s, 'j> {
-    /// Estimates how long a run takes, and opens both kernels over as many copies of the data as that requires.
+    /// Opens both kernels over the copies of the data that a sample needs. Without a `plan`, it first estimates how long a run takes.
     pub(super) fn open(
         context: &'s JudgeContext<'j>,
         contest: TimedPair<'s>,
         seed: u64,
+        plan: Option<SamplePlan>,
     ) -> JudgeResult<Self> {
+        let first = plan.unwrap_or(SamplePlan::SINGLE);
         let mut session = Self {
             context,
             contest,
-            kernels: KernelSet::open(context, contest, CopyCounts::SINGLE)?,
-            runs: 1,
-            runs_apart: false,
+            kernels: KernelSet::open(context, contest, first.copies)?,
+            plan: first,
             short_runs: None,
             checks: OutputChecks::new(context.device.lock_file().is_host, context.options.cache),
             times: SampleTimes::default(),
         };
-        if session.checks.checks_every_pair() {
-            return Ok(session);
+        if plan.is_none() && !session.checks.checks_every_pair() {
+            session = session.with_plan(seed)?;
         }
-        // The opponent decides the number of copies and runs: neither the candidate's scratch nor a short time changes it.
-        let bytes = session.kernels.side(Side::Opponent)?.buffer_bytes();
-        let times = session.estimate_times(seed, bytes)?;
-        let shortest = shortest_run(context, contest.case, times);
-        let most = context.device.timing_copies(bytes, shortest);
-        let copies = match context.options.cache {
-            Cache::Cold => {
-                session.runs = most;
-                most
-            }
-            Cache::Hot => {
-                session.runs = context.device.runs_per_sample(shortest).min(most);
-                // One copy of the outputs is for the run that warms the caches.
-                session.runs + 1
-            }
-        };
-        if copies == 1 {
-            return Ok(session);
-        }
-        let data_bytes = session.kernels.candidate.data_bytes().max(1);
-        let max_by_bytes = (MAX_COMPARED_BYTES / data_bytes).clamp(1, MAX_COMPARED_COPIES as u64);
-        session.checks.oracle_copies = copies.min(max_by_bytes as usize);
-        let counts = CopyCounts {
-            timed: copies,
-            oracle: session.checks.oracle_copies,
-        };
-        // Close the kernels first, to free their memory.
-        drop(session.kernels);
-        session.kernels = KernelSet::open(context, contest, counts)?;
-        if session.runs > 1 {
-            session.space_runs(seed)?;
-        }
-        let runs = session.runs;
+        session.checks.oracle_copies = session.plan.copies.oracle;
+        let runs = session.plan.runs;
         session.short_runs =
             (runs > 2).then(|| 1 + RandomStream::new(seed, "short", 0).below(runs - 1));
         Ok(session)
+    }
+
+    /// Decides how many runs a sample has, and opens the kernels again over as many copies of the data.
+    fn with_plan(mut self, seed: u64) -> JudgeResult<Self> {
+        let context = self.context;
+        // The opponent decides the number of copies and runs: neither the candidate's scratch nor a short time changes it.
+        let bytes = self.kernels.side(Side::Opponent)?.buffer_bytes();
+        let times = self.estimate_times(seed, bytes)?;
+        let shortest = shortest_run(context, self.contest.case, times);
+        let most = context.device.timing_copies(bytes, shortest);
+        let copies = match context.options.cache {
+            Cache::Cold => {
+                self.plan.runs = most;
+                most
+            }
+            Cache::Hot => {
+                self.plan.runs = context.device.runs_per_sample(shortest).min(most);
+                // One copy of the outputs is for the run that warms the caches.
+                self.plan.runs + 1
+            }
+        };
+        if copies == 1 {
+            return Ok(self);
+        }
+        let data_bytes = self.kernels.candidate.data_bytes().max(1);
+        let max_by_bytes = (MAX_COMPARED_BYTES / data_bytes).clamp(1, MAX_COMPARED_COPIES as u64);
+        self.plan.copies = CopyCounts {
+            timed: copies,
+            oracle: copies.min(max_by_bytes as usize),
+        };
+        // Close the kernels first, to free their memory.
+        drop(self.kernels);
+        self.kernels = KernelSet::open(context, self.contest, self.plan.copies)?;
+        if self.plan.runs > 1 {
+            self.space_runs(seed)?;
+        }
+        Ok(self)
     }
 
     /// Takes samples of many runs and of one run, to see whether a kernel gains by what its earlier runs have left.
@@ -122,8 +145,8 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         match required_spacing(candidate, opponent) {
             Spacing::Together => Ok(()),
             Spacing::Apart => {
-                self.runs_apart = true;
-                self.runs = 1;
+                self.plan.runs_apart = true;
+                self.plan.runs = 1;
                 Ok(())
             }
             Spacing::CarriesOver => {
@@ -146,17 +169,12 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         for turn in 0..SPACING_SAMPLES {
             let seed = derive_seed(seed, "spacing", turn);
             let poison = Poison::Finite { seed };
-            let together = self.take_sample(side, seed, poison, self.runs)?;
+            let together = self.take_sample(side, seed, poison, self.plan.runs)?;
             let apart = self.take_sample(side, seed, poison, 1)?;
             times.together = times.together.min(together);
             times.apart = times.apart.min(apart);
         }
         Ok(times)
-    }
-
-    /// Whether the runs of a sample were timed one at a time although they are short.
-    pub(super) fn runs_apart(&self) -> bool {
-        self.runs_apart
     }
 
     /// Opens both timed kernels again in fresh processes.
@@ -168,7 +186,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
     /// short sample of the candidate.
     pub(super) fn warm_up(&mut self, seed: u64, order: [Side; 2]) -> JudgeResult<()> {
         for side in order {
-            self.take_sample(side, seed, Poison::Finite { seed }, self.runs)?;
+            self.take_sample(side, seed, Poison::Finite { seed }, self.plan.runs)?;
         }
         self.check_short_sample(seed)
     }
@@ -196,9 +214,8 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         Ok(pairs)
     }
 
-    /// Runs per sample.
-    pub(super) fn runs(&self) -> usize {
-        self.runs
+    pub(super) fn plan(&self) -> SamplePlan {
+        self.plan
     }
 
     pub(super) fn checked_runs(&self) -> CheckedRuns {
@@ -210,7 +227,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         tracing::debug!(
             "{}: {blocks} timing blocks of {} runs in {all:?}: filling {:?}, launching {:?}, comparing with the oracle {oracle_check:?} (its launches {oracle_launch:?})",
             self.contest.case.id,
-            self.runs,
+            self.plan.runs,
             self.times.fill,
             self.times.launch
         );
@@ -295,8 +312,8 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             Side::Candidate => Side::Opponent,
             Side::Opponent => Side::Candidate,
         };
-        let first = self.take_sample(leader, seed, poison, self.runs)?;
-        let second = self.take_sample(follower, seed, poison, self.runs)?;
+        let first = self.take_sample(leader, seed, poison, self.plan.runs)?;
+        let second = self.take_sample(follower, seed, poison, self.plan.runs)?;
         let (candidate, opponent) = match leader {
             Side::Candidate => (first, second),
             Side::Opponent => (second, first),

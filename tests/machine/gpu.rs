@@ -27,6 +27,7 @@ use serde_json::Value;
 /// are timed in pairs with the same baseline, so the load of the machine cancels out.
 const MAX_GAIN_OVER_TWIN: f64 = 1.05;
 /// Programs that judge at once, each with three workers. More contexts on one GPU slow each other down: four programs took longer than one.
+/// `KFORGE_TEST_PROGRAMS` sets another number.
 const PROGRAMS: usize = 2;
 /// Kernels that one program judges, one after the other.
 const KERNELS_PER_PROGRAM: usize = 40;
@@ -34,17 +35,17 @@ const KERNELS_PER_PROGRAM: usize = 40;
 const MAX_DRIVER_MIB: u64 = 64;
 
 /// A number from the environment.
-fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
+pub(crate) fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     std::env::var_os("KFORGE_TEST_BINARY")
         .unwrap_or_else(|| env!("CARGO_BIN_EXE_kforge").into())
         .into()
 }
 
-fn fixture_folder() -> PathBuf {
+pub(crate) fn fixture_folder() -> PathBuf {
     let root = std::env::var_os("KFORGE_TEST_ROOT");
     let root = PathBuf::from(root.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()));
     root.join("tests/fixtures/gpu")
@@ -67,11 +68,11 @@ pub(crate) fn device() -> Result<MutexGuard<'static, ()>, Missing> {
 
 /// A row of `expected.tsv`.
 #[derive(Clone, Debug)]
-struct ExpectedVerdict {
-    file: String,
-    task: String,
+pub(crate) struct ExpectedVerdict {
+    pub(crate) file: String,
+    pub(crate) task: String,
     /// The expected status, and others that are also acceptable.
-    statuses: Vec<Status>,
+    pub(crate) statuses: Vec<Status>,
     line: Option<u64>,
     /// The honest kernel that this hostile one must not beat, if it passes.
     twin: Option<String>,
@@ -83,12 +84,12 @@ impl ExpectedVerdict {
     }
 
     /// Whether it shows something that the judge cannot see. It passes and may gain.
-    fn is_known_gap(&self) -> bool {
+    pub(crate) fn is_known_gap(&self) -> bool {
         self.file.starts_with("known_")
     }
 }
 
-fn read_table() -> Vec<ExpectedVerdict> {
+pub(crate) fn read_table() -> Vec<ExpectedVerdict> {
     let text = std::fs::read_to_string(fixture_folder().join("expected.tsv")).unwrap();
     let rows = text
         .lines()
@@ -277,7 +278,7 @@ fn judge_round(round: u32, groups: &[Vec<ExpectedVerdict>]) -> Vec<(ExpectedVerd
         }
     };
     std::thread::scope(|scope| {
-        for _ in 0..PROGRAMS {
+        for _ in 0..setting("KFORGE_TEST_PROGRAMS").unwrap_or(PROGRAMS) {
             scope.spawn(judge_groups);
         }
     });

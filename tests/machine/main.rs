@@ -10,6 +10,7 @@ mod compile_cuda;
 mod cuda_device;
 mod docs;
 mod gpu;
+mod gpu_racing;
 mod harness;
 #[path = "../support/header_cases.rs"]
 mod header_cases;
@@ -39,6 +40,7 @@ fn main() -> std::process::ExitCode {
         oracles::TESTS,
         sandbox::TESTS,
         gpu::TESTS,
+        gpu_racing::TESTS,
         honest_gpu::TESTS,
         cuda_device::TESTS,
         prompts::TESTS,
