@@ -56,6 +56,12 @@ fn dismissed_by_source(job: &Job) -> Option<JobOutcome> {
     Some(outcome(found))
 }
 
+/// Whether the candidate must beat something.
+fn has_bar(job: &Job) -> bool {
+    let incumbents = job.rivals.incumbents.as_ref();
+    incumbents.is_some_and(|incumbents| incumbents.bar(&Default::default()).is_some())
+}
+
 fn starts() -> u64 {
     task("softmax").starting_kernels().count() as u64
 }
@@ -85,16 +91,17 @@ fn incumbents_travel_with_judgements_of_candidates_only() {
         let of_kind =
             |is_kind: fn(&JobKind) -> bool| jobs.iter().filter(move |job| is_kind(&job.kind));
         let candidates = || of_kind(|kind| matches!(kind, JobKind::Judge));
-        let with_incumbents = candidates().filter(|job| job.rivals.incumbents.is_some());
-        let with_incumbents = with_incumbents.count();
+        let is_racing = |job: &&Job| job.rivals.incumbents.is_some();
+        let with_incumbents = candidates().filter(|job| has_bar(job)).count();
         if racing {
+            assert!(candidates().all(|job| is_racing(&job)));
             // All but the starting kernels that are judged before one has passed.
             assert_eq!(
                 with_incumbents,
                 candidates().count() - (starts() as usize - 1)
             );
         } else {
-            assert_eq!(with_incumbents, 0);
+            assert_eq!(candidates().filter(is_racing).count(), 0);
         }
         for other in of_kind(|kind| !matches!(kind, JobKind::Judge)) {
             assert_eq!(other.rivals, Default::default(), "{:?}", other.kind);
@@ -119,7 +126,7 @@ fn naive_starting_kernel_waits_until_another_has_passed() {
     // `naive.cu` is listed first. The others start together.
     let order: Vec<_> = jobs.iter().map(|job| job.step).take(3).collect();
     assert_eq!(order[2], 1, "{order:?}");
-    assert!(jobs[2].rivals.incumbents.is_some());
+    assert!(has_bar(&jobs[2]));
 }
 
 #[test]
