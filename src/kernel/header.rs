@@ -1,4 +1,4 @@
-//! The types of a checked kernel header (DESIGN section 4). `header_reader` makes them.
+//! The types of a checked kernel header (`docs/kernel-files.md`). `header_reader` makes them.
 //!
 //! Plain data. All line numbers are those of the kernel file, counted from 1. Expressions are parsed and not evaluated.
 

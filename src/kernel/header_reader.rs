@@ -1,4 +1,4 @@
-//! Reads the header of a kernel file and checks it against the definition (DESIGN section 4).
+//! Reads the header of a kernel file and checks it against the definition (`docs/kernel-files.md`).
 //!
 //! Reads the whole grammar, including what a backend cannot run; refusing that is the backend's job. Evaluates no expression.
 

@@ -10,6 +10,7 @@ use crate::llm::requests::request;
 use crate::llm::server::{SeenRequest, Server, ServerAction};
 use crate::llm::wire::one_model;
 use crate::llm::{ask, client};
+use ReplyOutcome::{Fatal, Refused, TurnedAway};
 
 /// A body with status 200 and this content type.
 fn body(content_type: &str, text: impl Into<Vec<u8>>) -> ServerAction {
@@ -58,142 +59,23 @@ fn end_chunk() -> String {
     chunk(json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
 }
 
-#[test]
-fn error_with_status_200_is_a_refusal_that_costs_nothing() {
-    use ReplyOutcome::{Fatal, Refused, TurnedAway};
-    let page = "<!DOCTYPE html><html><title>Sign in</title></html>";
-    let gateway = "\n<html><head><title>502 Bad Gateway</title></head></html>";
-    let json_type = "application/json";
-    type Case = (
-        &'static str,
-        &'static str,
-        &'static str,
-        ReplyOutcome,
-        &'static str,
-    );
-    let cases: [Case; 17] = [
-        (
-            "openai",
-            json_type,
-            r#"{"error":{"message":"Rate limit reached for today","code":429}}"#,
-            TurnedAway,
-            "Rate limit reached for today",
-        ),
-        (
-            "openai",
-            "text/event-stream",
-            "data: {\"error\":{\"message\":\"slow down\",\"code\":\"429\"}}\n\n",
-            TurnedAway,
-            "slow down",
-        ),
-        (
-            "openai",
-            "text/event-stream",
-            r#"{"error":{"message":"slow down","type":"rate_limit_error"}}"#,
-            TurnedAway,
-            "slow down",
-        ),
-        (
-            "openai",
-            "text/event-stream",
-            ": OPENROUTER PROCESSING\n\ndata: {\"error\":{\"code\":502,\"message\":\"Provider down\"},\"choices\":[{\"index\":0,\"delta\":{\"content\":\"\"},\"finish_reason\":\"error\"}]}\n\n",
-            TurnedAway,
-            "Provider down",
-        ),
-        (
-            "openai",
-            "text/event-stream",
-            "error: {\"code\":503,\"message\":\"Loading model\"}\n\n",
-            TurnedAway,
-            "Loading model",
-        ),
-        (
-            "openai",
-            json_type,
-            r#"[{"error":{"code":503,"message":"overloaded","status":"UNAVAILABLE"}}]"#,
-            TurnedAway,
-            "overloaded",
-        ),
-        (
-            "openai",
-            json_type,
-            r#"{"error":"No such endpoint: POST /chat/completions"}"#,
-            Fatal,
-            "No such endpoint: POST /chat/completions",
-        ),
-        (
-            "openai",
-            json_type,
-            r#"{"detail":"Not Found"}"#,
-            Fatal,
-            "Not Found",
-        ),
-        (
-            "openai",
-            json_type,
-            r#"{"object":"error","message":"no such model","type":"NotFoundError","code":404}"#,
-            Fatal,
-            "no such model",
-        ),
-        (
-            "openai",
-            json_type,
-            r#"{"error":{"code":"content_filter","message":"filtered"}}"#,
-            Refused,
-            "filtered",
-        ),
-        (
-            "openai",
-            "text/html",
-            page,
-            Fatal,
-            "a web page: \"Sign in\"",
-        ),
-        (
-            "openai",
-            "text/event-stream",
-            page,
-            Fatal,
-            "a web page: \"Sign in\"",
-        ),
-        (
-            "openai",
-            "text/html",
-            gateway,
-            TurnedAway,
-            "502 Bad Gateway",
-        ),
-        (
-            "openai",
-            "text/plain",
-            "no healthy upstream",
-            TurnedAway,
-            "no healthy upstream",
-        ),
-        (
-            "openai",
-            "text/event-stream",
-            "",
-            TurnedAway,
-            "the body is empty",
-        ),
-        (
-            "anthropic",
-            json_type,
-            r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#,
-            TurnedAway,
-            "Overloaded",
-        ),
-        (
-            "responses",
-            json_type,
-            r#"{"error":{"message":"invalid key","type":"authentication_error"}}"#,
-            Fatal,
-            "invalid key",
-        ),
-    ];
+const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream";
+const PAGE: &str = "<!DOCTYPE html><html><title>Sign in</title></html>";
+const GATEWAY: &str = "\n<html><head><title>502 Bad Gateway</title></head></html>";
+
+/// A body with status 200: provider, content type, text; then the outcome, and words of its detail.
+type ErrorBody = (
+    &'static str,
+    &'static str,
+    &'static str,
+    ReplyOutcome,
+    &'static str,
+);
+
+fn assert_costs_nothing(bodies: &[ErrorBody]) {
     std::thread::scope(|scope| {
-        for (provider, content_type, text, outcome, words) in cases {
+        for (provider, content_type, text, outcome, words) in bodies.iter().copied() {
             scope.spawn(move || {
                 let (reply, seen) = ask_server(provider, "", move |_, _| body(content_type, text));
                 let detail = reply.detail.clone().unwrap_or_default();
@@ -212,6 +94,131 @@ fn error_with_status_200_is_a_refusal_that_costs_nothing() {
             });
         }
     });
+}
+
+#[test]
+fn busy_server_with_status_200_costs_nothing() {
+    assert_costs_nothing(&[
+        (
+            "openai",
+            JSON,
+            r#"{"error":{"message":"Rate limit reached for today","code":429}}"#,
+            TurnedAway,
+            "Rate limit reached for today",
+        ),
+        (
+            "openai",
+            EVENTS,
+            "data: {\"error\":{\"message\":\"slow down\",\"code\":\"429\"}}\n\n",
+            TurnedAway,
+            "slow down",
+        ),
+        (
+            "openai",
+            EVENTS,
+            r#"{"error":{"message":"slow down","type":"rate_limit_error"}}"#,
+            TurnedAway,
+            "slow down",
+        ),
+        (
+            "openai",
+            EVENTS,
+            ": OPENROUTER PROCESSING\n\ndata: {\"error\":{\"code\":502,\"message\":\"Provider down\"},\"choices\":[{\"index\":0,\"delta\":{\"content\":\"\"},\"finish_reason\":\"error\"}]}\n\n",
+            TurnedAway,
+            "Provider down",
+        ),
+        (
+            "openai",
+            EVENTS,
+            "error: {\"code\":503,\"message\":\"Loading model\"}\n\n",
+            TurnedAway,
+            "Loading model",
+        ),
+        (
+            "openai",
+            JSON,
+            r#"[{"error":{"code":503,"message":"overloaded","status":"UNAVAILABLE"}}]"#,
+            TurnedAway,
+            "overloaded",
+        ),
+        (
+            "anthropic",
+            JSON,
+            r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#,
+            TurnedAway,
+            "Overloaded",
+        ),
+    ]);
+}
+
+#[test]
+fn refusal_with_status_200_costs_nothing() {
+    assert_costs_nothing(&[
+        (
+            "openai",
+            JSON,
+            r#"{"error":"No such endpoint: POST /chat/completions"}"#,
+            Fatal,
+            "No such endpoint: POST /chat/completions",
+        ),
+        (
+            "openai",
+            JSON,
+            r#"{"detail":"Not Found"}"#,
+            Fatal,
+            "Not Found",
+        ),
+        (
+            "openai",
+            JSON,
+            r#"{"object":"error","message":"no such model","type":"NotFoundError","code":404}"#,
+            Fatal,
+            "no such model",
+        ),
+        (
+            "openai",
+            JSON,
+            r#"{"error":{"code":"content_filter","message":"filtered"}}"#,
+            Refused,
+            "filtered",
+        ),
+        (
+            "responses",
+            JSON,
+            r#"{"error":{"message":"invalid key","type":"authentication_error"}}"#,
+            Fatal,
+            "invalid key",
+        ),
+    ]);
+}
+
+#[test]
+fn page_or_empty_body_with_status_200_costs_nothing() {
+    assert_costs_nothing(&[
+        (
+            "openai",
+            "text/html",
+            PAGE,
+            Fatal,
+            "a web page: \"Sign in\"",
+        ),
+        ("openai", EVENTS, PAGE, Fatal, "a web page: \"Sign in\""),
+        (
+            "openai",
+            "text/html",
+            GATEWAY,
+            TurnedAway,
+            "502 Bad Gateway",
+        ),
+        (
+            "openai",
+            "text/plain",
+            "no healthy upstream",
+            TurnedAway,
+            "no healthy upstream",
+        ),
+        ("openai", EVENTS, "", TurnedAway, "the body is empty"),
+    ]);
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn assert_shown(cases: &[MistakeCase<'_>]) {
 }
 
 #[test]
-fn mistakes_in_a_definition_name_the_axis_or_tensor() {
+fn mistakes_in_a_definition_name_the_axis() {
     assert_shown(&[
         (
             "definition.json",
@@ -68,6 +68,12 @@ fn mistakes_in_a_definition_name_the_axis_or_tensor() {
             "\"type\": \"expr\", \"expression\": \"columns + rows\"",
             &["axes.columns: the axes `columns` depend on each other"],
         ),
+    ]);
+}
+
+#[test]
+fn mistakes_in_a_definition_name_the_tensor() {
+    assert_shown(&[
         (
             "definition.json",
             "\"weight\": {\"shape\": [\"columns\"]",
@@ -205,7 +211,7 @@ fn mistakes_in_workloads_name_the_line_and_the_input() {
 }
 
 #[test]
-fn mistakes_in_task_yaml_name_the_line_and_the_key() {
+fn mistakes_in_tolerances_and_kernels_name_the_line_and_the_key() {
     assert_shown(&[
         (
             "task.yaml",
@@ -279,6 +285,12 @@ fn mistakes_in_task_yaml_name_the_line_and_the_key() {
                 "did you mean `definition.json`?",
             ],
         ),
+    ]);
+}
+
+#[test]
+fn mistakes_in_inputs_and_other_keys_name_the_key() {
+    assert_shown(&[
         (
             "task.yaml",
             "  x: {normal: 0.5}\n",
