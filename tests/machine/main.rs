@@ -23,6 +23,7 @@ mod program;
 mod prompts;
 mod races;
 mod sandbox;
+mod spaces;
 mod third_party;
 
 fn main() -> std::process::ExitCode {
@@ -38,6 +39,7 @@ fn main() -> std::process::ExitCode {
         hostile_code::TESTS,
         oracles::TESTS,
         sandbox::TESTS,
+        spaces::TESTS,
         gpu::TESTS,
         honest_gpu::TESTS,
         cuda_device::TESTS,
