@@ -240,8 +240,10 @@ impl SpaceWorkload {
         let purpose = Purpose::Expect { copies };
         let mut oracle = CaseKernel::open_reference(context, Reference::Oracle, &case, purpose)?;
         oracle.reset_buffers(seed, Poison::Nan)?;
+        // It runs once for each copy.
+        let deadline = context.deadline() * u32::try_from(copies).unwrap_or(u32::MAX);
         Ok(Self {
-            expected: oracle.oracle_outputs(seed, context.deadline())?,
+            expected: oracle.oracle_outputs(seed, deadline)?,
             tolerances: tolerances(context),
             case,
             copies,

@@ -275,6 +275,8 @@ fn ensure_same(
         ),
         ("architecture", found.arch.clone(), wanted.arch.clone()),
         ("task", found.task.clone(), wanted.task.clone()),
+        // Before the files of the task, which have the baseline.
+        ("baseline", found.baseline.clone(), wanted.baseline.clone()),
         (
             "version of the task's files",
             digits(found.task_digest),
@@ -285,7 +287,6 @@ fn ensure_same(
             format!("{} {}", text("kernel_name"), digits(found.family)),
             format!("{} {}", header.kernel, digits(wanted.family)),
         ),
-        ("baseline", found.baseline.clone(), wanted.baseline.clone()),
         ("cache state", found.cache.clone(), wanted.cache.clone()),
         (
             "list of workloads",

@@ -182,7 +182,7 @@ fn a_killed_command_continues_where_it_stopped() {
     }
     let space = read(&folder, "space.json");
     assert_eq!(space["cache"].as_object().unwrap().len(), 4);
-    assert_eq!(space["kforge"]["seed"], 5);
+    assert_eq!(space["kforge"]["seed"], "5");
 }
 
 #[test]
