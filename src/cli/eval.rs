@@ -110,10 +110,6 @@ fn help() -> String {
                 "compare two kernels, as JSON",
             ),
             (
-                "kforge eval softmax my_kernel.cu --grid --output space.json",
-                "measure every point of the kernel's tunables",
-            ),
-            (
                 "kforge eval matmul my_kernel.cu --compile-only --arch sm_90a",
                 "registers, spills and errors, without a GPU",
             ),

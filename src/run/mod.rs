@@ -14,6 +14,7 @@ mod record;
 mod sessions;
 mod space_entry;
 mod space_file;
+mod space_header;
 mod t4;
 mod time;
 
@@ -28,5 +29,6 @@ pub use record::{
 };
 pub(crate) use sessions::{TaskSession, TaskSessions};
 pub(crate) use space_entry::SpaceEntry;
-pub(crate) use space_file::{BestPoint, SpaceFile, SpaceHeader, SpaceIdentity, SpaceTally};
+pub(crate) use space_file::{BestPoint, SpaceFile, SpaceTally};
+pub(crate) use space_header::{SpaceHeader, SpaceIdentity};
 pub(crate) use time::{compact_timestamp, now_milliseconds, parse_timestamp, timestamp};

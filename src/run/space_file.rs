@@ -9,65 +9,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use indexmap::IndexMap;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::space_entry::SpaceEntry;
+use super::space_header::{SpaceHeader, SpaceIdentity};
 use super::t4;
-use crate::base::exact;
 use crate::base::{Digest, Failure, files};
 
-/// The version of the schema of Kernel Tuner's cache files.
-const SCHEMA: &str = "1.1.0";
 /// Points between two syncs. A loss of power costs as many at most; a kill costs none.
 const POINTS_PER_SYNC: usize = 32;
 const CLOSING: &str = "\n}\n}\n";
-
-/// What a space was measured on, and how. Part of its file, as `kforge`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct SpaceIdentity {
-    pub(crate) task: String,
-    pub(crate) task_digest: Digest,
-    /// Of the kernel.
-    pub(crate) family: Digest,
-    pub(crate) baseline: String,
-    pub(crate) arch: String,
-    pub(crate) cache: String,
-    pub(crate) workloads: Vec<String>,
-    pub(crate) samples: usize,
-    #[serde(with = "exact::seed")]
-    pub(crate) seed: u64,
-    /// What was checked at each point.
-    pub(crate) checked: String,
-}
-
-/// Everything in a file but its points.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct SpaceHeader {
-    pub(crate) device: String,
-    /// Name of the kernel file.
-    pub(crate) kernel: String,
-    /// Sizes of the first timed workload.
-    pub(crate) problem_size: Vec<i64>,
-    pub(crate) tunables: IndexMap<String, Vec<i64>>,
-    pub(crate) identity: SpaceIdentity,
-}
-
-impl SpaceHeader {
-    fn to_json(&self) -> Value {
-        let keys: Vec<&String> = self.tunables.keys().collect();
-        json!({
-            "schema_version": SCHEMA,
-            "device_name": self.device,
-            "kernel_name": self.kernel,
-            "problem_size": self.problem_size,
-            "tune_params_keys": keys,
-            "tune_params": self.tunables,
-            "objective": "time",
-            "kforge": self.identity,
-        })
-    }
-}
 
 /// The points of a space so far.
 #[derive(Clone, Debug, Default)]

@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::space_file::SpaceHeader;
+use super::space_header::SpaceHeader;
 
 /// The version of the schema.
 const SCHEMA: &str = "1.0.0";
