@@ -10,6 +10,8 @@ use crate::eval::{Invalidity, PointFault, PointResult, PointSeconds};
 
 /// Digits of a time: finer than any clock, and short.
 const DIGITS: i32 = 5;
+/// Before the id of a workload, in the key of its times.
+pub(super) const WORKLOAD_KEY: &str = "workload ";
 const MS_PER_SECOND: f64 = 1e3;
 const US_PER_MS: f64 = 1e3;
 
@@ -108,13 +110,13 @@ impl SpaceEntry {
                 let repeats = times.repeats.iter().copied();
                 add("times", repeats.map(number).collect());
                 add("speedup", number(times.speedup));
-                let workloads = times.workloads.iter();
-                let workloads: Map<String, Value> = workloads
-                    .map(|(id, ends)| (id.clone(), ends.map(number).to_vec().into()))
-                    .collect();
-                add("workloads", Value::Object(workloads));
+                // Kernel Tuner makes a measurement of T4 from each member, which must be a number, a text or a list.
+                for (id, ends) in &times.workloads {
+                    let key = format!("{WORKLOAD_KEY}{id}");
+                    add(&key, ends.map(number).to_vec().into());
+                }
                 if times.is_disturbed {
-                    add("throttled", json!(true));
+                    add("throttled", json!(1));
                 }
             }
             Err(fault) => {
@@ -233,7 +235,7 @@ mod tests {
         let result = result(Ok(vec![long, short]));
         let now = "2026-01-31T12:00:00.000Z".to_owned();
         let entry = SpaceEntry::of_result(point(), result, &workloads, 0.3, now).unwrap();
-        let expected = r#"{"ROWS":4,"WARPS":-1,"time":0.002,"times":[0.002,0.002,0.003,0.002,0.002,0.001,0.002],"speedup":20,"workloads":{"b4":[0.004,0.001,0.009],"b1":[0.001,0.001,0.001]},"compile_time":250,"verification_time":4,"benchmark_time":16.1,"strategy_time":0,"framework_time":29.9,"timestamp":"2026-01-31T12:00:00.000Z"}"#;
+        let expected = r#"{"ROWS":4,"WARPS":-1,"time":0.002,"times":[0.002,0.002,0.003,0.002,0.002,0.001,0.002],"speedup":20,"workload b4":[0.004,0.001,0.009],"workload b1":[0.001,0.001,0.001],"compile_time":250,"verification_time":4,"benchmark_time":16.1,"strategy_time":0,"framework_time":29.9,"timestamp":"2026-01-31T12:00:00.000Z"}"#;
         assert_eq!(entry.to_json().to_string(), expected);
         assert_eq!(SpaceEntry::key_of(&entry.point), "4,-1");
     }

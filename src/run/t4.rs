@@ -4,6 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::space_entry::WORKLOAD_KEY;
 use super::space_header::SpaceHeader;
 
 /// The version of the schema.
@@ -41,9 +42,9 @@ fn result(header: &SpaceHeader, entry: &Value) -> Value {
     let mut measurements = vec![measurement("time", &entry["time"], "milliseconds")];
     if invalidity.is_none() {
         measurements.push(measurement("speedup", &entry["speedup"], ""));
-        let workloads = entry["workloads"].as_object();
-        for (id, ends) in workloads.into_iter().flatten() {
-            measurements.push(measurement(id, ends, "milliseconds"));
+        let members = entry.as_object().into_iter().flatten();
+        for (key, ends) in members.filter(|(key, _)| key.starts_with(WORKLOAD_KEY)) {
+            measurements.push(measurement(key, ends, "milliseconds"));
         }
     }
     let no_runs = json!([]);
