@@ -18,10 +18,12 @@ mod statistics;
 mod suite;
 mod tables;
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use flate2::read::GzDecoder;
 use scenarios::{Entry, Scenario, ablations, controls, default_entry, recorded, scenarios};
 use simulation::landscape::Landscape;
 use simulation::recorded::Recorded;
@@ -138,8 +140,7 @@ fn recorded_scenario(path: &Path) -> Result<Scenario> {
 }
 
 fn read_space(path: &Path) -> Result<RecordedSpace> {
-    let text = std::fs::read_to_string(path);
-    let text = text.with_context(|| format!("cannot read `{}`", path.display()))?;
+    let text = read_text(path)?;
     let space = if is_t4(&text) {
         t4::read(&text)
     } else {
@@ -148,13 +149,28 @@ fn read_space(path: &Path) -> Result<RecordedSpace> {
     space.with_context(|| format!("`{}`", path.display()))
 }
 
+/// A file, compressed by gzip if its name says so.
+fn read_text(path: &Path) -> Result<String> {
+    let read = || {
+        let bytes = std::fs::read(path)?;
+        let mut text = String::new();
+        if path.extension().is_some_and(|extension| extension == "gz") {
+            GzDecoder::new(&bytes[..]).read_to_string(&mut text)?;
+        } else {
+            (&bytes[..]).read_to_string(&mut text)?;
+        }
+        std::io::Result::Ok(text)
+    };
+    read().with_context(|| format!("cannot read `{}`", path.display()))
+}
+
 fn is_t4(text: &str) -> bool {
     text.contains("\"results\"") && text.contains("\"invalidity\"")
 }
 
 fn convert(path: &Path) -> Result<String> {
     let space = read_space(path)?;
-    if is_t4(&std::fs::read_to_string(path)?) {
+    if is_t4(&read_text(path)?) {
         kernel_tuner::write(&space)
     } else {
         t4::write(&space)

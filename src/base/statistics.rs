@@ -80,6 +80,34 @@ impl Estimate {
     }
 }
 
+/// The median with an interval that contains the true median with at least 95 %, whatever the distribution: two order statistics, as the
+/// sign test says. `None` for fewer than six samples, and for values that are not finite.
+pub(crate) fn median_interval(sample: &[f64]) -> Option<Estimate> {
+    let count = sample.len();
+    if count < MIN_SAMPLES || !sample.iter().all(|value| value.is_finite()) {
+        return None;
+    }
+    let mut sorted = sample.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    // How many values may lie outside on each side: P(B <= outside) <= 2.5 % for B binomial with 1/2.
+    let mut probability = 0.5f64.powi(i32::try_from(count).ok()?);
+    let (mut below, mut outside) = (0.0, 0);
+    while outside < count / 2 {
+        below += probability;
+        if below > 0.025 {
+            break;
+        }
+        probability *= (count - outside) as f64 / (outside + 1) as f64;
+        outside += 1;
+    }
+    let (low, high) = (sorted[outside - 1], sorted[count - outside]);
+    Some(Estimate {
+        estimate: median(&mut sorted)?,
+        low,
+        high,
+    })
+}
+
 /// The one-sample Hodges-Lehmann estimate: the median of all Walsh averages (x_i + x_j) / 2 with i <= j. The 95 % interval is the
 /// inversion of Wilcoxon's signed-rank test.
 ///
@@ -264,6 +292,30 @@ mod tests {
         // Above 50 samples the rank may be one further out than the exact one.
         assert!(estimate.low <= 0.009_258_5 + 1e-12 && estimate.low > 0.009_258_5 - 1e-4);
         assert!(estimate.high >= 0.030_765 - 1e-12 && estimate.high < 0.030_765 + 1e-4);
+    }
+
+    /// Ranks from tables of the sign test's interval for the median.
+    #[test]
+    fn median_intervals_have_the_ranks_of_the_sign_test() {
+        for (count, rank) in [
+            (6, 1),
+            (7, 1),
+            (8, 1),
+            (9, 2),
+            (10, 2),
+            (12, 3),
+            (15, 4),
+            (20, 6),
+            (25, 8),
+        ] {
+            let sample: Vec<f64> = (1..=count).rev().map(f64::from).collect();
+            let interval = median_interval(&sample).unwrap();
+            let ends = (f64::from(rank), f64::from(count + 1 - rank));
+            assert_eq!((interval.low, interval.high), ends, "{count} samples");
+            assert_eq!(interval.estimate, f64::from(count + 1) / 2.0);
+        }
+        assert_eq!(median_interval(&[1.0; 5]), None);
+        assert_eq!(median_interval(&[f64::NAN; 7]), None);
     }
 
     #[test]

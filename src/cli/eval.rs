@@ -1,6 +1,6 @@
-//! `kforge eval`: judges kernels outside a search, or only compiles them.
+//! `kforge eval`: judges kernels outside a search, measures all points of one, or only compiles them.
 //!
-//! From arguments to a job for `judge_kernels`, and from verdicts to an exit code. Judges nothing itself.
+//! From arguments to a job for `judge_kernels` or `grid`, and from verdicts to an exit code. Judges nothing itself.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use anyhow::Context;
 
 use super::execute::require_machine;
 use super::exit::{self, Exit};
+use super::grid::{self, GridArgs, GridInput};
 use super::judge_kernels::{EvalJob, JudgingEnd, judge_and_print};
 use super::output::{Format, print, print_json, print_json_lines};
 use super::run_args::{parse_backend, parse_seed};
@@ -81,6 +82,8 @@ pub(super) struct EvalArgs {
     /// Print where the time of each judgement went. With `--format json` the figures are always there, as `seconds.parts`.
     #[arg(long, conflicts_with = "compile_only")]
     timings: bool,
+    #[command(flatten)]
+    grid: GridArgs,
     /// Compile for a GPU and run nothing; needs no GPU. A kernel that compiles has no status (`null`).
     #[arg(long)]
     compile_only: bool,
@@ -120,21 +123,11 @@ pub(super) fn run(arguments: EvalArgs) -> anyhow::Result<Exit> {
         return compile_kernels(&arguments);
     }
     if arguments.counters_report.is_some() && arguments.kernels.len() > 1 {
-        return Err(Failure::usage(
-            "`--counters-report` takes the report of one kernel, and several are named",
-        )
-        .hint("name one kernel")
-        .into());
+        return Err(one_kernel("--counters-report").into());
     }
     let config = eval_config(&arguments);
     let resolved = config::resolve(&config, "eval", "")?;
-    if let (Some(device), true) = (&arguments.device, resolved.gpus.is_empty()) {
-        return Err(Failure::usage(format!(
-            "`--device {device}` names a GPU, and the CPU judges"
-        ))
-        .hint("leave `--device` out, or run `kforge doctor` to see why no GPU is used")
-        .into());
-    }
+    ensure_gpu_judges(&arguments, &resolved)?;
     let mut task_files = TaskFiles::find(&arguments.task)?;
     if let Some(baseline) = &arguments.baseline {
         task_files = task_files.with_baseline(baseline)?;
@@ -142,7 +135,23 @@ pub(super) fn run(arguments: EvalArgs) -> anyhow::Result<Exit> {
     let task = task_files.load()?;
     let (kernels, header_failure) = read_kernels(&arguments.kernels, &task)?;
     require_machine(&resolved)?;
-    let options = judge_options(&arguments, &resolved, &task)?;
+    let mut options = judge_options(&arguments, &resolved, &task)?;
+    if arguments.grid.grid {
+        arguments
+            .grid
+            .choose_workloads(&task, &mut options.profile)?;
+        let [kernel] = <[_; 1]>::try_from(kernels).map_err(|_| one_kernel("--grid"))?;
+        return grid::run(GridInput {
+            arguments: &arguments.grid,
+            resolved: &resolved,
+            files: task_files,
+            task,
+            options,
+            kernel,
+            seed: arguments.seed,
+            format: arguments.format,
+        });
+    }
     let timing_seconds = options.profile.seconds;
     let job = Arc::new(EvalJob {
         pool: WorkerPool::new(worker::PoolOptions {
@@ -177,6 +186,22 @@ pub(super) fn run(arguments: EvalArgs) -> anyhow::Result<Exit> {
         return Ok(Exit::Interrupted);
     }
     exit_of_verdicts(&verdicts, header_failure)
+}
+
+/// Refuses `--device` where the CPU judges.
+fn ensure_gpu_judges(arguments: &EvalArgs, resolved: &ResolvedConfig) -> Result<(), Failure> {
+    match &arguments.device {
+        Some(device) if resolved.gpus.is_empty() => Err(Failure::usage(format!(
+            "`--device {device}` names a GPU, and the CPU judges"
+        ))
+        .hint("leave `--device` out, or run `kforge doctor` to see why no GPU is used")),
+        _ => Ok(()),
+    }
+}
+
+fn one_kernel(flag: &str) -> Failure {
+    Failure::usage(format!("`{flag}` takes one kernel, and several are named"))
+        .hint("name one kernel")
 }
 
 /// The arguments as a run config of one task.

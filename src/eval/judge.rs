@@ -69,18 +69,7 @@ impl<'a> Judge<'a> {
 
     fn with_baseline_check(mut context: JudgeContext<'a>, is_proven: bool) -> anyhow::Result<Self> {
         let task = context.task;
-        // The outputs of one run would be the inputs of the next, and the oracle has no such inputs.
-        if context.options.cache == Cache::Hot
-            && !context.device.lock_file().is_host
-            && !task.settings.in_place.is_empty()
-        {
-            return Err(Failure::usage(format!(
-                "task `{}` cannot be timed with hot caches: its outputs overwrite inputs (`in_place`)",
-                task.name
-            ))
-            .hint("set `eval.cache` to `cold`")
-            .into());
-        }
+        context.ensure_cache_fits()?;
         let cases = context.workload_cases();
         context.prepare_references(&cases)?;
         let work = |case: &Case| operations(task, &case.binding);

@@ -8,7 +8,7 @@
 //! `hidden`, `shapes` and `inspected_cases` choose the cases. `case_kernel` and `kernel_set` bind kernels to buffers, `open_oracle` and
 //! `oracle_pool` keep oracles open; `unwritten` looks for poison in outputs. `code_identity` says which kernels compile to the same code. `stage_times` adds
 //! up where the time goes. `admission` tests a task with `corruption` on `admission_cases`, and its
-//! cases with `mutants`; `probe`, `example` and `compiled` serve `kforge` commands that need a part of the
+//! cases with `mutants`. `space_judge` measures the points of a recorded space, which `point` describes. `probe`, `example` and `compiled` serve `kforge` commands that need a part of the
 //! judge.
 
 mod admission;
@@ -40,6 +40,7 @@ mod mutants;
 mod open_oracle;
 mod opening;
 mod oracle_pool;
+mod point;
 mod probe;
 mod racing;
 mod request;
@@ -47,6 +48,7 @@ mod run_spacing;
 mod sampling;
 mod screen;
 mod shapes;
+mod space_judge;
 mod stage_times;
 mod stages;
 mod task_terms;
@@ -63,7 +65,12 @@ pub use context::JudgeOptions;
 pub use example::{ExampleRequest, OracleExample, oracle_example};
 pub(crate) use hidden::Coverage;
 pub use judge::Judge;
+pub(crate) use point::{
+    Invalidity, POINT_CHECKS, PointFault, PointRequest, PointResult, PointSeconds, SpaceFacts,
+    SpaceSettings, check_header,
+};
 pub use probe::{ProbeCases, ProbeRequest, ProbedLaunch, probe};
 pub(crate) use request::{JudgeRequest, Judgement};
 pub(crate) use screen::CpuScreen;
+pub(crate) use space_judge::SpaceJudge;
 pub(crate) use timing_lock::{TimingLock, TimingLockGuard};

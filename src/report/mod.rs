@@ -19,6 +19,7 @@ mod progress_line;
 mod progress_view;
 mod results;
 mod results_notes;
+mod space_progress;
 mod spinner;
 mod streams;
 mod task_results;
@@ -38,6 +39,7 @@ pub use progress::{
 };
 pub(crate) use progress_view::{ProgressFormat, ProgressView};
 pub(crate) use results::{results_tables, stop_reason_text};
+pub(crate) use space_progress::{SpaceProgress, describe_space, space_json};
 pub(crate) use spinner::Spinner;
 pub(crate) use streams::{StdoutEnd, finish_stdout, flush_stderr, log_to_stderr, print_to_stderr};
 pub use task_results::{RankedElite, StartingKernelResult, TaskResults, UnansweredSteps};

@@ -1,7 +1,7 @@
 //! A run directory: its layout, its lock, its record and its journals (`docs/run-directory.md`).
 //!
 //! The journals are the only source of truth; everything else is a copy or a cache. Nothing here knows what a search is or
-//! decides what happens next: `driver` does.
+//! decides what happens next: `driver` does. `space_file` is another thing: the file of a recorded space, with its T4 form.
 
 mod best;
 mod directory;
@@ -12,6 +12,10 @@ mod lock;
 mod owner_file;
 mod record;
 mod sessions;
+mod space_entry;
+mod space_file;
+mod space_header;
+mod t4;
 mod time;
 
 pub(crate) use best::{BestOfRun, best_kernel};
@@ -24,4 +28,7 @@ pub use record::{
     RunRecord, SCHEMA as RECORD_SCHEMA, TaskRecord, WarmStart, changes_not_accepted, host_name,
 };
 pub(crate) use sessions::{TaskSession, TaskSessions};
+pub(crate) use space_entry::SpaceEntry;
+pub(crate) use space_file::{BestPoint, SpaceFile, SpaceTally};
+pub(crate) use space_header::{SpaceHeader, SpaceIdentity};
 pub(crate) use time::{compact_timestamp, now_milliseconds, parse_timestamp, timestamp};

@@ -373,6 +373,7 @@ mod tests {
             on_gpu: true,
             screen: false,
             baseline_is_proven: false,
+            space: None,
         };
         let gpus = gpus.iter().map(gpu).collect();
         let deadlines = Deadlines::new(&greeting.options, 2);

@@ -4,7 +4,7 @@
 //! is a `JobOutcome`; an `Err` is broken machinery. This module does not judge kernels: `eval` does, inside the worker.
 //!
 //! On the driver's side `pool` judges, repeats and confirms; `dispatch` chooses a device and sends a request; `child` owns a
-//! process. `precompile` compiles while a worker starts. `server` is the worker's side. `profiling` runs NVIDIA's tools on kernels that have passed.
+//! process. `precompile` compiles while a worker starts. `space` and `point_compiler` measure recorded spaces. `server` is the worker's side. `profiling` runs NVIDIA's tools on kernels that have passed.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,18 +25,22 @@ mod device_workers;
 mod dispatch;
 mod factory;
 mod launch;
+mod point_compiler;
 mod pool;
 mod precompile;
 mod profiling;
 mod protocol;
 mod server;
+mod space;
 mod tool;
 
 pub(crate) use factory::WorkerPools;
 pub(crate) use launch::{LAUNCH_COMMAND, serve_launch};
+pub(crate) use point_compiler::{PointCompiler, PointPlan, PreparedPoint};
 pub(crate) use pool::{PoolOptions, WorkerPool};
 pub(crate) use profiling::Profiling;
 pub use server::{cpu_limits, serve};
+pub(crate) use space::SpaceWorker;
 
 /// A future that may be dropped at any await point. Dropping it kills the processes that run for it.
 pub type JobFuture<'a, T> = Pin<Box<dyn Future<Output = anyhow::Result<T>> + Send + 'a>>;

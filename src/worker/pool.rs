@@ -67,6 +67,7 @@ impl WorkerPool {
             on_gpu,
             screen: pool.screen && on_gpu,
             baseline_is_proven: false,
+            space: None,
         };
         let (sender, faults) = unbounded_channel();
         Ok(Self {

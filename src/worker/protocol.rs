@@ -13,7 +13,7 @@ use crate::task::TaskFiles;
 use crate::verdict::{DeviceIdentity, Duel, SelfTest, Verdict};
 
 /// Version of the messages. Both ends are the same program; a difference means that the program was replaced while it ran.
-pub(super) const PROTOCOL_VERSION: u32 = 6;
+pub(super) const PROTOCOL_VERSION: u32 = 7;
 
 /// The first line to a worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub(super) struct Greeting {
     pub(super) screen: bool,
     /// Whether the baseline is checked on its smallest workload only, because another worker has checked it on all of them.
     pub(super) baseline_is_proven: bool,
+    /// The worker measures the points of a recorded space; `None`: it judges kernels.
+    #[serde(default)]
+    pub(super) space: Option<eval::SpaceSettings>,
 }
 
 /// A later line to a worker.
@@ -48,6 +51,10 @@ pub(super) enum WorkerRequest {
     },
     /// Time the baseline against itself.
     SelfTest,
+    /// Measure a point. For a worker that measures a recorded space, as the next one.
+    Point(eval::PointRequest),
+    /// What all points of the space share.
+    SpaceFacts,
 }
 
 impl WorkerRequest {
@@ -82,6 +89,8 @@ pub(super) enum WorkerResponse {
         device_seconds: f64,
     },
     SelfTest(Vec<SelfTest>),
+    Point(Box<eval::PointResult>),
+    SpaceFacts(eval::SpaceFacts),
     Failure(WireFailure),
 }
 

@@ -16,7 +16,7 @@ use crate::base::{Failure, progress};
 use crate::device::Device;
 use crate::device::cpu::CpuDevice;
 use crate::device::cuda::{self, CudaDevice};
-use crate::eval::{CpuScreen, Judge, JudgeRequest, Judgement, TimingLock};
+use crate::eval::{CpuScreen, Judge, JudgeRequest, Judgement, SpaceJudge, TimingLock};
 use crate::kernel::DeviceLimits;
 use crate::task::Task;
 use crate::verdict::DeviceIdentity;
@@ -178,6 +178,11 @@ fn serve_on_cpu(
     let device = CpuDevice::new()?;
     let identity = device.identity();
     let limits = cpu_limits(&identity);
+    if let Some(settings) = greeting.space {
+        let options = greeting.options;
+        let judge = SpaceJudge::open(&device, task, options, limits, settings)?;
+        return serve_points(output, judge, identity, lines);
+    }
     let mut judge = open_judge(&device, task, &greeting, limits)?;
     let ready = WorkerResponse::Ready(identity);
     output.respond(&ready).map_err(ServeError::PipeClosed)?;
@@ -205,6 +210,14 @@ fn serve_on_gpu(
     let lock = timing_lock.shared_for_setup()?;
     let device = CudaDevice::open(0, true)?;
     let limits = device.device_limits();
+    if let Some(settings) = greeting.space {
+        // The judge of a space takes the lock itself.
+        drop(lock);
+        let options = greeting.options;
+        let judge = SpaceJudge::open(&device, task, options, limits, settings)?;
+        serve_points(output, judge, device.identity(), lines)?;
+        end_gpu_process()
+    }
     let mut screen_options = greeting.options.clone();
     let mut judge = open_judge(&device, task, &greeting, limits)?;
     drop(lock);
@@ -226,9 +239,46 @@ fn serve_on_gpu(
     for line in lines {
         handle_request(output, &mut judge, line).map_err(ServeError::PipeClosed)?;
     }
-    // SAFETY: ends the process at once; all responses are already written. Closing the CUDA context takes longer, and
-    // would never end after a kernel that hangs.
+    end_gpu_process()
+}
+
+/// Ends the process at once; all responses are already written. Closing the CUDA context takes longer, and would never end after a kernel
+/// that hangs.
+fn end_gpu_process() -> ! {
+    // SAFETY: no preconditions.
     unsafe { libc::_exit(0) }
+}
+
+/// Measures any number of points.
+fn serve_points(
+    output: &Output,
+    mut judge: SpaceJudge<'_>,
+    identity: DeviceIdentity,
+    lines: &mut RequestLines<'_>,
+) -> Result<(), ServeError> {
+    let ready = WorkerResponse::Ready(identity);
+    output.respond(&ready).map_err(ServeError::PipeClosed)?;
+    for line in lines {
+        handle_point(output, &mut judge, line).map_err(ServeError::PipeClosed)?;
+    }
+    Ok(())
+}
+
+fn handle_point(
+    output: &Output,
+    judge: &mut SpaceJudge<'_>,
+    line: std::io::Result<String>,
+) -> anyhow::Result<()> {
+    let line = line?;
+    output.start_work();
+    let response = match serde_json::from_str(&line).context("failed to parse a request")? {
+        WorkerRequest::Point(request) => judge
+            .measure(&request)
+            .map(|result| WorkerResponse::Point(Box::new(result))),
+        WorkerRequest::SpaceFacts => Ok(WorkerResponse::SpaceFacts(judge.facts())),
+        _ => Err(wrong_request()),
+    };
+    output.respond(&response.unwrap_or_else(|error| failure_response(&error)))
 }
 
 /// A judge whose baseline works. What another worker has proven of it is not checked again.
@@ -289,8 +339,13 @@ fn handle_request(
                 device_seconds: judge.take_device_seconds(),
             }),
         WorkerRequest::SelfTest => judge.self_test().map(WorkerResponse::SelfTest),
+        WorkerRequest::Point(_) | WorkerRequest::SpaceFacts => Err(wrong_request()),
     };
     output.respond(&response.unwrap_or_else(|error| failure_response(&error)))
+}
+
+fn wrong_request() -> anyhow::Error {
+    anyhow::anyhow!("a worker got a request of another kind of worker")
 }
 
 /// The limits that a kernel's header is checked against on the CPU backend.

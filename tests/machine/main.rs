@@ -24,6 +24,7 @@ mod program;
 mod prompts;
 mod races;
 mod sandbox;
+mod spaces;
 mod third_party;
 
 fn main() -> std::process::ExitCode {
@@ -39,6 +40,7 @@ fn main() -> std::process::ExitCode {
         hostile_code::TESTS,
         oracles::TESTS,
         sandbox::TESTS,
+        spaces::TESTS,
         gpu::TESTS,
         gpu_racing::TESTS,
         honest_gpu::TESTS,

@@ -106,7 +106,7 @@ fn point(
         Some(Value::String(name)) => Err(match name.as_str() {
             "InvalidConfig" => Invalidity::Constraints,
             "CompilationFailedConfig" => Invalidity::Compile,
-            "RuntimeFailedConfig" => Invalidity::Runtime,
+            "RuntimeFailedConfig" => runtime_failure(entry),
             other => bail!("{at}: unknown failure `{other}`"),
         }),
         Some(Value::Number(time)) => Ok(time.as_f64().unwrap_or(f64::INFINITY)),
@@ -129,6 +129,15 @@ fn point(
             .unwrap_or_default()
             .to_owned(),
     })
+}
+
+/// Kernel Tuner has one name for all failures of a kernel that compiles. kforge adds what it was.
+fn runtime_failure(entry: &Map<String, Value>) -> Invalidity {
+    match entry.get("invalidity").and_then(Value::as_str) {
+        Some("timeout") => Invalidity::Timeout,
+        Some("correctness") => Invalidity::Correctness,
+        _ => Invalidity::Runtime,
+    }
 }
 
 fn list<'v>(value: &'v Value, key: &str) -> Result<&'v Vec<Value>> {

@@ -132,11 +132,19 @@ pub(crate) fn open_for_append(path: &Path) -> Result<File> {
 /// # Errors
 /// If the bytes cannot be written or synced, or if the file was deleted since it was opened: they would be lost with it.
 pub(crate) fn append_durably(file: &mut File, path: &Path, bytes: &[u8]) -> Result<()> {
+    append(file, path, bytes)?;
+    sync(file, path)
+}
+
+/// Appends bytes to a file. They may be lost if the power fails before the next [`sync`].
+///
+/// # Errors
+/// As [`append_durably`].
+pub(crate) fn append(file: &mut File, path: &Path, bytes: &[u8]) -> Result<()> {
     if was_deleted(file, path) {
         return Err(io_error::vanished(path));
     }
-    disk::append(file, path, bytes).map_err(|error| explain_io_error("write", path, error))?;
-    sync(file, path)
+    disk::append(file, path, bytes).map_err(|error| explain_io_error("write", path, error))
 }
 
 /// Whether the file at `path`, which is open, was deleted. Some file systems always report no links, so the path counts too.

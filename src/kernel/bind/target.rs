@@ -3,12 +3,13 @@
 use std::fmt;
 
 use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
 
 use crate::kernel::plan::Buffer;
 use crate::task::{Binding, Task};
 
 /// The device limits that expressions may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceLimits {
     /// The number of streaming multiprocessors.
     pub sm_count: i64,

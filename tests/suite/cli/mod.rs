@@ -5,6 +5,7 @@ mod continuing;
 mod errors;
 mod eval;
 mod gpu;
+mod grid;
 mod headers;
 mod help;
 mod runs;
