@@ -59,6 +59,11 @@ impl FaultPolicy {
         *faults >= MAX_TRIES
     }
 
+    /// Whether the judge has failed on a step before.
+    pub(super) fn has_failed_to_judge(&self, step: u64) -> bool {
+        self.faults.contains_key(&(step, EvaluationPurpose::Judge))
+    }
+
     /// Whether all tries to confirm a step have failed.
     pub(super) fn cannot_be_confirmed(&self, step: u64) -> bool {
         let faults = self.faults.get(&(step, EvaluationPurpose::Confirm));

@@ -14,6 +14,7 @@ use anyhow::Result;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 
+mod anchor;
 mod asking;
 mod briefs;
 mod continuation;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
+use super::anchor::AnchorChoice;
 use super::asking::{self, ModelRequests};
 use super::briefs::OpenBriefs;
 use super::fault_policy::FaultPolicy;
@@ -221,6 +222,7 @@ impl OpenRun {
             sources: replayed.sources,
             briefs: OpenBriefs::new(replayed.next_step, replayed.open),
             scheduler: Scheduler::new(shared.proposer, options, replayed.stale),
+            anchor: AnchorChoice::default(),
             requests,
             faults: FaultPolicy::default(),
             time: TaskTime::new(limits, replayed.earlier, replayed.time_tally),

@@ -7,7 +7,7 @@ use super::task_state::TaskState;
 use crate::event::Operator;
 use crate::report::{RankedElite, StartingKernelResult, TaskResults};
 use crate::search::{Confirmation, StepOutcome};
-use crate::verdict::{Status, Verdict};
+use crate::verdict::{Status, TimedAgainst, Verdict};
 
 /// Collects the results of a task. `failure`: the error message of a failed oracle or baseline.
 pub(super) fn task_results(state: &TaskState<'_>, failure: Option<String>) -> TaskResults {
@@ -32,11 +32,21 @@ pub(super) fn task_results(state: &TaskState<'_>, failure: Option<String>) -> Ta
         starts,
         unanswered: state.reporter.unanswered(),
         baseline: baseline.map_or_else(String::new, |baseline| baseline.name.clone()),
+        anchor: anchor(state),
         device: verdict.map(|verdict| verdict.device),
         best: directory.best_source(),
         best_verdict: directory.best_verdict(),
         steps: directory.root().join("steps"),
     }
+}
+
+/// The kernel that the first of the elites that has one was timed against.
+fn anchor(state: &TaskState<'_>) -> Option<TimedAgainst> {
+    let mut elites = state.search.archive().elites().iter();
+    elites.find_map(|elite| {
+        let verdict = elite_verdict(elite.step, &state.search, &state.writer);
+        verdict.ok()??.timed_against
+    })
 }
 
 /// The elites that were not refuted, and the number of those that were. Confirmed ones come first, fastest first; the others

@@ -176,6 +176,9 @@ impl<'e> Replay<'e> {
         let mut search = self.search;
         // The machine may be quieter now.
         search.retry_noisy_confirmations();
+        if self.earlier.has_changed() {
+            search.keep_timed_starts(|step| self.judged_since_change.contains(&step));
+        }
         let mut unjudged = Vec::new();
         let mut open = BTreeMap::new();
         for unfinished in search.unfinished() {

@@ -16,7 +16,7 @@ use super::sources::KernelSources;
 use super::task_time::Allowance;
 use crate::event::Brief;
 use crate::propose::Parent;
-use crate::search::{DuelRequest, Search};
+use crate::search::{Anchor, DuelRequest, Search};
 use crate::task::Task;
 use crate::worker::{Evaluator, Job, JobKind, Rivals};
 
@@ -24,6 +24,8 @@ use crate::worker::{Evaluator, Job, JobKind, Rivals};
 pub(super) struct DispatchParts<'a> {
     pub(super) sources: &'a mut KernelSources,
     pub(super) faults: &'a FaultPolicy,
+    /// What candidates are timed against if they race; `None`: the baseline.
+    pub(super) anchor: Option<&'a Anchor>,
     pub(super) task: &'a Task,
 }
 
@@ -101,6 +103,7 @@ impl Scheduler {
         let DispatchParts {
             sources,
             faults,
+            anchor,
             task,
         } = parts;
         while self.running.evaluations() < self.in_flight {
@@ -118,7 +121,10 @@ impl Scheduler {
                 };
                 self.evaluate(duel.step, source, kind, purpose)?;
             } else if let Some((step, source)) = self.next_candidate(search, task) {
+                // After a fault of the judge without it: the anchor may be the cause.
+                let anchor = anchor.filter(|_| self.racing && !faults.has_failed_to_judge(step));
                 let rivals = Rivals {
+                    anchor: anchor.cloned(),
                     incumbents: (self.racing).then(|| search.incumbents().unwrap_or_default()),
                     known_code: search.code_to_avoid(step),
                 };

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 
+use super::anchor::AnchorChoice;
 use super::asking::{ModelRequests, TaskParts};
 use super::briefs::OpenBriefs;
 use super::fault_policy::FaultPolicy;
@@ -38,6 +39,7 @@ pub(super) struct TaskState<'a> {
     pub(super) sources: KernelSources,
     pub(super) briefs: OpenBriefs,
     pub(super) scheduler: Scheduler,
+    pub(super) anchor: AnchorChoice,
     /// `None` if the run has no models.
     pub(super) requests: Option<ModelRequests<'a>>,
     pub(super) faults: FaultPolicy,
@@ -138,9 +140,11 @@ impl<'a> TaskState<'a> {
 
     /// Fills the judge with duels and candidates.
     pub(super) fn dispatch(&mut self) -> Result<()> {
+        self.decide_anchor()?;
         let parts = DispatchParts {
             sources: &mut self.sources,
             faults: &self.faults,
+            anchor: self.anchor.get(),
             task: &self.task,
         };
         self.scheduler.dispatch(&self.search, parts)?;

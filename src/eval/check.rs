@@ -57,22 +57,11 @@ impl Accuracy {
 /// The entry of a case in a verdict, before the case is checked.
 pub(super) fn blank_entry(case: &Case, variant: Option<usize>) -> WorkloadVerdict {
     WorkloadVerdict {
-        id: case.id.clone(),
         axes: case.binding.axes.clone(),
         hidden: case.hidden,
         regime: case.regime_name(),
         variant,
-        status: Status::HarnessError,
-        speedup: None,
-        ci95: None,
-        candidate_us: None,
-        baseline_us: None,
-        floor_us: None,
-        roofline: None,
-        max_abs_error: None,
-        max_rel_error: None,
-        mean_abs_error: None,
-        tolerance_margin: None,
+        ..WorkloadVerdict::blank(&case.id, Status::HarnessError)
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use super::anchor::CompiledAnchor;
 use super::case::Case;
 use super::compiled_kernel::{CompiledKernel, Reference, values_key};
 use super::finding::JudgeResult;
@@ -51,6 +52,8 @@ pub(super) struct JudgeContext<'a> {
     pub(super) limits: DeviceLimits,
     pub(super) oracle: CompiledKernel,
     pub(super) baseline: CompiledKernel,
+    /// `None` until a candidate is timed against an anchor.
+    pub(super) anchor: Option<CompiledAnchor>,
     /// `None` where opening an oracle costs little.
     pub(super) oracle_pool: Option<OraclePool>,
     pub(super) timing_lock: TimingLock,
@@ -106,6 +109,7 @@ impl<'a> JudgeContext<'a> {
             limits,
             oracle: parse(Reference::Oracle, &task.oracle)?,
             baseline: parse(Reference::Baseline, task.baseline().1)?,
+            anchor: None,
             oracle_pool: device.lock_file().is_host.then(OraclePool::default),
             timing_lock,
             times,

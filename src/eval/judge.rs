@@ -15,7 +15,7 @@ use super::finding::JudgeResult;
 use super::hidden::Coverage;
 use super::judged_kernel::JudgedKernel;
 use super::measure::{self, TimingLength};
-use super::opening::TimedPair;
+use super::opening::{Opponent, TimedPair};
 use super::request::{JudgeRequest, Judgement};
 use super::screen::CpuScreen;
 use super::stage_times::Phase;
@@ -23,7 +23,7 @@ use super::stages;
 use crate::base::{Digest, Failure, random};
 use crate::device::{Cache, Device};
 use crate::kernel::{DeviceLimits, Kernel};
-use crate::search::{Incumbents, KnownCode};
+use crate::search::{Anchor, Incumbents, KnownCode};
 use crate::task::{PrecisionCheck, Task};
 use crate::verdict::{
     BaselineIdentity, Duel, Resources, SCHEMA, Seconds, SelfTest, Status, Verdict,
@@ -143,6 +143,25 @@ impl<'a> Judge<'a> {
         Ok(*self.judge_candidate(&request)?.into_verdict()?)
     }
 
+    /// As `judge_racing`, but the kernel is timed against an anchor in the place of the baseline.
+    ///
+    /// # Errors
+    /// As for `judge`.
+    pub fn judge_against_anchor(
+        &mut self,
+        name: &str,
+        source: &str,
+        incumbents: &Incumbents,
+        anchor: &Anchor,
+    ) -> anyhow::Result<Verdict> {
+        let request = JudgeRequest {
+            incumbents: Some(incumbents),
+            anchor: Some(anchor),
+            ..JudgeRequest::new(name, source)
+        };
+        Ok(*self.judge_candidate(&request)?.into_verdict()?)
+    }
+
     /// As `judge`, within a search. A thorough judge always takes all hidden cases.
     pub(crate) fn judge_candidate(
         &mut self,
@@ -184,7 +203,7 @@ impl<'a> Judge<'a> {
         for (index, case) in context.workload_cases().iter().enumerate() {
             let contest = TimedPair {
                 candidate: &context.baseline,
-                opponent: Some(&context.baseline),
+                opponent: Opponent::Kernel(&context.baseline),
                 case,
             };
             let seed = derive_seed(seed, "itself", index);
@@ -224,7 +243,7 @@ impl<'a> Judge<'a> {
         for (index, case) in cases.iter().enumerate() {
             let contest = TimedPair {
                 candidate: &challenger,
-                opponent: Some(&incumbent),
+                opponent: Opponent::Kernel(&incumbent),
                 case,
             };
             let seed = derive_seed(seed, "duel", index);
@@ -267,6 +286,9 @@ impl<'a> Judge<'a> {
         if let Some(known) = known.find(|known| Some(known.code) == verdict.code) {
             return Ok(Some(*known));
         }
+        if let (Some(anchor), Some(_)) = (request.anchor, request.incumbents) {
+            context.prepare_anchor(anchor)?;
+        }
         if let Some(program) = compiled.programs.values().next() {
             verdict.resources = program.resources.clone();
         }
@@ -284,7 +306,7 @@ impl<'a> Judge<'a> {
             seed,
             is_inspected: coverage != Coverage::Timed,
         };
-        stages::run(&self.context, &candidate, request.incumbents, verdict)?;
+        stages::run(&self.context, &candidate, request, verdict)?;
         Ok(None)
     }
 }
@@ -328,6 +350,7 @@ fn blank_verdict(context: &JudgeContext<'_>, name: &str, seed: u64) -> Verdict {
         }),
         timing: None,
         dismissal: None,
+        timed_against: None,
         code: None,
         not_done: Vec::new(),
         speedup: None,

@@ -2,19 +2,21 @@
 //!
 //! A block has one of the orders ABBA and BAAB, chosen at random. Both kernels of a pair get the same fresh data, and the
 //! candidate's timed outputs are checked. If process noise is large on the device, both kernels start in fresh processes every
-//! few blocks, so that the samples include it. `timing_session` takes the samples and checks the outputs; `sampling` decides when
-//! to stop, and `racing` whether a candidate is dismissed before.
+//! few blocks, so that the samples include it. An anchor in the place of the baseline shifts all ratios by its own, and widens them.
+//! `timing_session` takes the samples and checks the outputs; `sampling` decides when to stop, and `racing` whether a candidate is
+//! dismissed before.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use super::anchor::OpponentFailed;
 use super::case::{Case, derive_seed};
 use super::context::JudgeContext;
-use super::finding::{Finding, JudgeResult};
+use super::finding::{Finding, JudgeError, JudgeResult};
 use super::floor::cold_floor;
 use super::kernel_set::Side;
-use super::opening::TimedPair;
+use super::opening::{Opponent, TimedPair};
 use super::racing::{FIRST_LOOK_BLOCKS, LookPlan, Reading, SHORT_LOOK_BLOCKS, SLOW_LOOK_SECONDS};
 use super::sampling::{Samples, SamplingEnd, max_half_width};
 use super::stage_times::Phase;
@@ -35,7 +37,8 @@ pub(super) struct Measurement {
     /// Of the log speedup.
     pub(super) estimate: Estimate,
     pub(super) candidate: TimeSummary,
-    opponent: TimeSummary,
+    /// Of the baseline or, in a duel, of the opponent.
+    baseline: TimeSummary,
     pub(super) floor: Option<Floor>,
 }
 
@@ -54,7 +57,7 @@ impl Measurement {
         entry.speedup = Some(self.estimate.estimate.exp());
         entry.ci95 = Some([self.estimate.low.exp(), self.estimate.high.exp()]);
         entry.candidate_us = Some(self.candidate);
-        entry.baseline_us = Some(self.opponent);
+        entry.baseline_us = Some(self.baseline);
         entry.floor_us = self.floor.map(|floor| floor.measured_us);
         entry.roofline = self
             .floor
@@ -139,7 +142,7 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
             contest,
             seed,
             stream: RandomStream::new(seed, "order", 0),
-            samples: Samples::default(),
+            samples: shifted_samples(contest),
             processes: 0,
             sessions: 0,
             seconds: 0.0,
@@ -158,6 +161,11 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
         self.plan.is_some_and(|plan| plan.runs_apart)
     }
 
+    /// Whether its ratios are over an anchor, and were taken.
+    pub(super) fn is_timed_against_anchor(&self) -> bool {
+        self.samples.blocks() > 0 && self.contest.opponent.anchor_ratio().is_some()
+    }
+
     pub(super) fn checked_share(&self) -> f64 {
         self.checked.share()
     }
@@ -173,7 +181,15 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
 
     /// What the samples say at a look.
     pub(super) fn reading(&self) -> Reading {
-        reading_of(&self.samples, self.context.device.process_noise())
+        reading_of(&self.samples, self.shared_error())
+    }
+
+    fn shared_error(&self) -> SharedError {
+        let ratio = self.contest.opponent.anchor_ratio();
+        SharedError {
+            process_noise: self.context.device.process_noise(),
+            anchor: ratio.map_or(0.0, |ratio| ratio.error()),
+        }
     }
 
     /// Takes the few samples of a first look. Each block has processes of its own, if the device replaces them at all: a few blocks must
@@ -199,7 +215,7 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
         is_over: &mut dyn FnMut(Reading) -> bool,
     ) -> JudgeResult<bool> {
         let profile = &self.context.options.profile;
-        let process_noise = self.context.device.process_noise();
+        let shared_error = self.shared_error();
         let mut looks = LookPlan::default();
         let mut end = None;
         let blocks_per_process = self.context.device.blocks_per_process();
@@ -211,7 +227,7 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
             end = samples.check(profile, min_blocks, seconds);
             let is_over = end.is_none()
                 && looks.is_due(samples.blocks())
-                && is_over(reading_of(samples, process_noise));
+                && is_over(reading_of(samples, shared_error));
             end.is_some() || is_over
         })?;
         self.end = end;
@@ -219,8 +235,35 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
     }
 
     /// Opens a timing session and takes blocks until `is_done` says so of the samples and the seconds of all sessions. Holds the timing
-    /// lock exclusively.
+    /// lock exclusively. If an anchor cannot be timed, starts again with the baseline.
     fn run_session(
+        &mut self,
+        blocks_per_process: Option<usize>,
+        is_done: &mut dyn FnMut(&Samples, f64) -> bool,
+    ) -> JudgeResult<()> {
+        match self.try_session(blocks_per_process, is_done) {
+            Err(JudgeError::Broken(error))
+                if self.contest.opponent.anchor_ratio().is_some()
+                    && error.is::<OpponentFailed>() =>
+            {
+                let id = &self.contest.case.id;
+                tracing::info!("{id}: {error}; the candidate is timed against the baseline");
+                self.return_to_baseline();
+                self.try_session(blocks_per_process, is_done)
+            }
+            result => result,
+        }
+    }
+
+    /// Forgets all samples over the anchor. The baseline's have other inputs.
+    fn return_to_baseline(&mut self) {
+        self.contest.opponent = Opponent::Baseline;
+        self.seed = derive_seed(self.seed, "baseline", 0);
+        self.samples = Samples::default();
+        self.plan = None;
+    }
+
+    fn try_session(
         &mut self,
         blocks_per_process: Option<usize>,
         is_done: &mut dyn FnMut(&Samples, f64) -> bool,
@@ -284,7 +327,10 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
         };
         let [candidate, opponent] = self.times()?;
         let noise = self.context.device.process_noise();
-        let estimate = widen_by_process_noise(estimate, noise, [&candidate, &opponent]);
+        let mut estimate = widen_by_process_noise(estimate, noise, [&candidate, &opponent]);
+        if let Some(ratio) = self.contest.opponent.anchor_ratio() {
+            estimate = ratio.widen(estimate);
+        }
         Ok(self.measurement_with(estimate, [candidate, opponent]))
     }
 
@@ -303,10 +349,11 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
         estimate: Estimate,
         [candidate, opponent]: [TimeSummary; 2],
     ) -> Measurement {
+        let ratio = self.contest.opponent.anchor_ratio();
         Measurement {
             estimate,
             candidate,
-            opponent,
+            baseline: ratio.map_or(opponent, |ratio| ratio.baseline_us()),
             floor: cold_floor(
                 self.context,
                 self.contest.case,
@@ -316,13 +363,29 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
     }
 }
 
-/// What samples say at a look. `process_noise`: of the device.
-fn reading_of(samples: &Samples, process_noise: Duration) -> Reading {
+/// No samples yet. Ratios over an anchor become ratios over the baseline.
+fn shifted_samples(contest: TimedPair<'_>) -> Samples {
+    let ratio = contest.opponent.anchor_ratio();
+    Samples::shifted(ratio.map_or(0.0, |ratio| ratio.shift()))
+}
+
+/// The errors that all samples of a measurement share.
+#[derive(Clone, Copy, Debug)]
+struct SharedError {
+    /// Of each of the two kernels.
+    process_noise: Duration,
+    /// The standard error of the anchor's log speedup; 0 without an anchor.
+    anchor: f64,
+}
+
+/// What samples say at a look.
+fn reading_of(samples: &Samples, shared: SharedError) -> Reading {
     let noise = samples
         .times()
         .map_or(f64::INFINITY, |[candidate, opponent]| {
-            relative_process_noise(process_noise, [&candidate, &opponent])
+            relative_process_noise(shared.process_noise, [&candidate, &opponent])
         });
+    let noise = noise.hypot(shared.anchor);
     Reading::of(samples, noise)
 }
 

@@ -4,7 +4,8 @@
 //! candidate's fault into an error: that is a [`Verdict`](crate::verdict::Verdict).
 //!
 //! `judge` compiles with `context`, and `stages` runs the other stages: `check` and `case_checks` check, `screen` and `inspection` look
-//! for faults that a fast run hides, `measure` and `timed_cases` time, and `racing` dismisses what cannot reach its incumbents. `cases`,
+//! for faults that a fast run hides, `measure` and `timed_cases` time, `anchor` relates times to the baseline's if another kernel takes its
+//! place, and `racing` dismisses what cannot reach its incumbents. `cases`,
 //! `hidden`, `shapes` and `inspected_cases` choose the cases. `case_kernel` and `kernel_set` bind kernels to buffers, `open_oracle` and
 //! `oracle_pool` keep oracles open; `unwritten` looks for poison in outputs. `code_identity` says which kernels compile to the same code. `stage_times` adds
 //! up where the time goes. `admission` tests a task with `corruption` on `admission_cases`, and its
@@ -15,6 +16,7 @@ mod admission;
 mod admission_cases;
 mod admission_coverage;
 mod admission_result;
+mod anchor;
 mod case;
 mod case_checks;
 mod case_kernel;

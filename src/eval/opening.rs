@@ -2,11 +2,12 @@
 //!
 //! A candidate that the device refuses is a finding; a reference that it refuses is an error. Launches nothing.
 
+use super::anchor::{AnchorRatio, OpponentFailed};
 use super::case::Case;
 use super::case_kernel::CaseKernel;
 use super::compiled_kernel::{CompiledKernel, Reference};
 use super::context::JudgeContext;
-use super::finding::{Finding, JudgeResult};
+use super::finding::{Finding, JudgeError, JudgeResult};
 use crate::base::Failure;
 use crate::device::{Opened, Program, Purpose, Refusal};
 use crate::kernel::plan::LaunchPlan;
@@ -18,9 +19,28 @@ const START_STAGE: &str = "start";
 #[derive(Clone, Copy)]
 pub(super) struct TimedPair<'c> {
     pub(super) candidate: &'c CompiledKernel,
-    /// `None`: the baseline.
-    pub(super) opponent: Option<&'c CompiledKernel>,
+    pub(super) opponent: Opponent<'c>,
     pub(super) case: &'c Case,
+}
+
+/// What a candidate is timed against.
+#[derive(Clone, Copy)]
+pub(super) enum Opponent<'c> {
+    Baseline,
+    /// Another candidate that has passed.
+    Kernel(&'c CompiledKernel),
+    /// A kernel in the place of the baseline.
+    Anchor(&'c CompiledKernel, AnchorRatio),
+}
+
+impl Opponent<'_> {
+    /// How fast the anchor is; `None` if there is no anchor.
+    pub(super) fn anchor_ratio(&self) -> Option<AnchorRatio> {
+        match self {
+            Self::Anchor(_, ratio) => Some(*ratio),
+            Self::Baseline | Self::Kernel(_) => None,
+        }
+    }
 }
 
 /// A kernel that can be opened for a case.
@@ -81,6 +101,14 @@ fn refused(case: &Case, refusal: Refusal) -> Finding {
     Finding::from(refusal).in_case(&case.id)
 }
 
+/// A finding about an anchor is not one about the candidate.
+fn as_opponent_failure(error: JudgeError) -> JudgeError {
+    match error.into_finding() {
+        Ok(finding) => OpponentFailed(finding.reason).into(),
+        Err(error) => error.into(),
+    }
+}
+
 fn does_not_run(
     context: &JudgeContext<'_>,
     reference: Reference,
@@ -126,7 +154,7 @@ impl CaseKernel {
         Ok(opened.map_err(|refusal| does_not_run(context, reference, case, &refusal.reason))?)
     }
 
-    /// Opens a candidate and its opponent, at the same time if the device can. `opponent`: `None` for the baseline.
+    /// Opens a candidate and its opponent, at the same time if the device can.
     pub(super) fn open_timed(
         context: &JudgeContext<'_>,
         TimedPair {
@@ -139,8 +167,12 @@ impl CaseKernel {
         let baseline = Reference::Baseline;
         let unopened = UnopenedKernel::candidate(context, candidate, case)?;
         let unopened_opponent = match opponent {
-            Some(opponent) => UnopenedKernel::candidate(context, opponent, case)?,
-            None => UnopenedKernel::reference(context, baseline, case)?,
+            Opponent::Baseline => UnopenedKernel::reference(context, baseline, case)?,
+            Opponent::Kernel(kernel) => UnopenedKernel::candidate(context, kernel, case)?,
+            Opponent::Anchor(kernel, _) => {
+                let anchor = UnopenedKernel::candidate(context, kernel, case);
+                anchor.map_err(as_opponent_failure)?
+            }
         };
         let _stage = context.times.stage(START_STAGE);
         let pair = [&unopened, &unopened_opponent].map(|kernel| (kernel.program, &kernel.plan));
@@ -149,10 +181,11 @@ impl CaseKernel {
         let candidate = candidate.map_err(|refusal| refused(case, refusal))?;
         let result = unopened_opponent.with_opened(context, case, opened_opponent);
         let opponent = match opponent {
-            Some(_) => result.map_err(|refusal| refused(case, refusal))?,
-            None => {
+            Opponent::Baseline => {
                 result.map_err(|refusal| does_not_run(context, baseline, case, &refusal.reason))?
             }
+            Opponent::Kernel(_) => result.map_err(|refusal| refused(case, refusal))?,
+            Opponent::Anchor(..) => result.map_err(|refusal| OpponentFailed(refusal.reason))?,
         };
         Ok([candidate, opponent])
     }

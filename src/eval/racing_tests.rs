@@ -76,6 +76,8 @@ struct Simulation {
     shared: [f64; 2],
     /// Frequency and phase of a drift.
     drift: [f64; 2],
+    /// The standard error of the anchor's log speedup.
+    anchor_error: f64,
 }
 
 impl Simulation {
@@ -91,7 +93,15 @@ impl Simulation {
             processes: 0,
             shared: [0.0; 2],
             drift,
+            anchor_error: 0.0,
         }
+    }
+
+    /// Timed against an anchor, whose measured log speedup is off by an error with this standard deviation.
+    fn with_anchor(mut self, error: f64) -> Self {
+        self.samples = Samples::shifted(error * normal(&mut self.stream));
+        self.anchor_error = error;
+        self
     }
 
     /// Time of one sample, as a factor. `side`: 0 for the candidate, 1 for the baseline.
@@ -156,7 +166,7 @@ impl Simulation {
     }
 
     fn reading(&self) -> Reading {
-        Reading::of(&self.samples, 0.0)
+        Reading::of(&self.samples, self.anchor_error)
     }
 }
 
@@ -177,11 +187,27 @@ fn centre(noise: Noise) -> f64 {
 
 /// Races one candidate as the judge does. Returns its last state, and the interval if it is dismissed.
 fn race(noise: Noise, workloads: usize, log_speedup: f64, index: u64) -> (LookResult, [f64; 2]) {
+    race_anchored(noise, workloads, log_speedup, 0.0, index)
+}
+
+/// As `race`, with an anchor whose log speedup has this standard error.
+fn race_anchored(
+    noise: Noise,
+    workloads: usize,
+    log_speedup: f64,
+    anchor_error: f64,
+    index: u64,
+) -> (LookResult, [f64; 2]) {
     let mut race = Race::new(1.0, workloads);
     let mut machines: Vec<_> = (0..workloads as u64)
         .map(|workload| {
             let stream = RandomStream::new(29 + workload, "racing", index);
-            Simulation::new(noise, log_speedup, stream)
+            let machine = Simulation::new(noise, log_speedup, stream);
+            if anchor_error > 0.0 {
+                machine.with_anchor(anchor_error)
+            } else {
+                machine
+            }
         })
         .collect();
     for machine in &mut machines {
@@ -219,6 +245,38 @@ fn dismissed(noise: Noise, log_speedup: f64, count: u64) -> [f64; 2] {
         }
     }
     [all / count as f64, first / f64::max(all, 1.0)]
+}
+
+#[test]
+fn an_anchor_does_not_dismiss_more_candidates_that_reach_the_bar() {
+    // Larger than the error of the samples, so that it decides.
+    const ANCHOR_ERROR: f64 = 0.04;
+    let count = candidates();
+    let (mut dismissed, mut right) = (0.0, 0.0);
+    for index in 0..count {
+        let workloads = [1, 2, 5][index as usize % 3];
+        let (look_result, _) = race_anchored(Noise::Quiet, workloads, 0.0, ANCHOR_ERROR, index);
+        dismissed += f64::from(u8::from(look_result != LookResult::Open));
+    }
+    let share = dismissed / count as f64;
+    println!(
+        "{:.3} % of candidates at the bar are dismissed",
+        share * 100.0
+    );
+    assert!(share < 0.01, "{share}");
+    // A slow one is dismissed all the same, with an interval that is right.
+    let slow = f64::ln(0.5);
+    let mut found = 0.0;
+    for index in 0..count / 10 {
+        let (look_result, [low, high]) =
+            race_anchored(Noise::Quiet, 2, slow, ANCHOR_ERROR, 7000 + index);
+        if look_result != LookResult::Open {
+            found += 1.0;
+            right += f64::from(u8::from(low <= slow && slow <= high));
+        }
+    }
+    assert!(found >= 0.9 * (count / 10) as f64, "{found}");
+    assert!(right >= 0.95 * found, "{right} of {found}");
 }
 
 #[test]

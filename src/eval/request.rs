@@ -3,7 +3,7 @@
 //! Plain data. `judge` does the work.
 
 use super::hidden::Coverage;
-use crate::search::{Incumbents, KnownCode};
+use crate::search::{Anchor, Incumbents, KnownCode};
 use crate::verdict::Verdict;
 
 /// A kernel to judge, and what may end its judgement early.
@@ -19,6 +19,8 @@ pub(crate) struct JudgeRequest<'r> {
     pub(crate) coverage: Coverage,
     /// What the kernel must beat; `None`: it is judged completely.
     pub(crate) incumbents: Option<&'r Incumbents>,
+    /// What it is timed against if there are incumbents; `None`: the baseline.
+    pub(crate) anchor: Option<&'r Anchor>,
     /// A kernel that compiles to code among these is not judged.
     pub(crate) known_code: &'r [KnownCode],
 }
@@ -32,6 +34,7 @@ impl<'r> JudgeRequest<'r> {
             seed: None,
             coverage: Coverage::Part,
             incumbents: None,
+            anchor: None,
             known_code: &[],
         }
     }

@@ -25,7 +25,9 @@ pub(super) struct PairTimes {
 /// The samples so far.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Samples {
-    /// ln(opponent / candidate), the mean over the pairs of each block.
+    /// Added to each log ratio.
+    shift: f64,
+    /// ln(opponent / candidate) + `shift`, the mean over the pairs of each block.
     log_ratios: Vec<f64>,
     /// The same from the shortest time of each kernel in the block.
     shortest_log_ratios: Vec<f64>,
@@ -49,6 +51,14 @@ pub(super) struct SamplingEnd {
 }
 
 impl Samples {
+    /// No samples yet. `shift`: ln(baseline / opponent), so that all ratios are over the baseline.
+    pub(super) fn shifted(shift: f64) -> Self {
+        Self {
+            shift,
+            ..Self::default()
+        }
+    }
+
     /// Adds a timing block that these processes have run. A voided block is only counted: all of its pairs are discarded, whatever they
     /// show.
     pub(super) fn add_block(&mut self, pairs: &[PairTimes], processes: usize, is_void: bool) {
@@ -60,13 +70,14 @@ impl Samples {
             .iter()
             .map(|pair| (pair.opponent / pair.candidate).ln());
         self.log_ratios
-            .push(ratios.sum::<f64>() / pairs.len() as f64);
+            .push(ratios.sum::<f64>() / pairs.len() as f64 + self.shift);
         let shortest = |of: fn(&PairTimes) -> f64| pairs.iter().map(of).fold(f64::MAX, f64::min);
         let [opponent, candidate] = [
             shortest(|pair| pair.opponent),
             shortest(|pair| pair.candidate),
         ];
-        self.shortest_log_ratios.push((opponent / candidate).ln());
+        self.shortest_log_ratios
+            .push((opponent / candidate).ln() + self.shift);
         self.processes.push(processes);
         self.candidate_us
             .extend(pairs.iter().map(|pair| pair.candidate * 1e6));

@@ -11,6 +11,7 @@ use super::inspection;
 use super::judged_kernel::JudgedKernel;
 use super::measure::TimingLength;
 use super::racing::{LookResult, Race};
+use super::request::JudgeRequest;
 use super::stage_times::Phase;
 use super::timed_cases::TimedCases;
 use crate::device::Build;
@@ -29,25 +30,26 @@ const FULL_TIMING: &str = "full timing";
 pub(super) fn run(
     context: &JudgeContext<'_>,
     candidate: &JudgedKernel<'_>,
-    incumbents: Option<&Incumbents>,
+    request: &JudgeRequest<'_>,
     verdict: &mut Verdict,
 ) -> JudgeResult<()> {
-    let length = match incumbents {
-        Some(_) => TimingLength::Search,
-        None => TimingLength::Profile,
+    let (length, anchor) = match request.incumbents {
+        Some(_) => (TimingLength::Search, request.anchor),
+        None => (TimingLength::Profile, None),
     };
     let mut stages = Stages {
         context,
         candidate,
         checks: CaseChecks::new(context, candidate),
-        timed: TimedCases::new(context, candidate, length),
+        timed: TimedCases::new(context, candidate, length, anchor),
         is_inspected: false,
     };
-    let result = match incumbents {
+    let result = match request.incumbents {
         Some(incumbents) => stages.run_cheapest_first(incumbents, verdict),
         None => stages.run_all(verdict),
     };
     verdict.voided_blocks = stages.timed.voided_blocks();
+    verdict.timed_against = stages.timed.timed_against();
     verdict.workloads = stages.checks.into_entries();
     result
 }

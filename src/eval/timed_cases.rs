@@ -4,6 +4,7 @@
 
 use anyhow::Context;
 
+use super::anchor::anchor_ratios;
 use super::case::{Case, derive_seed};
 use super::case_checks::CaseChecks;
 use super::context::JudgeContext;
@@ -11,14 +12,16 @@ use super::features;
 use super::finding::{Finding, JudgeError, JudgeResult};
 use super::judged_kernel::JudgedKernel;
 use super::measure::{self, CaseTiming, Measurement, TimingLength};
-use super::opening::TimedPair;
+use super::opening::{Opponent, TimedPair};
 use super::racing::{self, LookResult, Race, Reading};
-use crate::verdict::{Dismissal, Evidence, Speedup, Status, Timing, Verdict};
+use crate::search::Anchor;
+use crate::verdict::{Dismissal, Evidence, Speedup, Status, TimedAgainst, Timing, Verdict};
 
 /// The timings of all timed cases of a candidate.
 pub(super) struct TimedCases<'c, 'j> {
     /// The timed cases by their indices among all cases.
     timings: Vec<(usize, CaseTiming<'c, 'j>)>,
+    anchor: Option<TimedAgainst>,
 }
 
 impl<'c, 'j> TimedCases<'c, 'j> {
@@ -26,20 +29,35 @@ impl<'c, 'j> TimedCases<'c, 'j> {
         context: &'c JudgeContext<'j>,
         candidate: &JudgedKernel<'c>,
         length: TimingLength,
+        anchor: Option<&Anchor>,
     ) -> Self {
         let cases = candidate.cases.iter().enumerate();
-        let timings = cases.filter(|(_, case)| !case.hidden).map(|(index, case)| {
+        let cases: Vec<_> = cases.filter(|(_, case)| !case.hidden).collect();
+        let opponents = anchor.and_then(|anchor| opponents(context, anchor, &cases));
+        let timings = cases.iter().enumerate().map(|(position, (index, case))| {
             let contest = TimedPair {
                 candidate: candidate.compiled,
-                opponent: None,
+                opponent: (opponents.as_ref()).map_or(Opponent::Baseline, |all| all[position]),
                 case,
             };
-            let seed = derive_seed(candidate.seed, "measure", index);
-            (index, CaseTiming::new(context, contest, seed, length))
+            let seed = derive_seed(candidate.seed, "measure", *index);
+            (*index, CaseTiming::new(context, contest, seed, length))
         });
         Self {
             timings: timings.collect(),
+            anchor: anchor.map(|anchor| TimedAgainst {
+                step: anchor.step,
+                kernel: anchor.kernel.clone(),
+                speedup: anchor.speedup,
+            }),
         }
+    }
+
+    /// The anchor, if a case was timed against it.
+    pub(super) fn timed_against(&self) -> Option<TimedAgainst> {
+        let mut timings = self.timings.iter();
+        let is_used = timings.any(|(_, timing)| timing.is_timed_against_anchor());
+        self.anchor.clone().filter(|_| is_used)
     }
 
     /// Number of timed cases.
@@ -180,6 +198,7 @@ impl<'c, 'j> TimedCases<'c, 'j> {
         let mut shares = 0.0;
         for ((index, timing), measurement) in self.timings.iter().zip(measurements) {
             shares += timing.checked_share();
+            checks.entry_mut(*index)?.runs_apart = timing.runs_apart();
             if timing.runs_apart() {
                 verdict.notes.push(format!(
                     "workload `{}`: each sample is one launch, because a kernel is faster in a row of its own launches than separate launches explain",
@@ -194,6 +213,27 @@ impl<'c, 'j> TimedCases<'c, 'j> {
         verdict.status = Status::Passed;
         Ok(())
     }
+}
+
+/// The anchor as the opponent on each of these cases. `None` if it does not compile here, or was not timed on one of them.
+fn opponents<'c>(
+    context: &'c JudgeContext<'_>,
+    anchor: &Anchor,
+    cases: &[(usize, &Case)],
+) -> Option<Vec<Opponent<'c>>> {
+    let kernel = context.compiled_anchor()?;
+    let cases: Vec<&Case> = cases.iter().map(|(_, case)| *case).collect();
+    let Some(ratios) = anchor_ratios(anchor, &cases) else {
+        let step = anchor.step;
+        tracing::warn!(
+            "step {step} was not timed on these workloads: candidates are timed against the baseline"
+        );
+        return None;
+    };
+    let opponents = ratios
+        .into_iter()
+        .map(|ratio| Opponent::Anchor(kernel, ratio));
+    Some(opponents.collect())
 }
 
 /// Gives a finding the name of the case, and the case the finding's status.

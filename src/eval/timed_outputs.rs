@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::anchor::OpponentFailed;
 use super::finding::JudgeResult;
 use super::kernel_set::{KernelSet, Side};
 use crate::base::RandomStream;
@@ -49,6 +50,8 @@ pub(super) struct OutputChecks {
     /// Time of comparing with the opponent instead.
     opponent_check: Duration,
     runs: CheckedRuns,
+    /// The copies of the last comparison of both kernels, if they differ.
+    differing: Vec<u32>,
 }
 
 impl OutputChecks {
@@ -63,6 +66,7 @@ impl OutputChecks {
             oracle_launch: Duration::ZERO,
             opponent_check: Duration::ZERO,
             runs: CheckedRuns::default(),
+            differing: Vec::new(),
         }
     }
 
@@ -133,7 +137,7 @@ impl OutputChecks {
     /// Compares the candidate's outputs with the opponent's, which is correct and had the same inputs. Only if the oracle is so
     /// slow that few pairs are compared with it: otherwise most timed runs would be unchecked.
     fn compare_with_opponent(
-        &self,
+        &mut self,
         kernels: &KernelSet,
         copies: &[u32],
         seed: u64,
@@ -145,10 +149,46 @@ impl OutputChecks {
             return Ok(());
         }
         let shared = shared_copies(kernels, copies)?;
+        self.compare_sides(kernels, shared, seed)
+    }
+
+    /// Compares the candidate's outputs with the opponent's, in copies that both have computed.
+    fn compare_sides(
+        &mut self,
+        kernels: &KernelSet,
+        shared: Vec<u32>,
+        seed: u64,
+    ) -> JudgeResult<()> {
         if shared.is_empty() {
             return Ok(());
         }
-        kernels.compare_sides(&shared, seed)
+        let compared = kernels.compare_sides(&shared, seed);
+        if compared.is_err() {
+            self.differing = shared;
+        }
+        compared
+    }
+
+    /// Checks with the oracle that the opponent is right, where the candidate differs from it.
+    ///
+    /// # Errors
+    /// [`OpponentFailed`] if it is wrong, so that the candidate may be right.
+    pub(super) fn check_differing(
+        &mut self,
+        kernels: &mut KernelSet,
+        seed: u64,
+    ) -> JudgeResult<()> {
+        let copies = std::mem::take(&mut self.differing);
+        let mut copies = copies.into_iter();
+        let Some(copy) = copies.find(|copy| kernels.compare_sides(&[*copy], seed).is_err()) else {
+            return Ok(());
+        };
+        let copies = vec![copy; self.oracle_copies.max(1)];
+        let expected = kernels.expected(seed, &self.input_copies(&copies))?;
+        match kernels.compare(Side::Opponent, &expected, &copies, seed) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(OpponentFailed(error.into_finding()?.reason).into()),
+        }
     }
 
     /// Compares some copies of the candidate, chosen at random, with the oracle, and the other copies with the opponent.
@@ -185,7 +225,7 @@ impl OutputChecks {
             let compared = kernels.compare(Side::Opponent, &expected, &copies, seed);
             if let Err(error) = compared {
                 let reason = error.into_finding()?.reason;
-                return Err(anyhow::anyhow!("the baseline failed during timing: {reason}").into());
+                return Err(OpponentFailed(reason).into());
             }
         }
         if copies.len() <= self.oracle_copies {
@@ -195,10 +235,7 @@ impl OutputChecks {
         if shared.len() < copies.len() {
             kernels.candidate.check_mostly_written(poison)?;
         }
-        if shared.is_empty() {
-            return Ok(());
-        }
-        kernels.compare_sides(&shared, seed)
+        self.compare_sides(kernels, shared, seed)
     }
 
     /// Chooses the copies that are compared with the oracle: as many as it computes at once.

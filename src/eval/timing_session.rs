@@ -5,12 +5,13 @@
 
 use std::time::{Duration, Instant};
 
+use super::anchor::OpponentFailed;
 use super::case::{Case, derive_seed};
 use super::context::JudgeContext;
 use super::finding::{Finding, JudgeResult};
 use super::floor;
 use super::kernel_set::{CopyCounts, KernelSet, Side};
-use super::opening::TimedPair;
+use super::opening::{Opponent, TimedPair};
 use super::run_spacing::{RunTimes, Spacing, required_spacing};
 use super::sampling::PairTimes;
 use super::timed_outputs::{CheckedRuns, OutputChecks};
@@ -144,6 +145,11 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         );
         match required_spacing(candidate, opponent) {
             Spacing::Together => Ok(()),
+            Spacing::Apart if self.contest.opponent.anchor_ratio().is_some() => {
+                // The anchor was timed in rows of launches. Single launches contain the cost of a start, so the ratios are not comparable.
+                let reason = "each sample is one launch, and those of the anchor were not";
+                Err(OpponentFailed(reason.to_owned()).into())
+            }
             Spacing::Apart => {
                 self.plan.runs_apart = true;
                 self.plan.runs = 1;
@@ -278,8 +284,14 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             (LaunchOutcome::Finished { time }, _) => Ok(time),
             (LaunchOutcome::Fault(refusal), Side::Candidate) => Err(refusal.into()),
             (LaunchOutcome::Fault(refusal), Side::Opponent) => {
+                // Not `OpponentFailed`: the fault may have damaged this process, so nothing else is timed here.
+                let opponent = match self.contest.opponent {
+                    Opponent::Baseline => "the baseline",
+                    Opponent::Kernel(_) => "the opponent",
+                    Opponent::Anchor(..) => "the anchor",
+                };
                 let reason = refusal.reason;
-                Err(anyhow::anyhow!("the baseline failed during timing: {reason}").into())
+                Err(anyhow::anyhow!("{opponent} failed during timing: {reason}").into())
             }
         }
     }
@@ -318,8 +330,15 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             Side::Candidate => (first, second),
             Side::Opponent => (second, first),
         };
-        self.checks
-            .check_pair(&mut self.kernels, seed, poison, stream)?;
+        let checked = self
+            .checks
+            .check_pair(&mut self.kernels, seed, poison, stream);
+        if let Err(error) = checked {
+            if self.contest.opponent.anchor_ratio().is_some() {
+                self.checks.check_differing(&mut self.kernels, seed)?;
+            }
+            return Err(error);
+        }
         Ok(PairTimes {
             candidate: candidate.as_secs_f64(),
             opponent: opponent.as_secs_f64(),

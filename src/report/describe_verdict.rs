@@ -5,7 +5,7 @@
 use super::headline::suggested_seconds;
 use super::profiling::profiling_text;
 use super::text::device_note;
-use crate::verdict::{Dismissal, Status, TimeSummary, Verdict};
+use crate::verdict::{Dismissal, Status, TimeSummary, TimedAgainst, Verdict};
 
 /// Maximum number of inefficient memory accesses to show.
 const MAX_POOR_ACCESSES: usize = 5;
@@ -19,6 +19,9 @@ pub(crate) fn describe_verdict(verdict: &Verdict, timing_seconds: f64) -> String
     match &verdict.dismissal {
         Some(dismissal) => text += &dismissal_note(verdict, dismissal),
         None => text += &not_faster_note(verdict, timing_seconds),
+    }
+    if let Some(anchor) = &verdict.timed_against {
+        text += &anchor_note(anchor);
     }
     if !verdict.not_done.is_empty() {
         text += &format!("  not done: {}\n", verdict.not_done.join(", "));
@@ -74,6 +77,16 @@ fn dismissal_note(verdict: &Verdict, dismissal: &Dismissal) -> String {
         format!("at most {:.2}x, ", speedup.ci95[1])
     });
     format!("  dismissed at look {look} of {looks}: {most}a kernel of its kind needs {bar:.2}x\n")
+}
+
+/// Which kernel was timed instead of the baseline, and how fast it is.
+fn anchor_note(anchor: &TimedAgainst) -> String {
+    let TimedAgainst {
+        step,
+        kernel,
+        speedup,
+    } = anchor;
+    format!("  timed against `{kernel}` (step {step}), which is {speedup:.2}x\n")
 }
 
 /// Status, and the speedup or the reason.

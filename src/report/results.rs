@@ -205,6 +205,7 @@ mod tests {
             ],
             unanswered: Vec::new(),
             baseline: "naive".to_owned(),
+            anchor: None,
             device: Some(DeviceIdentity {
                 name: "a CPU".to_owned(),
                 cores: Some(2),

@@ -57,6 +57,13 @@ pub(super) fn notes(results: &TaskResults) -> String {
         text += "  confirmed: measured again with new seeds in fresh processes\n";
     }
     text += "  ~: provisional, the figure of the search\n";
+    if let Some(anchor) = &results.anchor {
+        let note = format!(
+            "in the search, candidates were timed against `{}`, whose {:.2}x over the baseline was measured once; confirmed figures are timed against the baseline",
+            anchor.kernel, anchor.speedup
+        );
+        text += &wrap(&note, TERMINAL_WIDTH, 2);
+    }
     if elites.iter().any(|elite| elite.too_noisy) {
         text += "  too noisy: correct when measured again, but not precise enough to confirm\n";
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::progress::Progress;
 use crate::event::{FailedReason, Operator};
-use crate::verdict::{DeviceIdentity, Speedup, Status};
+use crate::verdict::{DeviceIdentity, Speedup, Status, TimedAgainst};
 
 /// The results of a task.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +23,8 @@ pub struct TaskResults {
     pub unanswered: Vec<UnansweredSteps>,
     /// Name of the baseline. Empty if nothing was judged.
     pub baseline: String,
+    /// The kernel that the search timed candidates against, if any; otherwise the baseline.
+    pub anchor: Option<TimedAgainst>,
     pub device: Option<DeviceIdentity>,
     /// `best.cu`.
     pub best: PathBuf,

@@ -27,8 +27,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::base::Digest;
 use crate::event::{Brief, Event, StopReason};
-use crate::verdict::{Duel, Speedup, VerdictSummary};
+use crate::verdict::{Duel, Speedup, Status, VerdictSummary};
 
+mod anchor;
 mod archive;
 mod confirmation;
 mod divergence;
@@ -50,6 +51,7 @@ mod tests;
 mod updates;
 mod view;
 
+pub use anchor::{Anchor, AnchorWorkload};
 pub(crate) use archive::{Archive, Elite};
 pub(crate) use divergence::Divergence;
 pub use incumbents::Incumbents;
@@ -101,6 +103,8 @@ pub struct Search {
     /// Steps whose source is in the folder of a later step that proposed it first, and that later step.
     source_steps: BTreeMap<u64, u64>,
     code_log: CodeLog,
+    /// The starting kernels whose last verdict passed and was timed in full, and their speedups.
+    start_speedups: BTreeMap<u64, f64>,
 }
 
 impl Search {
@@ -137,6 +141,7 @@ impl Search {
             comparisons: BTreeMap::new(),
             source_steps: BTreeMap::new(),
             code_log: CodeLog::default(),
+            start_speedups: BTreeMap::new(),
         };
         search.plan_first_steps();
         search
@@ -205,6 +210,9 @@ impl Search {
     /// Applies a `judged` event, as `tell` does. A resume passes only the part of a verdict that a search needs.
     pub(crate) fn tell_judged(&mut self, step: u64, verdict: &VerdictSummary) -> Vec<SearchUpdate> {
         let mut updates = Vec::new();
+        if verdict.status != Status::HarnessError {
+            self.note_start_verdict(step, verdict);
+        }
         if step <= self.folded() {
             self.remeasure_elite(step, verdict, &mut updates);
         } else {

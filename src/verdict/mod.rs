@@ -67,6 +67,9 @@ pub struct Verdict {
     /// Why and when timing ended early; absent unless `timing` is `dismissed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dismissal: Option<Dismissal>,
+    /// The kernel that this one was timed against instead of the baseline; absent if the baseline was timed too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timed_against: Option<TimedAgainst>,
     /// What a complete judgement does and this one did not, such as `bounds and race builds`. Nothing of it is claimed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_done: Vec<String>,
@@ -116,6 +119,7 @@ impl Verdict {
             code: None,
             timing: None,
             dismissal: None,
+            timed_against: None,
             not_done: Vec::new(),
             speedup: None,
             workloads: Vec::new(),
@@ -159,6 +163,18 @@ pub struct Dismissal {
     pub looks: u32,
     /// The speedup of the incumbent that the kernel cannot reach.
     pub bar: f64,
+}
+
+/// The anchor of a search, which a candidate was timed against. Its speedup is the product of two ratios: candidate over anchor, and
+/// anchor over baseline. The interval has the uncertainty of both.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TimedAgainst {
+    /// The anchor's step.
+    pub step: u64,
+    /// Name of the anchor's kernel file.
+    pub kernel: String,
+    /// The anchor's speedup over the baseline.
+    pub speedup: f64,
 }
 
 /// The part of a verdict that a search needs.
@@ -271,6 +287,9 @@ pub struct WorkloadVerdict {
     pub ci95: Option<[f64; 2]>,
     pub candidate_us: Option<TimeSummary>,
     pub baseline_us: Option<TimeSummary>,
+    /// Whether each sample was one launch; absent if not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub runs_apart: bool,
     pub floor_us: Option<f64>,
     pub roofline: Option<f64>,
     pub max_abs_error: Option<f64>,
@@ -278,6 +297,31 @@ pub struct WorkloadVerdict {
     pub mean_abs_error: Option<f64>,
     /// 1 - the largest |x - r| / bound; negative if an element failed.
     pub tolerance_margin: Option<f64>,
+}
+
+impl WorkloadVerdict {
+    /// An entry in which nothing is measured.
+    pub(crate) fn blank(id: &str, status: Status) -> Self {
+        Self {
+            id: id.to_owned(),
+            axes: IndexMap::new(),
+            hidden: false,
+            regime: None,
+            variant: None,
+            status,
+            speedup: None,
+            ci95: None,
+            candidate_us: None,
+            baseline_us: None,
+            runs_apart: false,
+            floor_us: None,
+            roofline: None,
+            max_abs_error: None,
+            max_rel_error: None,
+            mean_abs_error: None,
+            tolerance_margin: None,
+        }
+    }
 }
 
 /// Summary of the measured times, in microseconds.

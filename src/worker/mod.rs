@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::base::Digest;
-use crate::search::{Incumbents, KnownCode};
+use crate::search::{Anchor, Incumbents, KnownCode};
 use crate::task::Task;
 use crate::verdict::{Duel, SelfTest, Verdict};
 
@@ -92,12 +92,15 @@ pub struct Job {
     pub rivals: Rivals,
 }
 
-/// What a search knows that may end the judgement of a candidate early. Empty for everything else.
+/// What a search knows that makes the judgement of a candidate shorter. Empty for everything else.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Rivals {
     /// What the candidate must beat; `None`: it is judged completely.
     #[serde(default)]
     pub incumbents: Option<Incumbents>,
+    /// What a candidate with incumbents is timed against; `None`: the baseline.
+    #[serde(default)]
+    pub anchor: Option<Anchor>,
     /// A candidate that compiles to code among these is not judged.
     #[serde(default)]
     pub known_code: Vec<KnownCode>,

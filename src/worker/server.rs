@@ -319,6 +319,7 @@ fn handle_request(
                 seed,
                 coverage,
                 incumbents: rivals.incumbents.as_ref(),
+                anchor: rivals.anchor.as_ref(),
                 known_code: &rivals.known_code,
                 ..JudgeRequest::new(&name, &source)
             };

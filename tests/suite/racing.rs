@@ -4,9 +4,9 @@ use kforge::device::cpu::CpuDevice;
 use kforge::device::{Cache, Device};
 use kforge::eval::{Judge, JudgeOptions};
 use kforge::kernel::DeviceLimits;
-use kforge::search::Incumbents;
+use kforge::search::{Anchor, AnchorWorkload, Incumbents};
 use kforge::task::{Task, TaskFiles};
-use kforge::verdict::{Status, Timing, Verdict};
+use kforge::verdict::{Speedup, Status, Timing, Verdict, WorkloadVerdict};
 
 use crate::program::{fixture, root};
 
@@ -185,4 +185,150 @@ fn race_is_found_before_a_fast_kernel_passes() {
         .unwrap();
     assert_eq!(verdict.status, Status::Race, "{verdict:#?}");
     assert!(verdict.speedup.is_none() && verdict.not_done.is_empty());
+}
+
+/// A task whose baseline does its work many times, and a fast kernel that was timed against it in full.
+struct AnchoredSetting {
+    setting: Setting,
+    rows: String,
+    /// What judging `rows` found.
+    verdict: Verdict,
+}
+
+impl AnchoredSetting {
+    fn new() -> Self {
+        let mut setting = Setting::new();
+        let task = &mut setting.task;
+        let file = task.baseline().0.to_owned();
+        task.kernels.insert(file, slow_kernel(""));
+        let rows = std::fs::read_to_string(root().join("kernels/softmax/rows.cu")).unwrap();
+        let verdict = setting.judge().judge("rows", &rows, None).unwrap();
+        Self {
+            setting,
+            rows,
+            verdict,
+        }
+    }
+
+    /// `None` if the machine is too busy.
+    fn anchor(&self) -> Option<Anchor> {
+        let speedup = self.verdict.speedup?;
+        assert!(speedup.ci95[0] > 3.0, "{:#?}", self.verdict);
+        let timed = self.verdict.workloads.iter().filter(|case| !case.hidden);
+        let workload = |case: &WorkloadVerdict| AnchorWorkload {
+            id: case.id.clone(),
+            speedup: case.speedup.unwrap(),
+            ci95: case.ci95.unwrap(),
+            baseline_us: case.baseline_us.unwrap(),
+        };
+        Some(Anchor {
+            step: 2,
+            kernel: "rows.cu".to_owned(),
+            source: self.rows.clone(),
+            speedup: speedup.geomean,
+            workloads: timed.map(workload).collect(),
+        })
+    }
+
+    /// The naive kernel, judged against an anchor.
+    fn judge(&self, anchor: &Anchor) -> Verdict {
+        let naive = std::fs::read_to_string(root().join("kernels/softmax/naive.cu")).unwrap();
+        let mut judge = self.setting.judge();
+        let verdict = judge.judge_against_anchor("naive", &naive, &incumbents(0.5), anchor);
+        verdict.unwrap()
+    }
+}
+
+#[test]
+fn candidate_that_is_timed_against_an_anchor_gets_its_speedup_over_the_baseline() {
+    let anchored = AnchoredSetting::new();
+    let Some(anchor) = anchored.anchor() else {
+        return;
+    };
+    let verdict = anchored.judge(&anchor);
+    if verdict.status == Status::Inconclusive {
+        return;
+    }
+    assert_eq!(verdict.status, Status::Passed, "{verdict:#?}");
+    let against = verdict.timed_against.as_ref().unwrap();
+    assert_eq!(
+        (against.step, against.kernel.as_str(), against.speedup),
+        (2, "rows.cu", anchor.speedup)
+    );
+    let timed = verdict.workloads.iter().filter(|case| !case.hidden);
+    for (case, expected) in timed.zip(&anchor.workloads) {
+        assert_eq!(case.baseline_us, Some(expected.baseline_us));
+        // The uncertainty of the anchor is part of the interval.
+        let width = |[low, high]: [f64; 2]| (high / low).ln();
+        assert!(
+            width(case.ci95.unwrap()) >= width(expected.ci95),
+            "{case:#?}"
+        );
+    }
+    let naive = std::fs::read_to_string(root().join("kernels/softmax/naive.cu")).unwrap();
+    let direct = anchored
+        .setting
+        .judge()
+        .judge("naive", &naive, None)
+        .unwrap();
+    assert_eq!(direct.timed_against, None);
+    let (Some(found), Some(direct)) = (verdict.speedup, direct.speedup) else {
+        return;
+    };
+    assert!(
+        found.ci95[0] > 3.0,
+        "over the baseline, not the anchor: {found:?}"
+    );
+    // The machine may be busier in one of the two than in the other.
+    let apart = (found.geomean / direct.geomean).ln().abs();
+    let width = |speedup: Speedup| (speedup.ci95[1] / speedup.ci95[0]).ln();
+    assert!(
+        apart <= width(found) + width(direct) + 0.1,
+        "{found:?} {direct:?}"
+    );
+}
+
+#[test]
+fn anchor_that_does_not_work_is_no_fault_of_the_candidate() {
+    let anchored = AnchoredSetting::new();
+    let Some(anchor) = anchored.anchor() else {
+        return;
+    };
+    let body_end = anchored.rows.trim_end().rfind('}').unwrap();
+    let with_line = |line: &str| {
+        let (body, end) = anchored.rows.split_at(body_end);
+        format!("{body}{line}\n{end}")
+    };
+    let broken = [
+        "no header".to_owned(),
+        with_line("this does not compile"),
+        with_line("output[row * columns] += 0.5f;"),
+    ];
+    let anchors = broken.map(|source| Anchor {
+        source,
+        ..anchor.clone()
+    });
+    let mut other_workloads = anchor.clone();
+    other_workloads.workloads.pop();
+    for anchor in anchors.into_iter().chain([other_workloads]) {
+        let verdict = anchored.judge(&anchor);
+        assert_eq!(verdict.timed_against, None, "{}", anchor.source);
+        let is_right = matches!(verdict.status, Status::Passed | Status::Inconclusive);
+        assert!(is_right, "{verdict:#?}");
+        if let Some(speedup) = verdict.speedup {
+            assert!(speedup.ci95[0] > 3.0, "{speedup:?}");
+        }
+    }
+}
+
+#[test]
+fn wrong_candidate_is_wrong_against_an_anchor_too() {
+    let anchored = AnchoredSetting::new();
+    let Some(anchor) = anchored.anchor() else {
+        return;
+    };
+    let wrong = slow_kernel("    output[row * columns] += 0.5f;\n");
+    let mut judge = anchored.setting.judge();
+    let verdict = judge.judge_against_anchor("wrong", &wrong, &incumbents(0.9), &anchor);
+    assert_eq!(verdict.unwrap().status, Status::WrongOutput);
 }

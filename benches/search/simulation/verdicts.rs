@@ -36,6 +36,7 @@ pub(crate) fn verdict(truth: &Truth, figures: Option<Figures>) -> Verdict {
         code: figures.map(|_| truth.code),
         timing: figures.map(|figures| figures.timing),
         dismissal: None,
+        timed_against: None,
         not_done: Vec::new(),
         speedup: figures.map(|figures| figures.speedup),
         workloads: Vec::new(),

@@ -82,6 +82,7 @@ fn verdict(status: Status, speedup: Option<f64>, half: f64, threads: f64) -> Ver
         baseline: None,
         timing: None,
         dismissal: None,
+        timed_against: None,
         code: None,
         not_done: Vec::new(),
         speedup: speedup.map(|geomean| Speedup {
