@@ -25,7 +25,7 @@ eval.device_sanitize | boolean | | Run `compute-sanitizer` on confirmed kernels,
 eval.launch_seconds | number, up to 3600 | | Deadline of one launch, in seconds.
 eval.seconds | number | the profile's | Timing budget for each workload, in seconds.
 eval.precision | number, below 1 | the profile's | Half width of the speedup's 95 % interval at which timing stops, as a fraction.
-eval.racing | boolean | | Stop judging a kernel as soon as it surely cannot reach the best kernel of its kind. Its interval is wide, and it is never kept.
+eval.racing | boolean | | Stop judging a kernel as soon as it surely cannot reach the best kernel of its kind: its interval is wide, and it is never kept. And time kernels against a fast starting kernel instead of a slow baseline.
 eval.require_sandbox | boolean | | Fail unless the full sandbox is available.
 search.mode | `evolve`, `tune` | | `evolve` fills an archive of kernels of different kinds; `tune` edits one kernel with a model. `kforge tune` sets it.
 search.window | integer, up to 100000 | `evolve`: twice what runs at once; `tune`: 1 | Step n is planned from the results of all steps up to n - window. Also the maximum number of steps in flight.

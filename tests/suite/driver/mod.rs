@@ -12,6 +12,7 @@ use kforge::run::{Journal, RunDirectory, RunRecord};
 use kforge::search::Search;
 use kforge::worker::{Job, JobKind};
 
+mod anchor;
 mod damage;
 mod disk;
 mod faults;

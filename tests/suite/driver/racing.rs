@@ -15,10 +15,10 @@ use crate::driver::scripted::{ScriptedJudge, ScriptedJudges, options, task, verd
 use crate::driver::{events, run, state};
 
 /// Every job of a run, in the order in which they started.
-type Jobs = Arc<Mutex<Vec<Job>>>;
+pub(super) type Jobs = Arc<Mutex<Vec<Job>>>;
 
 /// A judge that answers jobs for candidates with `judge`, and the others by its script.
-fn judges(
+pub(super) fn judges(
     jobs: &Jobs,
     judge: impl Fn(&Job) -> Option<JobOutcome> + Send + Sync + Clone + 'static,
 ) -> ScriptedJudges {
@@ -37,7 +37,7 @@ fn judges(
     }))
 }
 
-fn outcome(verdict: Verdict) -> JobOutcome {
+pub(super) fn outcome(verdict: Verdict) -> JobOutcome {
     JobOutcome::Verdict {
         verdict: Box::new(verdict),
         compile_log: String::new(),
@@ -62,7 +62,7 @@ fn has_bar(job: &Job) -> bool {
     incumbents.is_some_and(|incumbents| incumbents.bar(&Default::default()).is_some())
 }
 
-fn starts() -> u64 {
+pub(super) fn starts() -> u64 {
     task("softmax").starting_kernels().count() as u64
 }
 
