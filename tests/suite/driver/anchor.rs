@@ -154,7 +154,7 @@ fn candidate_is_judged_without_the_anchor_after_a_fault_of_the_judge() {
     let directory = root.path().join("run");
     let jobs = Jobs::default();
     let judge = |job: &Job| {
-        if job.rivals.anchor.is_none() || job.step % 5 != 0 {
+        if job.rivals.anchor.is_none() || !job.step.is_multiple_of(5) {
             return fast_starts(job);
         }
         let mut found = verdict(&job.source, 2, false);
@@ -172,7 +172,7 @@ fn candidate_is_judged_without_the_anchor_after_a_fault_of_the_judge() {
     for job in candidates.iter().filter(|job| job.rivals.anchor.is_some()) {
         let tries = candidates.iter().filter(|other| other.step == job.step);
         let anchored: Vec<_> = tries.map(|other| other.rivals.anchor.is_some()).collect();
-        if job.step % 5 == 0 {
+        if job.step.is_multiple_of(5) {
             faults += 1;
             assert_eq!(anchored, [true, false], "step {}", job.step);
         } else {
