@@ -2,28 +2,15 @@
 //!
 //! Decided once, when all starting kernels are folded, from the verdicts in the journal: so a resumed run decides the same.
 
-use std::cell::OnceCell;
-
 use anyhow::Result;
 
 use super::task_state::TaskState;
 use crate::search::Anchor;
 
-/// The anchor of a task. Empty until it is decided.
-#[derive(Debug, Default)]
-pub(super) struct AnchorChoice(OnceCell<Option<Anchor>>);
-
-impl AnchorChoice {
-    /// `None` if there is no anchor, or if it is not decided yet.
-    pub(super) fn get(&self) -> Option<&Anchor> {
-        self.0.get()?.as_ref()
-    }
-}
-
 impl TaskState<'_> {
     /// Decides the anchor, if that is not done and all starting kernels are folded.
     pub(super) fn decide_anchor(&mut self) -> Result<()> {
-        if self.anchor.0.get().is_some() {
+        if self.anchor.get().is_some() {
             return Ok(());
         }
         let Some(steps) = self.search.timed_starts() else {
@@ -44,7 +31,7 @@ impl TaskState<'_> {
                 anchor.speedup
             );
         }
-        self.anchor = AnchorChoice(found.into());
+        self.anchor = found.into();
         Ok(())
     }
 

@@ -2,12 +2,12 @@
 //!
 //! Writes everything in the run directory that concerns more than one task, except `summary.json`. Never searches; `task_loop` does.
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-use super::anchor::AnchorChoice;
 use super::asking::{self, ModelRequests};
 use super::briefs::OpenBriefs;
 use super::fault_policy::FaultPolicy;
@@ -222,7 +222,7 @@ impl OpenRun {
             sources: replayed.sources,
             briefs: OpenBriefs::new(replayed.next_step, replayed.open),
             scheduler: Scheduler::new(shared.proposer, options, replayed.stale),
-            anchor: AnchorChoice::default(),
+            anchor: OnceCell::new(),
             requests,
             faults: FaultPolicy::default(),
             time: TaskTime::new(limits, replayed.earlier, replayed.time_tally),

@@ -12,12 +12,12 @@
 //!
 //! `settle` turns results into events; `task_loop` decides what happens when. No other code touches the parts.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 
-use super::anchor::AnchorChoice;
 use super::asking::{ModelRequests, TaskParts};
 use super::briefs::OpenBriefs;
 use super::fault_policy::FaultPolicy;
@@ -29,7 +29,7 @@ use super::sources::KernelSources;
 use super::task_time::{Allowance, TaskTime};
 use crate::event::{Event, StopReason, Stopped};
 use crate::report::{RunPhase, Unmeasured};
-use crate::search::{DuelRequest, Search, SearchUpdate};
+use crate::search::{Anchor, DuelRequest, Search, SearchUpdate};
 use crate::task::Task;
 
 /// The state of a task in progress.
@@ -39,7 +39,8 @@ pub(super) struct TaskState<'a> {
     pub(super) sources: KernelSources,
     pub(super) briefs: OpenBriefs,
     pub(super) scheduler: Scheduler,
-    pub(super) anchor: AnchorChoice,
+    /// What candidates are timed against, if anything but the baseline. Empty until it is decided.
+    pub(super) anchor: OnceCell<Option<Anchor>>,
     /// `None` if the run has no models.
     pub(super) requests: Option<ModelRequests<'a>>,
     pub(super) faults: FaultPolicy,
@@ -144,7 +145,7 @@ impl<'a> TaskState<'a> {
         let parts = DispatchParts {
             sources: &mut self.sources,
             faults: &self.faults,
-            anchor: self.anchor.get(),
+            anchor: self.anchor.get().and_then(Option::as_ref),
             task: &self.task,
         };
         self.scheduler.dispatch(&self.search, parts)?;

@@ -4,7 +4,7 @@
 //! fault: the candidate is timed against the baseline.
 
 use super::case::Case;
-use super::compiled_kernel::CompiledKernel;
+use super::compiled_kernel::{CompiledAnchor, CompiledKernel};
 use super::context::JudgeContext;
 use super::finding::{JudgeError, JudgeResult};
 use crate::base::Digest;
@@ -12,13 +12,6 @@ use crate::base::statistics::{self, Estimate};
 use crate::kernel::Kernel;
 use crate::search::{Anchor, AnchorWorkload};
 use crate::verdict::TimeSummary;
-
-/// An anchor as this process has compiled it.
-pub(super) struct CompiledAnchor {
-    source: Digest,
-    /// `None` if it does not compile here.
-    kernel: Option<CompiledKernel>,
-}
 
 /// The opponent cannot be timed, or its outputs are wrong. No fault of the candidate.
 #[derive(Debug, thiserror::Error)]

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use anyhow::Context;
 use indexmap::IndexMap;
 
+use crate::base::Digest;
 use crate::device::Program;
 use crate::kernel::Kernel;
 
@@ -17,6 +18,14 @@ pub(super) struct CompiledKernel {
     pub(super) programs: HashMap<Vec<i64>, Program>,
     /// Time that compilation took.
     pub(super) seconds: f64,
+}
+
+/// The anchor of a search as this process has compiled it.
+pub(super) struct CompiledAnchor {
+    /// Of its source.
+    pub(super) source: Digest,
+    /// `None` if it does not compile here.
+    pub(super) kernel: Option<CompiledKernel>,
 }
 
 /// A kernel that candidates are judged against: the oracle or the baseline.

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::anchor::CompiledAnchor;
 use super::case::Case;
-use super::compiled_kernel::{CompiledKernel, Reference, values_key};
+use super::compiled_kernel::{CompiledAnchor, CompiledKernel, Reference, values_key};
 use super::finding::JudgeResult;
 use super::hidden::{Coverage, Effort};
 use super::oracle_pool::OraclePool;
