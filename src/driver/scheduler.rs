@@ -29,6 +29,9 @@ pub(super) struct DispatchParts<'a> {
     pub(super) task: &'a Task,
 }
 
+/// The backend of runs whose device is a GPU.
+const GPU_BACKEND: &str = "cuda";
+
 /// Decides which work of a task runs next.
 pub(super) struct Scheduler {
     pub(super) running: RunningWork,
@@ -39,6 +42,9 @@ pub(super) struct Scheduler {
     in_flight: usize,
     /// Whether candidates are judged against the search's incumbents.
     racing: bool,
+    /// Whether starting kernels are judged one after the other until one has passed. On a GPU two would wait for the same timing lock, and
+    /// the second needs only a look if it is much slower.
+    starts_alone: bool,
     /// Candidates that wait for the judge, by step.
     unjudged: BTreeMap<u64, Arc<str>>,
     /// Elites that must be judged again because a change was accepted.
@@ -53,6 +59,7 @@ impl Scheduler {
             evaluator: None,
             in_flight: options.in_flight.max(1),
             racing: options.racing,
+            starts_alone: options.record.backend == GPU_BACKEND,
             unjudged: BTreeMap::new(),
             stale: stale.into(),
         }
@@ -148,7 +155,7 @@ impl Scheduler {
         let rank = |(step, source): &(&u64, &Arc<str>)| (source.as_ref() != baseline, **step);
         let start = starts.clone().max_by_key(rank).map(|(step, _)| *step);
         let can_wait = self.racing
-            && starts.count() < 2
+            && (self.starts_alone || starts.count() < 2)
             && search.incumbents().is_none()
             && self
                 .running

@@ -130,6 +130,22 @@ fn naive_starting_kernel_waits_until_another_has_passed() {
 }
 
 #[test]
+fn on_a_gpu_starting_kernels_race_as_soon_as_one_has_passed() {
+    let root = tempfile::tempdir().unwrap();
+    let jobs = Jobs::default();
+    let mut options = options(&root.path().join("run"), &["softmax"], 12);
+    options.record.backend = "cuda".to_owned();
+    run(options, &judges(&jobs, |_| None)).unwrap();
+    let jobs = jobs.lock().unwrap();
+    let bars: Vec<_> = jobs
+        .iter()
+        .take(3)
+        .map(|job| (job.step, has_bar(job)))
+        .collect();
+    assert_eq!(bars, [(3, false), (2, true), (1, true)]);
+}
+
+#[test]
 fn dismissed_candidates_lead_to_nothing() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("run");
