@@ -115,8 +115,8 @@ pub(super) struct CaseTiming<'m, 'j> {
     length: TimingLength,
 }
 
-/// Minimum number of timing blocks for a candidate of a search on a device that keeps its processes. The interval of six is the first that
-/// Wilcoxon's test allows; it is the whole range of the samples, and that of eight leaves some out.
+/// Minimum number of timing blocks for a candidate of a search, on a device that keeps its processes. Wilcoxon's test gives an interval from
+/// six on, which is the whole range of the samples. With eight, one outlier no longer decides it.
 const SEARCH_BLOCKS: usize = 8;
 
 /// How many timing blocks a full timing takes at least.

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::space_entry::SpaceEntry;
 use super::space_header::{SpaceHeader, SpaceIdentity};
 use super::t4;
-use crate::base::{Digest, Failure, files};
+use crate::base::{Digest, Failure, LockedFile, files};
 
 /// Points between two syncs. A loss of power costs as many at most; a kill costs none.
 const POINTS_PER_SYNC: usize = 32;
@@ -64,7 +64,7 @@ impl SpaceTally {
 /// A file that is being written.
 pub(crate) struct SpaceFile {
     path: PathBuf,
-    file: File,
+    file: LockedFile,
     header: SpaceHeader,
     /// By the key of the point.
     entries: Map<String, Value>,
@@ -90,8 +90,13 @@ impl SpaceFile {
     /// A usage failure if the file is of another kernel, device or task, or if another process writes to it.
     pub(crate) fn open(path: &Path, header: SpaceHeader) -> anyhow::Result<Self> {
         let mut entries = Map::new();
+        // Held until the new file is locked, so that no other process reads the old one meanwhile and replaces the new one.
+        let _old = if path.exists() {
+            Some(lock(path, files::open_for_append(path)?)?)
+        } else {
+            None
+        };
         if let Some(mut known) = read(path)? {
-            lock(path, &files::open_for_append(path)?)?;
             ensure_same(&known, &header, path)?;
             if let Some(Value::Object(cache)) = known.remove("cache") {
                 entries = cache;
@@ -102,8 +107,7 @@ impl SpaceFile {
             tally.add(&header.tunables, entry);
         }
         files::replace_durably(path, open_text(&header, &entries)?.as_bytes())?;
-        let file = files::open_for_append(path)?;
-        lock(path, &file)?;
+        let file = lock(path, files::open_for_append(path)?)?;
         Ok(Self {
             path: path.to_owned(),
             file,
@@ -127,7 +131,7 @@ impl SpaceFile {
         let key = SpaceEntry::key_of(&entry.point);
         let value = entry.to_json();
         let line = format!("{}:{value},\n", Value::from(key.as_str()));
-        files::append(&mut self.file, &self.path, line.as_bytes())?;
+        files::append(&mut self.file.0, &self.path, line.as_bytes())?;
         self.unsynced += 1;
         if self.unsynced >= POINTS_PER_SYNC {
             files::sync(&self.file, &self.path)?;
@@ -270,17 +274,19 @@ fn ensure_same(
     }
 }
 
-/// Locks an open file until it is closed.
-fn lock(path: &Path, file: &File) -> anyhow::Result<()> {
+/// Locks an open file until it is dropped.
+fn lock(path: &Path, file: File) -> anyhow::Result<LockedFile> {
     match file.try_lock() {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(LockedFile(file)),
         Err(std::fs::TryLockError::WouldBlock) => Err(Failure::usage(format!(
             "another process writes to `{}`",
             path.display()
         ))
         .hint("wait until it has ended, or name another file with `--output`")
         .into()),
-        Err(std::fs::TryLockError::Error(error)) if files::has_no_locks(&error) => Ok(()),
+        Err(std::fs::TryLockError::Error(error)) if files::has_no_locks(&error) => {
+            Ok(LockedFile(file))
+        }
         Err(std::fs::TryLockError::Error(error)) => {
             Err(error).with_context(|| format!("failed to lock `{}`", path.display()))
         }

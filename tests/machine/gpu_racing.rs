@@ -1,5 +1,5 @@
-//! Judges the kernels of `fixtures/gpu` in searches, where a kernel that surely loses is dismissed early. No kernel gets another status for
-//! it, except that one which is dismissed before its fault shows has passed so far: it is never kept. Without a GPU it is ignored.
+//! Judges the kernels of `fixtures/gpu` in searches, which dismiss a kernel early if it surely loses. Every kernel gets its expected status,
+//! or it has passed so far and is dismissed: such a kernel is never kept. Without a GPU the test is ignored.
 
 #![expect(clippy::print_stdout, reason = "the test reports its counts")]
 
