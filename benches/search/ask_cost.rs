@@ -109,6 +109,7 @@ fn proposed(brief: &Brief) -> Event {
             .clone()
             .unwrap_or_else(|| [("ROWS".to_owned(), 1)].into()),
         space: [("ROWS".to_owned(), values)].into(),
+        constraints: Vec::new(),
         expected: None,
         edits: Default::default(),
     })

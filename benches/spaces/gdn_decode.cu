@@ -12,12 +12,13 @@ tunables:
   STREAM: [0, 1, 2, 3]
   PAIRED: [0, 1]
   RESIDENT: [1, 4]
+constraints: ROWS % BATCH == 0, ROWS * WARPS * (32 // SHARE) <= head_size
 */
 
-// A space to record: 1,920 points. SHARE lanes share a row of the state and have ROWS rows in turn, BATCH of them in flight. STREAM
-// marks loads (1), stores (2) or both (3) as used once. PAIRED reduces the two sums of a row together: half of the lanes end with the
-// one, half with the other. RESIDENT blocks must fit on a multiprocessor, which limits registers. A batch that does not divide ROWS does
-// not compile; more rows in a block than a head has cannot be launched.
+// A space to record: 1,920 points, of which 1,552 meet the constraints. SHARE lanes share a row of the state and have ROWS rows in turn,
+// BATCH of them in flight. STREAM marks loads (1), stores (2) or both (3) as used once. PAIRED reduces the two sums of a row together: half
+// of the lanes end with the one, half with the other. RESIDENT blocks must fit on a multiprocessor, which limits registers. A batch that
+// does not divide ROWS would not compile; more rows in a block than a head has could not be launched.
 
 #include <cuda_bf16.h>
 

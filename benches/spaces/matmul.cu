@@ -13,9 +13,13 @@ tunables:
   STAGES: [3, 2, 4, 5]
   DEPTH: [64, 32]
   GROUP: [8, 1, 2, 4]
+constraints:
+  - TILE_M * TILE_N <= 256 * 32 * WARPS_M * WARPS_N
+  - TILE_M // WARPS_M % 16 == 0 and TILE_N // WARPS_N % 16 == 0
+  - TILE_M * (DEPTH // 8) % (32 * WARPS_M * WARPS_N) == 0 and TILE_N * (DEPTH // 8) % (32 * WARPS_M * WARPS_N) == 0
 */
 
-// A space to record: 2,592 points of a multiplication with tensor cores, for K that are multiples of 8. A block computes TILE_M x TILE_N
+// A space to record: 2,592 points, of which 2,032 meet the constraints, of a multiplication with tensor cores, for K that are multiples of 8. A block computes TILE_M x TILE_N
 // elements, each of its warps a rectangle. Both matrices are loaded in slabs of DEPTH columns; STAGES slabs are in shared memory, and
 // asynchronous copies fill them while earlier ones are multiplied. GROUP rows of tiles reuse the same columns of tiles in the cache. More
 // than 256 sums in a thread do not compile, nor slabs that threads cannot share evenly; slabs may not fit into shared memory.

@@ -12,11 +12,12 @@ tunables:
   UNROLL: [1, 4]
   ONLINE: [0, 1]
   STREAM: [0, 1]
+constraints: HELD * VECTOR <= 16, THREADS * GROUPS <= 1024
 */
 
-// A space to record: 2,160 points. THREADS threads share a row, GROUPS rows share a block. A thread loads VECTOR elements at once, keeps
+// A space to record: 2,160 points, of which 1,680 meet the constraints. THREADS threads share a row, GROUPS rows share a block. A thread loads VECTOR elements at once, keeps
 // its first HELD loads in registers, and reads the others again. ONLINE finds maximum and sum in one pass, else in two. STREAM marks loads
-// and stores as used once. Blocks of more than 1024 threads cannot be launched, and more than 16 elements in registers do not compile.
+// and stores as used once. Blocks of more than 1024 threads cannot be launched, and more than 16 elements in registers would not compile.
 
 constexpr int LANES = 32;
 constexpr int WARPS = THREADS / LANES;  // for each row

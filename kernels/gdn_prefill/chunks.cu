@@ -13,6 +13,7 @@ tunables:
   LANES: [8, 16, 4, 32]
   ROWS: [1, 2]
   WARPS: [4, 2, 8]
+constraints: CHUNK * head_size % (128 * WARPS) == 0
 variants:
   - {when: num_seqs <= 2, LANES: 16, ROWS: 1, WARPS: 4}
 scratch:

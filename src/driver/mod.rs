@@ -25,6 +25,7 @@ mod model_stats;
 mod open_run;
 mod operators;
 mod options;
+mod point_limits;
 mod promote;
 mod proposer;
 mod reporter;

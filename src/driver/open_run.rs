@@ -13,6 +13,7 @@ use super::briefs::OpenBriefs;
 use super::fault_policy::FaultPolicy;
 use super::journal_writer::JournalWriter;
 use super::options::{RunOptions, StartMode};
+use super::point_limits::PointLimits;
 use super::proposer::Proposer;
 use super::reporter::Reporter;
 use super::resume;
@@ -222,6 +223,7 @@ impl OpenRun {
             sources: replayed.sources,
             briefs: OpenBriefs::new(replayed.next_step, replayed.open),
             scheduler: Scheduler::new(shared.proposer, options, replayed.stale),
+            point_limits: PointLimits::new(&options.record, task),
             anchor: OnceCell::new(),
             requests,
             faults: FaultPolicy::default(),

@@ -150,6 +150,7 @@ impl TaskState<'_> {
             point,
             space,
         } = candidate;
+        let constraints = self.point_limits.rules(&source, &self.task);
         let source: Arc<str> = source.into();
         self.sources.cache_text(kernel, source.clone());
         self.scheduler.queue_candidate(step, source);
@@ -163,6 +164,7 @@ impl TaskState<'_> {
             family,
             point,
             space,
+            constraints,
             expected: None,
             edits: Default::default(),
         }))

@@ -22,6 +22,7 @@ use super::asking::{ModelRequests, TaskParts};
 use super::briefs::OpenBriefs;
 use super::fault_policy::FaultPolicy;
 use super::journal_writer::JournalWriter;
+use super::point_limits::PointLimits;
 use super::reporter::Reporter;
 use super::round::{FollowUp, Round};
 use super::scheduler::{DispatchParts, Scheduler};
@@ -39,6 +40,7 @@ pub(super) struct TaskState<'a> {
     pub(super) sources: KernelSources,
     pub(super) briefs: OpenBriefs,
     pub(super) scheduler: Scheduler,
+    pub(super) point_limits: PointLimits,
     /// What candidates are timed against, if anything but the baseline. Empty until it is decided.
     pub(super) anchor: OnceCell<Option<Anchor>>,
     /// `None` if the run has no models.

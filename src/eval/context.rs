@@ -224,6 +224,9 @@ impl<'a> JudgeContext<'a> {
         let mut units = Vec::new();
         for case in cases {
             let values = self.values(&kernel, case)?;
+            if !case.hidden {
+                kernel.check_constraints(&case.binding, &values, &self.limits)?;
+            }
             let key = values_key(&values);
             if !keys.contains(&key) {
                 keys.push(key);

@@ -167,7 +167,11 @@ pub(crate) fn check_header(
         };
         let bound = kernel
             .variant_for(&case.binding, limits)
-            .and_then(|variant| kernel.launch_plan(&target, &kernel.tunable_values(variant)));
+            .and_then(|variant| {
+                let values = kernel.tunable_values(variant);
+                kernel.check_constraints(&case.binding, &values, limits)?;
+                kernel.launch_plan(&target, &values)
+            });
         bound.map_err(PointFault::of_header)?;
     }
     Ok(())

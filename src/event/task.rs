@@ -59,6 +59,9 @@ pub struct Proposed {
     /// The allowed values of each tunable.
     #[serde(default, with = "exact::integer_lists")]
     pub space: IndexMap<String, Vec<i64>>,
+    /// Expressions over the tunables, none of which is 0 at a point worth trying. The sizes of the timed workloads are written in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub constraints: Vec<String>,
     /// Relative change of the run time that the model expects against the first parent: -0.2 for 20 % less time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<f64>,

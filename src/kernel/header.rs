@@ -17,6 +17,8 @@ pub struct Header {
     pub tunables: IndexMap<String, Vec<i64>>,
     /// Where each tunable's list starts: line and column, both counted from 1.
     pub(super) tunable_locations: IndexMap<String, (u32, u32)>,
+    /// A point for which one of them is 0 on a timed workload is not tried.
+    pub constraints: Vec<LocatedExpression>,
     pub variants: Vec<Variant>,
     pub scratch: IndexMap<String, ScratchHeader>,
     pub tensor_maps: IndexMap<String, TensorMapHeader>,

@@ -24,6 +24,8 @@ pub(super) const DEVICE_LIMIT_NAMES: [&str; 2] = ["sm_count", "max_shared_bytes"
 
 /// The most tunables: far more than a kernel needs.
 const MAX_TUNABLES: usize = 64;
+/// The most constraints.
+const MAX_CONSTRAINTS: usize = 64;
 
 impl Header {
     /// Reads and checks the header of a kernel file.
@@ -64,6 +66,7 @@ impl HeaderChecker<'_> {
             launches: Vec::new(),
             tunables: IndexMap::new(),
             tunable_locations: IndexMap::new(),
+            constraints: self.parse_constraints()?,
             variants: Vec::new(),
             scratch: IndexMap::new(),
             tensor_maps: IndexMap::new(),
@@ -169,6 +172,21 @@ impl HeaderChecker<'_> {
             tile: self.parse_list(&map.tile, "box")?,
             swizzle: map.swizzle,
         })
+    }
+
+    fn parse_constraints(&self) -> Result<Vec<LocatedExpression>, HeaderError> {
+        let Some(list) = &self.yaml.constraints else {
+            return Ok(Vec::new());
+        };
+        let constraints = self.parse_list(list, "constraints")?;
+        if constraints.len() > MAX_CONSTRAINTS {
+            let message = format!(
+                "`constraints`: expected at most {MAX_CONSTRAINTS}, found {}",
+                constraints.len()
+            );
+            return Err(HeaderError::new(self.line_of(list), message));
+        }
+        Ok(constraints)
     }
 
     fn parse_variant(&self, variant: &VariantYaml, line: u32) -> Result<Variant, HeaderError> {

@@ -22,6 +22,8 @@ pub(super) struct HeaderYaml {
     #[serde(default)]
     pub(super) tunables: Option<IndexMap<String, Spanned<ListYaml>>>,
     #[serde(default)]
+    pub(super) constraints: Option<Spanned<ListYaml>>,
+    #[serde(default)]
     pub(super) variants: Option<Spanned<OneOrMany<VariantYaml>>>,
     #[serde(default)]
     pub(super) scratch: Option<IndexMap<String, Spanned<ScratchYaml>>>,
@@ -138,6 +140,7 @@ fn written_form(key: &str) -> Option<&'static str> {
         "args" => "args: x, output, i32(rows * columns), 1e-5",
         "shared" => "shared: 4 * ROWS",
         "tunables" => "ROWS: [4, 2, 8]",
+        "constraints" => "constraints: ROWS % BATCH == 0, 32 * WARPS <= 1024",
         "variants" => "- {when: rows <= 4, ROWS: 1}",
         "scratch" => "partial: {dtype: float32, shape: \"rows, 16\"}",
         _ => return None,

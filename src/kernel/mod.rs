@@ -4,7 +4,7 @@
 //!
 //! `header` has the types of a header; `header_comment` finds it, `header_yaml` (with `yaml_values` and `header_lists`) reads its YAML,
 //! `header_reader` (with `header_arguments`, `constants` and `tunables`) checks it; `bind` turns a header and a workload into a launch plan
-//! (`plan`); `point` handles tunable values; `space` numbers their combinations; `note` marks files for people; `normal_form` says which files are the same; `syntax` is the syntax tree, and `lexer` the lexer for code that needs no tree.
+//! (`plan`); `point` handles tunable values; `point_rules` says which are worth trying; `space` numbers their combinations; `note` marks files for people; `normal_form` says which files are the same; `syntax` is the syntax tree, and `lexer` the lexer for code that needs no tree.
 
 use crate::task::Definition;
 
@@ -23,6 +23,7 @@ mod normal_form;
 mod note;
 pub mod plan;
 mod point;
+mod point_rules;
 mod space;
 pub mod syntax;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub(crate) use header::{ArgumentHeader, Header, LaunchHeader, LocatedExpression}
 pub(crate) use normal_form::normal_form;
 pub(crate) use note::{with_note, without_note};
 pub use point::with_point;
+pub(crate) use point_rules::{KnownLimits, PointRules};
 pub(crate) use space::SpacePoints;
 
 /// A kernel file whose header fits its task.

@@ -29,11 +29,13 @@ pub(crate) fn normal_form(text: &str) -> Option<Digest> {
 
 impl Kernel {
     /// A hash of what the header decides besides the compiled code: launches, scratch, tensor maps, when its variants apply, and the
-    /// values of the tunables that it computes with. The names of functions do not count. `None` if the header cannot be read.
+    /// values of the tunables that it computes with. Constraints and the names of functions do not count. `None` if the header cannot be
+    /// read.
     pub(crate) fn launch_identity(&self) -> Option<Digest> {
         let mut header = read_keys(&self.text)?;
         let keys = header.as_object_mut()?;
         keys.remove("tunables");
+        keys.remove("constraints");
         for launch in one_or_many(keys.get_mut("launch")) {
             launch.as_object_mut()?.remove("kernel");
         }

@@ -108,6 +108,7 @@ fn launch_identity_counts_what_the_header_computes_with() {
         ("UNROLL: [1, 2]", "UNROLL: [2, 1]"),
         ("UNROLL: [1, 2]", "UNROLL: [1, 2, 4]"),
         ("kernel: scale<ROWS>", "kernel: other<ROWS>"),
+        ("variants:", "constraints: UNROLL <= 2\nvariants:"),
         ("ROWS: [4, 1, 2]", "ROWS: [4, 2, 1]"),
         (
             "    block: WIDTH\n    shared: 4 * ROWS\n",
@@ -127,6 +128,50 @@ fn launch_identity_counts_what_the_header_computes_with() {
     ] {
         assert_ne!(identity(old, new), expected, "{new}");
     }
+}
+
+#[test]
+fn a_constraint_that_does_not_hold_is_shown_with_its_values() {
+    let header = |constraints: &str| {
+        let with = format!("constraints:{constraints}\nvariants:");
+        VALID_HEADER.replace("variants:", &with)
+    };
+    let check = |constraints: &str, rows: i64| {
+        let task = task_files().load().unwrap();
+        let kernel = parse(&header(constraints)).unwrap();
+        let axes = IndexMap::from([("rows".to_owned(), rows)]);
+        let binding = task.definition.bind(&axes).unwrap();
+        let variant = kernel.variant_for(&binding, &LIMITS).unwrap();
+        let values = kernel.tunable_values(variant);
+        let checked = kernel.check_constraints(&binding, &values, &LIMITS);
+        checked.map_err(|error| error.to_string())
+    };
+    assert_eq!(
+        check(" rows % ROWS == 0, WIDTH <= max_shared_bytes", 8),
+        Ok(())
+    );
+    assert_eq!(
+        check(" [WIDTH > 1, rows % ROWS == 0]", 6),
+        Err(
+            "line 11: constraint `rows % ROWS == 0` does not hold: rows is 6, ROWS is 4".to_owned()
+        )
+    );
+    // A variant sets ROWS to 1.
+    assert_eq!(check(" rows % ROWS == 0", 1), Ok(()));
+    assert_eq!(
+        check("\n  - WIDTH > 1\n  - 8 // (rows - 3) > 0", 3),
+        Err("line 13: expression `8 // (rows - 3) > 0`: division by zero".to_owned())
+    );
+    assert_eq!(
+        parse(&header(" ROWS > 1, ROW < 4"))
+            .unwrap_err()
+            .to_string(),
+        "line 11: expression `ROW < 4`: unknown name `ROW` (did you mean `rows`?)"
+    );
+    assert_eq!(
+        parse(&header(" {ROWS: 4}")).unwrap_err().to_string(),
+        "line 11: `constraints`: expected a list, found keys with values (write it as `constraints: a, b`)"
+    );
 }
 
 #[test]

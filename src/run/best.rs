@@ -194,6 +194,7 @@ mod tests {
             family: kernel,
             point: Default::default(),
             space: Default::default(),
+            constraints: Vec::new(),
             expected: None,
             edits: EditCounts::default(),
         })

@@ -23,6 +23,7 @@ fn events() -> Vec<Event> {
         Event::Proposed(Proposed {
             form: None,
             edits: Default::default(),
+            constraints: Vec::new(),
             expected: None,
             step: 7,
             kernel: Digest::of("k"),

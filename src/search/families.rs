@@ -1,26 +1,15 @@
 //! Families of candidates that differ only in the values of their tunables: which points were tried, and which is the fastest.
 //!
-//! `choose_untried_point` never returns a point that was tried before. Knows the values of tunables only, never a source.
+//! `choose_untried_point` never returns a point that was tried before or that breaks a rule of its kernel. Knows the values of tunables only,
+//! never a source.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use indexmap::IndexMap;
 
+use super::tunable_space::{PointIndices, SpaceKey, TunableSpace};
 use crate::base::{Digest, RandomStream};
-
-/// The tunables of a family with their allowed values, ascending. Families share it, because a mutation rarely changes it.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct TunableSpace(Vec<(String, Vec<i64>)>);
-
-/// How often a point is drawn at random before the space is searched in full.
-const MAX_DRAWS: usize = 32;
-
-/// A space of up to this many points is searched in full for an untried one.
-const MAX_LISTED_POINTS: u64 = 1 << 16;
-
-/// A tunable point: for each tunable, the index of its value.
-type PointIndices = Box<[usize]>;
 
 #[derive(Debug)]
 struct Family {
@@ -43,7 +32,7 @@ struct FastestMember {
 pub(super) struct Families {
     by_digest: HashMap<Digest, u32>,
     families: Vec<Family>,
-    spaces: HashSet<Arc<TunableSpace>>,
+    spaces: HashMap<SpaceKey, Arc<TunableSpace>>,
     /// Family and encoded point, see `TunableSpace::encode`.
     tried: HashSet<(u32, u64)>,
 }
@@ -54,19 +43,17 @@ impl Families {
         &mut self,
         digest: Digest,
         space: &IndexMap<String, Vec<i64>>,
+        constraints: &[String],
         point: &IndexMap<String, i64>,
     ) -> u32 {
         let number = match self.by_digest.get(&digest) {
             Some(number) => *number,
             None => {
                 let number = self.families.len() as u32;
-                let space = TunableSpace::from_declared(space);
-                let space = self
-                    .spaces
-                    .get(&space)
-                    .cloned()
-                    .unwrap_or_else(|| Arc::new(space));
-                self.spaces.insert(Arc::clone(&space));
+                let key = SpaceKey::new(space, constraints);
+                let shared = self.spaces.entry(key);
+                let space = shared.or_insert_with_key(|key| Arc::new(TunableSpace::new(key)));
+                let space = Arc::clone(space);
                 self.families.push(Family {
                     space,
                     tried: 0,
@@ -85,7 +72,8 @@ impl Families {
         let Some(family) = self.families.get_mut(number as usize) else {
             return;
         };
-        let Some(indices) = family.space.indices_of(point) else {
+        let indices = family.space.indices_of(point);
+        let Some(indices) = indices.filter(|indices| family.space.allows(indices)) else {
             return;
         };
         if self.tried.insert((number, family.space.encode(&indices))) {
@@ -135,15 +123,8 @@ impl Families {
         let fastest = family.fastest.as_ref();
         let mut neighbours = Vec::new();
         if let Some(FastestMember { indices, .. }) = fastest {
-            for (tunable, (_, values)) in space.0.iter().enumerate() {
-                for index in (0..values.len()).filter(|index| *index != indices[tunable]) {
-                    let mut neighbour = indices.clone();
-                    neighbour[tunable] = index;
-                    if is_free(&neighbour) {
-                        neighbours.push(neighbour);
-                    }
-                }
-            }
+            neighbours = space.neighbours(indices);
+            neighbours.retain(|neighbour| is_free(neighbour));
         }
         let indices = if neighbours.is_empty() {
             space.draw_free(stream, is_free)?
@@ -152,92 +133,6 @@ impl Families {
         };
         let step = fastest.map(|fastest| fastest.step);
         Some((space.point(&indices), step))
-    }
-}
-
-impl TunableSpace {
-    fn from_declared(declared: &IndexMap<String, Vec<i64>>) -> Self {
-        let sorted = declared.iter().map(|(name, values)| {
-            let mut values = values.clone();
-            values.sort_unstable();
-            values.dedup();
-            (name.clone(), values)
-        });
-        Self(sorted.filter(|(_, values)| !values.is_empty()).collect())
-    }
-
-    /// The number of points; `u64::MAX` if there are more.
-    fn size(&self) -> u64 {
-        self.0.iter().fold(1, |size: u64, (_, values)| {
-            size.saturating_mul(values.len() as u64)
-        })
-    }
-
-    /// A number for the point. It is unique if the space has at most 2^64 points; in a larger space two points may share a number,
-    /// and one of them is then never tried.
-    fn encode(&self, indices: &[usize]) -> u64 {
-        let digits = self.0.iter().zip(indices);
-        digits.fold(0, |code: u64, ((_, values), index)| {
-            code.wrapping_mul(values.len() as u64)
-                .wrapping_add(*index as u64)
-        })
-    }
-
-    /// `None` if a tunable is missing or its value is not declared.
-    fn indices_of(&self, point: &IndexMap<String, i64>) -> Option<PointIndices> {
-        self.0
-            .iter()
-            .map(|(name, values)| {
-                point
-                    .get(name)
-                    .and_then(|value| values.binary_search(value).ok())
-            })
-            .collect()
-    }
-
-    fn point(&self, indices: &[usize]) -> IndexMap<String, i64> {
-        self.0
-            .iter()
-            .zip(indices)
-            .map(|((name, values), index)| (name.clone(), values[*index]))
-            .collect()
-    }
-
-    /// Draws a free point. In a space of more than `MAX_LISTED_POINTS` points it may miss the last few.
-    fn draw_free(
-        &self,
-        stream: &mut RandomStream,
-        is_free: impl Fn(&[usize]) -> bool,
-    ) -> Option<PointIndices> {
-        for _ in 0..MAX_DRAWS {
-            let indices: PointIndices = self
-                .0
-                .iter()
-                .map(|(_, values)| stream.below(values.len()))
-                .collect();
-            if is_free(&indices) {
-                return Some(indices);
-            }
-        }
-        let size = self.size();
-        if size > MAX_LISTED_POINTS {
-            return None;
-        }
-        let start = stream.below(size as usize) as u64;
-        (0..size)
-            .map(|offset| self.decode((start + offset) % size))
-            .find(|indices| is_free(indices))
-    }
-
-    /// The point with this number, in a space of at most `MAX_LISTED_POINTS` points.
-    fn decode(&self, code: u64) -> PointIndices {
-        let mut rest = code;
-        let mut indices: PointIndices = vec![0; self.0.len()].into();
-        for (index, (_, values)) in indices.iter_mut().zip(&self.0).rev() {
-            *index = (rest % values.len() as u64) as usize;
-            rest /= values.len() as u64;
-        }
-        indices
     }
 }
 
@@ -260,7 +155,7 @@ mod tests {
     #[test]
     fn every_point_is_chosen_once_and_single_changes_come_first() {
         let mut families = Families::default();
-        let family = families.add_member(Digest::of("family"), &space(), &point(4, 1));
+        let family = families.add_member(Digest::of("family"), &space(), &[], &point(4, 1));
         families.record_speedup(family, &point(4, 1), 1, 1.0);
         let mut seen = vec![point(4, 1)];
         for step in 0.. {
@@ -285,13 +180,33 @@ mod tests {
     }
 
     #[test]
+    fn points_that_break_a_constraint_are_not_chosen_and_not_missed() {
+        let mut families = Families::default();
+        let constraints = ["ROWS * UNROLL <= 8".to_owned()];
+        let family =
+            families.add_member(Digest::of("family"), &space(), &constraints, &point(8, 4));
+        let mut chosen = Vec::new();
+        for step in 0.. {
+            let stream = &mut RandomStream::new(3, "test", step);
+            let Some((point, _)) = families.choose_untried_point(family, stream) else {
+                break;
+            };
+            assert!(point["ROWS"] * point["UNROLL"] <= 8, "{point:?}");
+            families.mark_tried(family, &point);
+            chosen.push(point);
+        }
+        assert_eq!(chosen.len(), 9);
+        assert!(!families.has_untried_points(family));
+    }
+
+    #[test]
     fn moves_start_from_the_fastest_member() {
         let mut families = Families::default();
-        let family = families.add_member(Digest::of("family"), &space(), &point(4, 1));
+        let family = families.add_member(Digest::of("family"), &space(), &[], &point(4, 1));
         families.record_speedup(family, &point(4, 1), 1, 1.0);
-        families.add_member(Digest::of("family"), &space(), &point(8, 4));
+        families.add_member(Digest::of("family"), &space(), &[], &point(8, 4));
         families.record_speedup(family, &point(8, 4), 2, 1.5);
-        families.add_member(Digest::of("family"), &space(), &point(1, 1));
+        families.add_member(Digest::of("family"), &space(), &[], &point(1, 1));
         families.record_speedup(family, &point(1, 1), 3, 1.2);
         let (chosen, from) = families
             .choose_untried_point(family, &mut RandomStream::new(0, "test", 0))
@@ -303,7 +218,8 @@ mod tests {
     #[test]
     fn a_family_without_tunables_has_nothing_to_choose() {
         let mut families = Families::default();
-        let family = families.add_member(Digest::of("plain"), &IndexMap::new(), &IndexMap::new());
+        let family =
+            families.add_member(Digest::of("plain"), &IndexMap::new(), &[], &IndexMap::new());
         assert!(!families.has_untried_points(family));
         assert_eq!(
             families.choose_untried_point(family, &mut RandomStream::new(0, "test", 0)),
@@ -317,7 +233,7 @@ mod tests {
             .map(|index| (format!("T{index}"), (0..9).collect()))
             .collect();
         let mut families = Families::default();
-        let family = families.add_member(Digest::of("wide"), &wide, &IndexMap::new());
+        let family = families.add_member(Digest::of("wide"), &wide, &[], &IndexMap::new());
         assert!(families.has_untried_points(family));
         assert_eq!(
             families

@@ -199,8 +199,12 @@ impl Search {
     ) -> FoldedCandidate {
         let proposed = pending.proposed;
         let family = proposed.as_ref().map(|proposed| {
-            self.families
-                .add_member(proposed.family, &proposed.space, &proposed.point)
+            self.families.add_member(
+                proposed.family,
+                &proposed.space,
+                &proposed.constraints,
+                &proposed.point,
+            )
         });
         let mut folded = FoldedCandidate {
             outcome: StepOutcome::Failed(FailedReason::HarnessError),

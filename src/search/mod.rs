@@ -48,6 +48,7 @@ mod retirement;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod tunable_space;
 mod updates;
 mod view;
 

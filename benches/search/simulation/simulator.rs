@@ -321,6 +321,7 @@ impl<'s> Simulator<'s> {
             family: kernel.family(),
             point: self.landscape.values(&kernel),
             space: tunables.clone(),
+            constraints: Vec::new(),
             expected: None,
             edits: Default::default(),
         }));

@@ -11,7 +11,8 @@ use crate::task::{DType, Task};
 
 const MAX_GRID: [i64; 3] = [i32::MAX as i64, 65_535, 65_535];
 const MAX_BLOCK: [i64; 3] = [1024, 1024, 64];
-const MAX_BLOCK_THREADS: u32 = 1024;
+/// The most threads of a block.
+pub(in crate::kernel) const MAX_BLOCK_THREADS: u32 = 1024;
 const MAX_CLUSTER: [i64; 3] = [16, 16, 16];
 
 /// The launches whose `when` holds, in the header's order. At least one must be left.

@@ -10,6 +10,7 @@ mod names;
 mod target;
 mod tensor_maps;
 
+pub(super) use launches::MAX_BLOCK_THREADS;
 pub use target::{BindError, BindFault, DeviceLimits, LaunchTarget, Scalars};
 
 use super::plan::{EntryPoint, LaunchPlan, TranslationUnit};
@@ -36,6 +37,35 @@ impl Kernel {
             }
         }
         Ok(None)
+    }
+
+    /// Checks that the constraints of the header hold on a workload.
+    pub(crate) fn check_constraints(
+        &self,
+        binding: &Binding,
+        values: &IndexMap<String, i64>,
+        limits: &DeviceLimits,
+    ) -> Result<(), BindError> {
+        let names = Names {
+            binding,
+            values,
+            limits,
+        };
+        for constraint in &self.header.constraints {
+            if names.evaluate(constraint)? == 0 {
+                let expression = &constraint.expression;
+                return Err(BindError {
+                    fault: BindFault::Rejected,
+                    line: constraint.line,
+                    message: format!(
+                        "constraint `{}` does not hold: {}",
+                        expression.text(),
+                        names.describe(expression)
+                    ),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// The tunable values of a variant, or those without a variant.

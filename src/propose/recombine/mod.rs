@@ -12,6 +12,7 @@ use super::proposal::Proposal;
 use super::source_edits::SourceEdits;
 use crate::base::{Digest, RandomStream};
 use crate::kernel::syntax::Syntax;
+use crate::kernel::{Kernel, KnownLimits};
 use crate::task::Task;
 
 mod differences;
@@ -70,6 +71,7 @@ pub(super) fn recombine(
         }
         // Differences may overlap: then there is no child.
         let child = names[parent].child(&edits, Some(&names[1 - parent]), task);
+        let child = child.filter(|child| allows_own_point(&child.source, task));
         let Some(child) = child.filter(|child| seen.insert(child.identity)) else {
             continue;
         };
@@ -98,6 +100,16 @@ pub(super) fn recombine(
     Err(format!(
         "no combination of the two parents is left after {attempt} attempts"
     ))
+}
+
+/// Whether the point of a kernel meets its own constraints and the limits of a launch, as far as they are known without a device.
+fn allows_own_point(source: &str, task: &Task) -> bool {
+    let Ok(kernel) = Kernel::parse(source, &task.definition) else {
+        return true;
+    };
+    let workloads = task.workloads.iter().map(|workload| &workload.binding);
+    let rules = kernel.point_rules(&workloads.collect::<Vec<_>>(), KnownLimits::default());
+    rules.allow_point(&kernel.point())
 }
 
 /// All combinations of up to `MAX_COMBINED` differences, smaller ones first, otherwise shuffled.

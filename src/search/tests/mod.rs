@@ -378,6 +378,7 @@ impl ScriptedRun {
         self.tell(Event::Proposed(Proposed {
             form: None,
             edits: Default::default(),
+            constraints: Vec::new(),
             expected: None,
             step,
             kernel,

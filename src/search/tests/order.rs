@@ -289,6 +289,7 @@ fn fold_random_step(search: &mut Search, step: u64) {
     search.tell(&Event::Proposed(Proposed {
         form: None,
         edits: Default::default(),
+        constraints: Vec::new(),
         expected: None,
         step,
         kernel: Digest::of(step.to_le_bytes()),

@@ -36,6 +36,7 @@ impl MutatingRun {
         self.tell(Event::Proposed(Proposed {
             form: None,
             edits: Default::default(),
+            constraints: Vec::new(),
             expected: None,
             step,
             kernel: Digest::of(format!("{detail} of step {step}")),

@@ -50,6 +50,38 @@ fn outcome(space: &Value, key: &str) -> (String, String) {
 }
 
 #[test]
+fn points_that_break_a_constraint_are_not_compiled() {
+    let folder = Workspace::with_small_task();
+    let text = KERNEL
+        .replace(
+            "*/\nstatic",
+            "constraints: BLOCK * SCALE != 128\n*/\nstatic",
+        )
+        .replace("[32, 64, 2048]", "[32, 64]");
+    let kernel = folder.write("scaled.cu", &text);
+    grid(&folder, &kernel, &["space.json"])
+        .exits_with(0)
+        .shows(&["4 points: 2 measured", "rejected: 1"]);
+    let space = read(&folder, "space.json");
+    let broken = ("InvalidConfig".to_owned(), "rejected".to_owned());
+    assert_eq!(outcome(&space, "64,2"), broken);
+    assert_eq!(space["cache"]["64,2"]["compile_time"], 0);
+
+    // The values of a kernel itself.
+    let text = text
+        .replace("[32, 64]", "[64, 32]")
+        .replace("[1, 2]", "[2, 1]");
+    let kernel = folder.write("broken.cu", &text);
+    folder
+        .run(&["eval", "softmax", &kernel])
+        .exits_with(5)
+        .shows(&[
+            "rejected",
+            "constraint `BLOCK * SCALE != 128` does not hold: BLOCK is 64, SCALE is 2",
+        ]);
+}
+
+#[test]
 fn every_point_is_recorded_and_nothing_is_measured_twice() {
     let folder = Workspace::with_small_task();
     let kernel = folder.write("scaled.cu", KERNEL);
