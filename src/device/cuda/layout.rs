@@ -1,5 +1,5 @@
 //! The placement of a kernel's buffers: for a check, each buffer alone between unmapped addresses; for timing, many copies at random
-//! addresses of two regions, one for inputs and one for the rest. Every mapped byte that belongs to no buffer is in a guard zone.
+//! addresses of one region, and a second one for scratch. Every mapped byte that belongs to no buffer is in a guard zone.
 //!
 //! Allocates through `memory`. Writes no data and launches nothing.
 
@@ -87,12 +87,7 @@ impl Layout {
                 1
             }
             Purpose::Time { copies, .. } | Purpose::Expect { copies } => {
-                // Apart, because inputs are read-only for the kernel.
-                let (inputs, rest): (Vec<_>, Vec<_>) = which
-                    .iter()
-                    .partition(|buffer| plan.buffers[**buffer].role == BufferRole::Input);
-                builder.place_copies(&inputs, copies.max(1), true)?;
-                builder.place_copies(&rest, copies.max(1), false)?;
+                builder.place_copies(which, copies.max(1))?;
                 copies.max(1) as u32
             }
             Purpose::Probe => {
@@ -291,11 +286,21 @@ impl<'a> LayoutBuilder<'a> {
         }
     }
 
-    /// Adds a region with these buffers, in the order of their places. Everything else in it becomes guard zones.
+    fn is_input(&self, buffer: usize) -> bool {
+        self.plan.buffers[buffer].role == BufferRole::Input
+    }
+
+    /// Adds a region with these buffers, in the order of their places. Everything else in it becomes guard zones. The kernel gets
+    /// addresses of inputs where a write faults.
     fn add_region(&mut self, region: Region, placed: &[Placed]) {
         for place in placed {
+            let for_kernel = if self.is_input(place.buffer) {
+                region.read_only_start()
+            } else {
+                region.start()
+            };
             self.addresses[place.buffer].push(region.start() + place.start);
-            self.kernel_addresses[place.buffer].push(region.read_only_start() + place.start);
+            self.kernel_addresses[place.buffer].push(for_kernel + place.start);
         }
         self.zones
             .extend(zones_around(placed, region.start(), region.bytes()));
@@ -305,8 +310,7 @@ impl<'a> LayoutBuilder<'a> {
     /// Places a buffer in its own region, at the region's start or end.
     fn place_alone(&mut self, buffer: usize, edge: Edge) -> Result<(), DriverError> {
         let bytes = self.plan.buffers[buffer].bytes();
-        let is_input = self.plan.buffers[buffer].role == BufferRole::Input;
-        let region = Region::new(self.gpu, bytes, is_input)?;
+        let region = Region::new(self.gpu, bytes, self.is_input(buffer))?;
         let start = match edge {
             Edge::Start => 0,
             Edge::End => (region.bytes() - bytes) / MIN_ALIGNMENT * MIN_ALIGNMENT,
@@ -326,14 +330,9 @@ impl<'a> LayoutBuilder<'a> {
         Ok(())
     }
 
-    /// Places several copies of the buffers in one region, each copy in a random order at random distances. `read_only`: the kernel
-    /// gets addresses where a write faults.
-    fn place_copies(
-        &mut self,
-        which: &[usize],
-        copies: usize,
-        read_only: bool,
-    ) -> Result<(), DriverError> {
+    /// Places several copies of the buffers in one region, each copy in a random order at random distances. One region, because hiding
+    /// and showing cost the same for a region of any size.
+    fn place_copies(&mut self, which: &[usize], copies: usize) -> Result<(), DriverError> {
         if which.is_empty() {
             return Ok(());
         }
@@ -350,7 +349,8 @@ impl<'a> LayoutBuilder<'a> {
                 placed.push(Placed { buffer, start, end });
             }
         }
-        let region = Region::new(self.gpu, end + MIN_GAP_BYTES, read_only)?;
+        let has_inputs = which.iter().any(|buffer| self.is_input(*buffer));
+        let region = Region::new(self.gpu, end + MIN_GAP_BYTES, has_inputs)?;
         self.add_region(region, &placed);
         Ok(())
     }
