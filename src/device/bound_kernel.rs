@@ -114,6 +114,11 @@ pub trait TimedLaunching: Launching {
         self.launch(deadline)
     }
 
+    /// What the host did before and after the clock in the last launch, and for how long. What is not named is left out.
+    fn host_times(&self) -> &[(&'static str, Duration)] {
+        &[]
+    }
+
     /// The copies that the last launch used.
     fn launched_copies(&self) -> &[u32] {
         &[0]

@@ -234,8 +234,16 @@ impl TaskState<'_> {
                 }
                 Ok(())
             }
-            (Judge, JobOutcome::SameCode { of, code }) => {
-                round.events.push(same_code(step, of, code));
+            (
+                Judge,
+                JobOutcome::SameCode {
+                    of,
+                    code,
+                    device_seconds,
+                },
+            ) => {
+                let seconds = seconds(device_seconds);
+                round.events.push(same_code(step, of, code, seconds));
                 Ok(())
             }
             (CheckJudge, JobOutcome::Verdict { .. }) => self.faults.judge_checked(fault),
@@ -356,11 +364,12 @@ impl TaskState<'_> {
 }
 
 /// The event of a candidate that compiles to the code of step `of`.
-fn same_code(step: u64, of: u64, code: Digest) -> Event {
+fn same_code(step: u64, of: u64, code: Digest, seconds: Option<EvaluationSeconds>) -> Event {
     let detail = format!("compiles to the same code as step {of}");
     Event::Failed(Failed {
         of: Some(of),
         code: Some(code),
+        seconds,
         ..Failed::new(step, FailedReason::Duplicate, detail)
     })
 }

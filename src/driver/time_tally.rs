@@ -110,12 +110,11 @@ impl TimeTally {
                 self.spent.comparison += seconds.wall;
                 self.spent.device += seconds.device;
             }
+            Event::Failed(failed) => {
+                self.spent.device += failed.seconds.unwrap_or_default().device;
+            }
             Event::Replied(replied) => self.spent.waiting_for_models += replied.seconds.max(0.0),
-            Event::Asked(_)
-            | Event::Sent(_)
-            | Event::Proposed(_)
-            | Event::Failed(_)
-            | Event::Stopped(_) => {}
+            Event::Asked(_) | Event::Sent(_) | Event::Proposed(_) | Event::Stopped(_) => {}
         }
     }
 

@@ -113,6 +113,7 @@ impl JudgeContext<'_> {
                 None
             }
         };
+        self.known_opponents.set_anchor(source);
         self.anchor = Some(CompiledAnchor { source, kernel });
         Ok(())
     }

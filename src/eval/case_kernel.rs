@@ -86,7 +86,8 @@ impl CaseKernel {
     pub(super) fn launch(&mut self, deadline: Duration) -> anyhow::Result<LaunchOutcome> {
         let started = Instant::now();
         let outcome = self.kernel.launch(deadline)?;
-        self.times.add_launch(&outcome, 1, started.elapsed());
+        let host = self.kernel.host_times();
+        (self.times).add_launch(&outcome, 1, started.elapsed(), host);
         Ok(outcome)
     }
 
@@ -98,7 +99,8 @@ impl CaseKernel {
     ) -> anyhow::Result<LaunchOutcome> {
         let started = Instant::now();
         let outcome = self.kernel.launch_sample(runs, deadline)?;
-        self.times.add_launch(&outcome, runs, started.elapsed());
+        let host = self.kernel.host_times();
+        (self.times).add_launch(&outcome, runs, started.elapsed(), host);
         Ok(outcome)
     }
 

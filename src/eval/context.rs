@@ -11,6 +11,7 @@ use super::case::Case;
 use super::compiled_kernel::{CompiledAnchor, CompiledKernel, Reference, values_key};
 use super::finding::JudgeResult;
 use super::hidden::{Coverage, Effort};
+use super::known_opponents::KnownOpponents;
 use super::oracle_pool::OraclePool;
 use super::stage_times::{Phase, StageTimes};
 use super::task_terms::explain;
@@ -53,6 +54,8 @@ pub(super) struct JudgeContext<'a> {
     pub(super) baseline: CompiledKernel,
     /// `None` until a candidate is timed against an anchor.
     pub(super) anchor: Option<CompiledAnchor>,
+    /// What earlier judgements have found out about the baseline and the anchor.
+    pub(super) known_opponents: KnownOpponents,
     /// `None` where opening an oracle costs little.
     pub(super) oracle_pool: Option<OraclePool>,
     pub(super) timing_lock: TimingLock,
@@ -109,6 +112,7 @@ impl<'a> JudgeContext<'a> {
             oracle: parse(Reference::Oracle, &task.oracle)?,
             baseline: parse(Reference::Baseline, task.baseline().1)?,
             anchor: None,
+            known_opponents: KnownOpponents::default(),
             oracle_pool: device.lock_file().is_host.then(OraclePool::default),
             timing_lock,
             times,

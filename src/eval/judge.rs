@@ -14,6 +14,7 @@ use super::features;
 use super::finding::JudgeResult;
 use super::hidden::Coverage;
 use super::judged_kernel::JudgedKernel;
+use super::known_opponents::OpponentTimes;
 use super::measure::{self, TimingLength};
 use super::opening::{Opponent, TimedPair};
 use super::request::{JudgeRequest, Judgement};
@@ -173,7 +174,13 @@ impl<'a> Judge<'a> {
         times.clear();
         match self.judge_stages(request, &mut verdict) {
             Ok(None) => {}
-            Ok(Some(known)) => return Ok(Judgement::SameCode(known)),
+            Ok(Some(known)) => {
+                let device_seconds = self.take_device_seconds();
+                return Ok(Judgement::SameCode {
+                    known,
+                    device_seconds,
+                });
+            }
             Err(error) => {
                 let finding = error.into_finding()?;
                 verdict.status = finding.status;
@@ -190,24 +197,38 @@ impl<'a> Judge<'a> {
         Ok(Judgement::Verdict(Box::new(verdict)))
     }
 
+    /// Uses what other processes have found out about the opponents on this device.
+    pub(crate) fn add_opponent_times(&self, times: &OpponentTimes) {
+        self.context.known_opponents.add(times);
+    }
+
+    /// What is known about the opponents.
+    pub(crate) fn opponent_times(&self) -> OpponentTimes {
+        self.context.known_opponents.times()
+    }
+
     /// How long this judge has held the device since the last call, in seconds.
     pub(crate) fn take_device_seconds(&self) -> f64 {
         self.context.timing_lock.take_held_time().as_secs_f64()
     }
 
-    /// Times the baseline against itself on every workload of the profile.
+    /// Times the baseline against itself, on the smallest and the largest workload of the profile and one between.
     pub(crate) fn self_test(&mut self) -> anyhow::Result<Vec<SelfTest>> {
         let context = &self.context;
         let seed = random::fresh_seed();
         let mut tests = Vec::new();
-        for (index, case) in context.workload_cases().iter().enumerate() {
+        let cases = self_test_cases(context);
+        let length = TimingLength::Search {
+            workloads: cases.len(),
+        };
+        for (index, case) in cases.iter().enumerate() {
             let contest = TimedPair {
                 candidate: &context.baseline,
                 opponent: Opponent::Kernel(&context.baseline),
                 case,
             };
             let seed = derive_seed(seed, "itself", index);
-            match measure::measure(context, contest, seed, TimingLength::Search) {
+            match measure::measure(context, contest, seed, length) {
                 Ok(measurement) => tests.push(measurement.to_self_test(case)),
                 Err(error) => {
                     let finding = error.into_finding()?;
@@ -309,6 +330,21 @@ impl<'a> Judge<'a> {
         stages::run(&self.context, &candidate, request, verdict)?;
         Ok(None)
     }
+}
+
+/// The workloads of the self-test, from the cheapest to the dearest. More would say the same: the noise depends on how long a launch
+/// takes.
+fn self_test_cases(context: &JudgeContext<'_>) -> Vec<Case> {
+    let mut cases = context.workload_cases();
+    let cost = |case: &Case| operations(context.task, &case.binding);
+    cases.sort_by(|one, other| cost(one).total_cmp(&cost(other)));
+    let last = cases.len().saturating_sub(1);
+    let mut position = 0..;
+    cases.retain(|_| {
+        let position = position.next();
+        [Some(0), Some(last / 2), Some(last)].contains(&position)
+    });
+    cases
 }
 
 /// A verdict before any stage has run.

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use serde::{Deserialize, Serialize};
 
 use super::case::Case;
 use super::case_kernel::CaseKernel;
@@ -40,7 +41,7 @@ pub(super) struct KernelSet {
 }
 
 /// Number of copies of the data.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct CopyCounts {
     /// For each of the two timed kernels.
     pub(super) timed: usize,

@@ -18,14 +18,15 @@ use super::floor::cold_floor;
 use super::kernel_set::Side;
 use super::opening::{Opponent, TimedPair};
 use super::racing::{FIRST_LOOK_BLOCKS, LookPlan, Reading, SHORT_LOOK_BLOCKS, SLOW_LOOK_SECONDS};
-use super::sampling::{Samples, SamplingEnd, max_half_width};
+use super::sample_plan::SamplePlan;
+use super::sampling::{Samples, SamplingEnd, StoppingRule};
 use super::stage_times::Phase;
 use super::timed_outputs::CheckedRuns;
-use super::timing_session::{SamplePlan, TimingSession};
+use super::timing_session::{SpacingCheck, TimingSession};
 use crate::base::RandomStream;
 use crate::base::statistics::{self, Estimate};
 use crate::device::Floor;
-use crate::task::MIN_BLOCKS;
+use crate::task::Profile;
 use crate::verdict::{Evidence, SelfTest, Speedup, Status, TimeSummary, WorkloadVerdict};
 
 /// Factor from the half width of a 95 % confidence interval to the difference that a test at that level detects with a power of
@@ -119,14 +120,32 @@ pub(super) struct CaseTiming<'m, 'j> {
 /// six on, which is the whole range of the samples. With eight, one outlier no longer decides it.
 const SEARCH_BLOCKS: usize = 8;
 
-/// How many timing blocks a full timing takes at least.
+/// How long a full timing takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TimingLength {
     /// As the profile says.
     Profile,
-    /// Enough to rank a candidate of a search, if the device keeps its processes: the profile's precision ends the timing as soon as it is
-    /// reached. What a run reports is timed again.
-    Search,
+    /// Enough to rank a candidate of a search by its speedup over this many workloads, if the device keeps its processes. What a run
+    /// reports is timed again.
+    Search { workloads: usize },
+}
+
+impl TimingLength {
+    /// The rule for each workload. `is_steady`: whether the device keeps its processes.
+    fn stopping_rule(self, profile: &Profile, is_steady: bool) -> StoppingRule {
+        let whole = StoppingRule::of_profile(profile);
+        match self {
+            // The error of a mean over n workloads is about the error of one of them, divided by the root of n. So together they reach the
+            // profile's precision, in the time that the profile allows for one.
+            Self::Search { workloads } if is_steady => StoppingRule {
+                min_blocks: SEARCH_BLOCKS,
+                precision: whole.precision * (workloads.max(1) as f64).sqrt(),
+                seconds: whole.seconds / workloads.max(1) as f64,
+                ..whole
+            },
+            _ => whole,
+        }
+    }
 }
 
 impl<'m, 'j> CaseTiming<'m, 'j> {
@@ -195,17 +214,27 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
     /// Takes the few samples of a first look. Each block has processes of its own, if the device replaces them at all: a few blocks must
     /// show process noise too.
     pub(super) fn sample_for_first_look(&mut self) -> JudgeResult<()> {
-        let profile = &self.context.options.profile;
         let blocks_per_process = self.context.device.blocks_per_process().map(|_| 1);
         let is_steady = blocks_per_process.is_none();
-        self.run_session(blocks_per_process, &mut |samples, seconds| {
-            let enough = if is_steady || seconds >= SLOW_LOOK_SECONDS {
-                SHORT_LOOK_BLOCKS
-            } else {
-                FIRST_LOOK_BLOCKS
-            };
-            samples.blocks() >= enough || samples.is_out_of_time(profile, seconds)
-        })
+        let rule = self.stopping_rule();
+        self.run_session(
+            blocks_per_process,
+            SpacingCheck::Later,
+            &mut |samples, seconds| {
+                let enough = if is_steady || seconds >= SLOW_LOOK_SECONDS {
+                    SHORT_LOOK_BLOCKS
+                } else {
+                    FIRST_LOOK_BLOCKS
+                };
+                samples.blocks() >= enough || samples.is_out_of_time(&rule, seconds)
+            },
+        )
+    }
+
+    fn stopping_rule(&self) -> StoppingRule {
+        let is_steady = self.context.device.blocks_per_process().is_none();
+        let profile = &self.context.options.profile;
+        self.length.stopping_rule(profile, is_steady)
     }
 
     /// Takes samples until the interval is narrow enough or the budget is spent, or until `is_over` says so of the samples at a planned
@@ -214,22 +243,22 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
         &mut self,
         is_over: &mut dyn FnMut(Reading) -> bool,
     ) -> JudgeResult<bool> {
-        let profile = &self.context.options.profile;
         let shared_error = self.shared_error();
         let mut looks = LookPlan::default();
         let mut end = None;
         let blocks_per_process = self.context.device.blocks_per_process();
-        let min_blocks = match (self.length, blocks_per_process) {
-            (TimingLength::Search, None) => SEARCH_BLOCKS,
-            _ => profile.blocks.max(MIN_BLOCKS),
-        };
-        self.run_session(blocks_per_process, &mut |samples, seconds| {
-            end = samples.check(profile, min_blocks, seconds);
-            let is_over = end.is_none()
-                && looks.is_due(samples.blocks())
-                && is_over(reading_of(samples, shared_error));
-            end.is_some() || is_over
-        })?;
+        let rule = self.stopping_rule();
+        self.run_session(
+            blocks_per_process,
+            SpacingCheck::First,
+            &mut |samples, seconds| {
+                end = samples.check(&rule, seconds);
+                let is_over = end.is_none()
+                    && looks.is_due(samples.blocks())
+                    && is_over(reading_of(samples, shared_error));
+                end.is_some() || is_over
+            },
+        )?;
         self.end = end;
         Ok(self.end.is_some())
     }
@@ -239,9 +268,10 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
     fn run_session(
         &mut self,
         blocks_per_process: Option<usize>,
+        spacing: SpacingCheck,
         is_done: &mut dyn FnMut(&Samples, f64) -> bool,
     ) -> JudgeResult<()> {
-        match self.try_session(blocks_per_process, is_done) {
+        match self.try_session(blocks_per_process, spacing, is_done) {
             Err(JudgeError::Broken(error))
                 if self.contest.opponent.anchor_ratio().is_some()
                     && error.is::<OpponentFailed>() =>
@@ -249,23 +279,29 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
                 let id = &self.contest.case.id;
                 tracing::info!("{id}: {error}; the candidate is timed against the baseline");
                 self.return_to_baseline();
-                self.try_session(blocks_per_process, is_done)
+                self.try_session(blocks_per_process, spacing, is_done)
             }
             result => result,
         }
     }
 
-    /// Forgets all samples over the anchor. The baseline's have other inputs.
+    /// Forgets all samples over the anchor.
     fn return_to_baseline(&mut self) {
         self.contest.opponent = Opponent::Baseline;
-        self.seed = derive_seed(self.seed, "baseline", 0);
-        self.samples = Samples::default();
         self.plan = None;
+        self.start_again();
+    }
+
+    /// Forgets all samples, because the next ones are of another kind. They have other inputs.
+    fn start_again(&mut self) {
+        self.seed = derive_seed(self.seed, "again", 0);
+        self.samples = shifted_samples(self.contest);
     }
 
     fn try_session(
         &mut self,
         blocks_per_process: Option<usize>,
+        spacing: SpacingCheck,
         is_done: &mut dyn FnMut(&Samples, f64) -> bool,
     ) -> JudgeResult<()> {
         let _phase = self.context.times.phase(Phase::Timing);
@@ -277,7 +313,14 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
             again => derive_seed(self.seed, "session", again),
         };
         self.sessions += 1;
-        let mut session = TimingSession::open(self.context, self.contest, session_seed, self.plan)?;
+        let mut session =
+            TimingSession::open(self.context, self.contest, session_seed, self.plan, spacing)?;
+        if self
+            .plan
+            .is_some_and(|plan| plan.runs != session.plan().runs)
+        {
+            self.start_again();
+        }
         let first = self.samples.blocks() + self.samples.voided_blocks();
         loop {
             let block = self.samples.blocks() + self.samples.voided_blocks();
@@ -321,7 +364,7 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
             None => (None, f64::INFINITY),
         };
         let Some(estimate) = estimate else {
-            let widths = [half_width, max_half_width(&self.context.options.profile)];
+            let widths = [half_width, self.stopping_rule().max_half_width];
             let id = &self.contest.case.id;
             return Err(inconclusive(id, &self.samples, self.seconds, widths).into());
         };
@@ -434,4 +477,28 @@ fn relative_process_noise(process_noise: Duration, times: [&TimeSummary; 2]) -> 
     let noise_us = process_noise.as_secs_f64() * 1e6;
     let [one, other] = times.map(|times| noise_us / times.median);
     one.hypot(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::TaskFiles;
+
+    #[test]
+    fn workloads_of_a_search_share_precision_and_time_on_a_device_that_keeps_its_processes() {
+        let task = TaskFiles::find("gdn_prefill").unwrap().load().unwrap();
+        let profile = &task.settings.profiles["full"];
+        let search = TimingLength::Search { workloads: 16 };
+        let rule = |length: TimingLength, is_steady| length.stopping_rule(profile, is_steady);
+        let whole = rule(TimingLength::Profile, true);
+        assert_eq!(whole, StoppingRule::of_profile(profile));
+        assert_eq!(rule(search, false), whole);
+        let shared = rule(search, true);
+        assert!((shared.precision - 4.0 * whole.precision).abs() < 1e-12);
+        assert!((shared.seconds - whole.seconds / 16.0).abs() < 1e-12);
+        assert_eq!(shared.min_blocks, SEARCH_BLOCKS);
+        // What is useful, and how long a slow kernel may take, does not depend on the number of workloads.
+        assert_eq!(shared.max_half_width, whole.max_half_width);
+        assert_eq!(shared.max_seconds, whole.max_seconds);
+    }
 }

@@ -5,7 +5,7 @@
 //!
 //! `judge` compiles with `context`, and `stages` runs the other stages: `check` and `case_checks` check, `screen` and `inspection` look
 //! for faults that a fast run hides, `measure` and `timed_cases` time, `anchor` relates times to the baseline's if another kernel takes its
-//! place, and `racing` dismisses what cannot reach its incumbents. `cases`,
+//! place, `sample_plan` and `known_opponents` decide how many runs a sample has, and `racing` dismisses what cannot reach its incumbents. `cases`,
 //! `hidden`, `shapes` and `inspected_cases` choose the cases. `case_kernel` and `kernel_set` bind kernels to buffers, `open_oracle` and
 //! `oracle_pool` keep oracles open; `unwritten` looks for poison in outputs. `code_identity` says which kernels compile to the same code. `stage_times` adds
 //! up where the time goes. `admission` tests a task with `corruption` on `admission_cases`, and its
@@ -37,6 +37,7 @@ mod inspection;
 mod judge;
 mod judged_kernel;
 mod kernel_set;
+mod known_opponents;
 mod measure;
 mod mutants;
 mod open_oracle;
@@ -47,6 +48,7 @@ mod probe;
 mod racing;
 mod request;
 mod run_spacing;
+mod sample_plan;
 mod sampling;
 mod screen;
 mod shapes;
@@ -67,6 +69,7 @@ pub use context::JudgeOptions;
 pub use example::{ExampleRequest, OracleExample, oracle_example};
 pub(crate) use hidden::Coverage;
 pub use judge::Judge;
+pub(crate) use known_opponents::OpponentTimes;
 pub(crate) use point::{
     Invalidity, POINT_CHECKS, PointFault, PointRequest, PointResult, PointSeconds, SpaceFacts,
     SpaceSettings, check_header,

@@ -2,6 +2,8 @@
 //!
 //! Plain data. `judge` does the work.
 
+use serde::{Deserialize, Serialize};
+
 use super::hidden::Coverage;
 use crate::search::{Anchor, Incumbents, KnownCode};
 use crate::verdict::Verdict;
@@ -41,11 +43,16 @@ impl<'r> JudgeRequest<'r> {
 }
 
 /// The result of a request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Judgement {
     Verdict(Box<Verdict>),
     /// The kernel compiles to this known code, so it was neither checked nor timed.
-    SameCode(KnownCode),
+    SameCode {
+        known: KnownCode,
+        /// As `seconds.device` of a verdict.
+        device_seconds: f64,
+    },
 }
 
 impl Judgement {
@@ -56,7 +63,7 @@ impl Judgement {
     pub(crate) fn into_verdict(self) -> anyhow::Result<Box<Verdict>> {
         match self {
             Self::Verdict(verdict) => Ok(verdict),
-            Self::SameCode(known) => anyhow::bail!(
+            Self::SameCode { known, .. } => anyhow::bail!(
                 "the kernel was not judged, because it compiles to the code of step {}",
                 known.step
             ),

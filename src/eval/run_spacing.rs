@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// By how much the cost of a separate run may exceed the smaller cost of the two kernels.
 struct SeparateRunMargin {
     /// For the first launch of a run.
@@ -35,7 +37,7 @@ const POSSIBLE_MARGIN: SeparateRunMargin = SeparateRunMargin {
 const MIN_START_COST: Duration = Duration::from_micros(2);
 
 /// The times of a run of one kernel.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RunTimes {
     /// In a sample of many runs.
     pub(super) together: Duration,

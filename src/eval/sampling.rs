@@ -3,7 +3,7 @@
 //! Pure. Sampling ends when the confidence interval is narrow enough or the budget is spent, never because a result looks good.
 
 use crate::base::statistics::{self, Estimate, SampleSummary};
-use crate::task::Profile;
+use crate::task::{MIN_BLOCKS, Profile};
 use crate::verdict::TimeSummary;
 
 /// Number of timing blocks between two evaluations of the stopping rule.
@@ -38,9 +38,31 @@ pub(super) struct Samples {
     voided_blocks: usize,
 }
 
-/// The widest half width that is useful, of the log ratio.
-pub(super) fn max_half_width(profile: &Profile) -> f64 {
-    MAX_WIDTH_FACTOR * profile.precision
+/// When the sampling of a workload ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct StoppingRule {
+    pub(super) min_blocks: usize,
+    /// The half width of the log ratio's interval that is narrow enough.
+    pub(super) precision: f64,
+    /// The widest half width that is useful.
+    pub(super) max_half_width: f64,
+    /// The budget: after this many seconds a useful interval is enough.
+    pub(super) seconds: f64,
+    /// After this many seconds sampling ends, whatever the interval.
+    pub(super) max_seconds: f64,
+}
+
+impl StoppingRule {
+    /// As the profile says.
+    pub(super) fn of_profile(profile: &Profile) -> Self {
+        Self {
+            min_blocks: profile.blocks.max(MIN_BLOCKS),
+            precision: profile.precision,
+            max_half_width: MAX_WIDTH_FACTOR * profile.precision,
+            seconds: profile.seconds,
+            max_seconds: MAX_BUDGET_FACTOR * profile.seconds,
+        }
+    }
 }
 
 /// How sampling ended.
@@ -111,21 +133,16 @@ impl Samples {
     }
 
     /// Whether no more samples may be taken, after `seconds`.
-    pub(super) fn is_out_of_time(&self, profile: &Profile, seconds: f64) -> bool {
-        self.blocks() + self.voided_blocks >= MAX_BLOCKS
-            || seconds >= MAX_BUDGET_FACTOR * profile.seconds
+    pub(super) fn is_out_of_time(&self, rule: &StoppingRule, seconds: f64) -> bool {
+        self.blocks() + self.voided_blocks >= MAX_BLOCKS || seconds >= rule.max_seconds
     }
 
-    /// Whether sampling ends now, after `seconds` and with at least `min_blocks`. `None`: take more samples.
-    pub(super) fn check(
-        &self,
-        profile: &Profile,
-        min_blocks: usize,
-        seconds: f64,
-    ) -> Option<SamplingEnd> {
+    /// Whether sampling ends now, after `seconds`. `None`: take more samples.
+    pub(super) fn check(&self, rule: &StoppingRule, seconds: f64) -> Option<SamplingEnd> {
         let blocks = self.blocks();
-        let is_out_of_time = self.is_out_of_time(profile, seconds);
-        let is_check_due = blocks >= min_blocks && blocks.is_multiple_of(BLOCKS_BETWEEN_CHECKS);
+        let is_out_of_time = self.is_out_of_time(rule, seconds);
+        let is_check_due =
+            blocks >= rule.min_blocks && blocks.is_multiple_of(BLOCKS_BETWEEN_CHECKS);
         if !is_check_due && !is_out_of_time {
             return None;
         }
@@ -133,10 +150,10 @@ impl Samples {
         let half_width = estimate.map_or(f64::INFINITY, |estimate| {
             (estimate.high - estimate.low) / 2.0
         });
-        let is_useful = half_width <= max_half_width(profile);
+        let is_useful = half_width <= rule.max_half_width;
         // A wide interval extends the time, up to a limit. The result itself has no influence.
-        let is_budget_spent = seconds >= profile.seconds && is_useful;
-        let ends = half_width <= profile.precision || is_budget_spent || is_out_of_time;
+        let is_budget_spent = seconds >= rule.seconds && is_useful;
+        let ends = half_width <= rule.precision || is_budget_spent || is_out_of_time;
         // However wide, an interval below 1 shows that the candidate is slower. One above 1 must be narrow enough: what is too noisy is
         // measured again, and of several noisy intervals one would be above 1 by chance.
         let is_slower = |estimate: &Estimate| estimate.high < 0.0;
@@ -170,12 +187,12 @@ fn summarize(microseconds: &[f64]) -> Option<TimeSummary> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{MIN_BLOCKS, TaskFiles};
+    use crate::task::TaskFiles;
 
     #[test]
     fn a_wide_interval_counts_if_it_is_below_1() {
         let task = TaskFiles::find("softmax").unwrap().load().unwrap();
-        let profile = &task.settings.profiles["quick"];
+        let rule = StoppingRule::of_profile(&task.settings.profiles["quick"]);
         let end = |ratios: [f64; 2]| {
             let mut samples = Samples::default();
             for block in 0..MIN_BLOCKS {
@@ -185,12 +202,11 @@ mod tests {
                 };
                 samples.add_block(&[pair], block, false);
             }
-            let timed_out = MAX_BUDGET_FACTOR * profile.seconds;
-            samples.check(profile, MIN_BLOCKS, timed_out).unwrap()
+            samples.check(&rule, rule.max_seconds).unwrap()
         };
         for ratios in [[1.2, 5.0], [0.1, 0.7], [0.4, 3.0]] {
             let end = end(ratios);
-            assert!(end.half_width > max_half_width(profile));
+            assert!(end.half_width > rule.max_half_width);
             assert_eq!(end.estimate.is_some(), ratios[1] < 1.0, "{ratios:?}");
         }
     }

@@ -133,14 +133,26 @@ impl StageTimes {
     }
 
     /// Adds a launch of `runs` runs. What the device does before and after the clock is a part of its own: on the CPU it restores the
-    /// memory of the process.
-    pub(super) fn add_launch(&self, outcome: &LaunchOutcome, runs: usize, elapsed: Duration) {
+    /// memory of the process. `host`: what it did, as far as the device says.
+    pub(super) fn add_launch(
+        &self,
+        outcome: &LaunchOutcome,
+        runs: usize,
+        elapsed: Duration,
+        host: &[(&'static str, Duration)],
+    ) {
         let time = match outcome {
             LaunchOutcome::Finished { time } => elapsed.min(*time * runs as u32),
             LaunchOutcome::Fault(_) => elapsed,
         };
         self.add("launch", time);
-        self.add("around launches", elapsed - time);
+        let mut around = elapsed - time;
+        for (name, time) in host {
+            let time = around.min(*time);
+            self.add(&format!("around launches, {name}"), time);
+            around -= time;
+        }
+        self.add("around launches", around);
     }
 
     /// Adds time that was spent waiting for a lock.

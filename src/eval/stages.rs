@@ -33,8 +33,9 @@ pub(super) fn run(
     request: &JudgeRequest<'_>,
     verdict: &mut Verdict,
 ) -> JudgeResult<()> {
+    let workloads = candidate.cases.iter().filter(|case| !case.hidden).count();
     let (length, anchor) = match request.incumbents {
-        Some(_) => (TimingLength::Search, request.anchor),
+        Some(_) => (TimingLength::Search { workloads }, request.anchor),
         None => (TimingLength::Profile, None),
     };
     let mut stages = Stages {

@@ -6,25 +6,20 @@
 use std::time::{Duration, Instant};
 
 use super::anchor::OpponentFailed;
-use super::case::{Case, derive_seed};
+use super::case::derive_seed;
 use super::context::JudgeContext;
 use super::finding::{Finding, JudgeResult};
-use super::floor;
-use super::kernel_set::{CopyCounts, KernelSet, Side};
+use super::kernel_set::{KernelSet, Side};
+use super::known_opponents::KnownOpponent;
 use super::opening::{Opponent, TimedPair};
 use super::run_spacing::{RunTimes, Spacing, required_spacing};
+use super::sample_plan::{CopyBytes, SamplePlan, sample_plan};
 use super::sampling::PairTimes;
 use super::timed_outputs::{CheckedRuns, OutputChecks};
 use crate::base::RandomStream;
-use crate::device::{Cache, LaunchOutcome, Poison};
+use crate::device::{LaunchOutcome, Poison};
 use crate::verdict::{Evidence, Status};
 
-/// Maximum number of copies of one sample that are compared with the oracle, and roughly the maximum of their bytes.
-const MAX_COMPARED_COPIES: usize = 16;
-const MAX_COMPARED_BYTES: u64 = 32 << 20;
-/// A sample has runs for a kernel that is this much faster than both, if the device's floor allows such a kernel. So no sample is more than
-/// 16 times as long as a sample should be.
-const MIN_PART_OF_TIME: f64 = 1.0 / 16.0;
 /// Samples of each kind that show whether a kernel gains by its earlier runs.
 const SPACING_SAMPLES: usize = 3;
 /// Launches that give a first estimate of a kernel's time.
@@ -32,23 +27,14 @@ const ESTIMATE_RUNS: usize = 3;
 /// Probability of a short sample of the candidate before a pair.
 const SHORT_SAMPLE_PROBABILITY: f64 = 0.06;
 
-/// What the first session of a measurement decides for all of them.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct SamplePlan {
-    /// Runs per sample, the same for both kernels.
-    pub(super) runs: usize,
-    /// Whether a kernel gains by what its earlier runs have left, so that each sample has one run.
-    pub(super) runs_apart: bool,
-    copies: CopyCounts,
-}
-
-impl SamplePlan {
-    /// Every sample is one run on the only copy of the data.
-    const SINGLE: Self = Self {
-        runs: 1,
-        runs_apart: false,
-        copies: CopyCounts::SINGLE,
-    };
+/// When a session finds out how the runs of a sample must be spaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SpacingCheck {
+    /// Before its first sample.
+    First,
+    /// In a later session. Until then a kernel that gains by its own earlier runs looks faster than it is. So this is only for a look that
+    /// can dismiss a candidate.
+    Later,
 }
 
 /// The kernels of one measurement.
@@ -71,14 +57,17 @@ struct SampleTimes {
 }
 
 impl<'s, 'j> TimingSession<'s, 'j> {
-    /// Opens both kernels over the copies of the data that a sample needs. Without a `plan`, it first estimates how long a run takes.
+    /// Opens both kernels over the copies of the data that a sample needs. Without a `plan`, it first finds one.
     pub(super) fn open(
         context: &'s JudgeContext<'j>,
         contest: TimedPair<'s>,
         seed: u64,
         plan: Option<SamplePlan>,
+        spacing: SpacingCheck,
     ) -> JudgeResult<Self> {
-        let first = plan.unwrap_or(SamplePlan::SINGLE);
+        let known = context.known_opponents.get(contest);
+        let first = plan.or(known.map(|known| known.plan));
+        let first = first.unwrap_or(SamplePlan::SINGLE);
         let mut session = Self {
             context,
             contest,
@@ -89,7 +78,13 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             times: SampleTimes::default(),
         };
         if plan.is_none() && !session.checks.checks_every_pair() {
-            session = session.with_plan(seed)?;
+            session = match known {
+                Some(known) => session.with_known_opponent(seed, known)?,
+                None => session.with_new_opponent(seed)?,
+            };
+        }
+        if spacing == SpacingCheck::First && !session.plan.is_spacing_known {
+            session.space_runs(seed)?;
         }
         session.checks.oracle_copies = session.plan.copies.oracle;
         let runs = session.plan.runs;
@@ -98,51 +93,69 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         Ok(session)
     }
 
-    /// Decides how many runs a sample has, and opens the kernels again over as many copies of the data.
-    fn with_plan(mut self, seed: u64) -> JudgeResult<Self> {
-        let context = self.context;
-        // The opponent decides the number of copies and runs: neither the candidate's scratch nor a short time changes it.
-        let bytes = self.kernels.side(Side::Opponent)?.buffer_bytes();
+    /// Estimates how long a run of each kernel takes, and opens them again over as many copies of the data as the plan has.
+    fn with_new_opponent(mut self, seed: u64) -> JudgeResult<Self> {
+        let opponent = self.kernels.side(Side::Opponent)?.buffer_bytes();
+        let data = self.kernels.candidate.data_bytes();
+        let bytes = CopyBytes { opponent, data };
         let times = self.estimate_times(seed, bytes)?;
-        let shortest = shortest_run(context, self.contest.case, times);
-        let most = context.device.timing_copies(bytes, shortest);
-        let copies = match context.options.cache {
-            Cache::Cold => {
-                self.plan.runs = most;
-                most
-            }
-            Cache::Hot => {
-                self.plan.runs = context.device.runs_per_sample(shortest).min(most);
-                // One copy of the outputs is for the run that warms the caches.
-                self.plan.runs + 1
-            }
+        let known = KnownOpponent {
+            time: times[1],
+            bytes,
+            plan: self.plan_for(bytes, [times[1]; 2]),
+            run_times: None,
         };
-        if copies == 1 {
+        self.context.known_opponents.insert(self.contest, known);
+        let plan = self.plan_for(bytes, times);
+        self.with_plan(plan)
+    }
+
+    /// Estimates how long a run of the candidate takes. A shorter plan than the opponent's needs fewer copies of the data.
+    fn with_known_opponent(mut self, seed: u64, known: KnownOpponent) -> JudgeResult<Self> {
+        let mut candidate = Duration::MAX;
+        let mut plan = known.plan;
+        // The first launch may be late, so a single long one does not count.
+        for turn in 0..ESTIMATE_RUNS {
+            if known.plan.runs == 1 {
+                break;
+            }
+            let seed = derive_seed(seed, "rough", turn);
+            let poison = Poison::Finite { seed };
+            candidate = candidate.min(self.take_sample(Side::Candidate, seed, poison, 1)?);
+            plan = self.plan_for(known.bytes, [candidate, known.time]);
+            if plan == known.plan {
+                break;
+            }
+        }
+        self.with_plan(plan)
+    }
+
+    fn plan_for(&self, bytes: CopyBytes, times: [Duration; 2]) -> SamplePlan {
+        sample_plan(self.context, self.contest.case, bytes, times)
+    }
+
+    /// Uses a plan. Opens the kernels again if it has another number of copies.
+    fn with_plan(mut self, plan: SamplePlan) -> JudgeResult<Self> {
+        let is_open = plan.copies == self.plan.copies;
+        self.plan = plan;
+        if is_open {
             return Ok(self);
         }
-        let data_bytes = self.kernels.candidate.data_bytes().max(1);
-        let max_by_bytes = (MAX_COMPARED_BYTES / data_bytes).clamp(1, MAX_COMPARED_COPIES as u64);
-        self.plan.copies = CopyCounts {
-            timed: copies,
-            oracle: copies.min(max_by_bytes as usize),
-        };
         // Close the kernels first, to free their memory.
         drop(self.kernels);
-        self.kernels = KernelSet::open(context, self.contest, self.plan.copies)?;
-        if self.plan.runs > 1 {
-            self.space_runs(seed)?;
-        }
+        self.kernels = KernelSet::open(self.context, self.contest, plan.copies)?;
         Ok(self)
     }
 
     /// Takes samples of many runs and of one run, to see whether a kernel gains by what its earlier runs have left.
     fn space_runs(&mut self, seed: u64) -> JudgeResult<()> {
         let candidate = self.run_times(Side::Candidate, seed)?;
-        let opponent = self.run_times(Side::Opponent, seed)?;
+        let opponent = self.opponent_run_times(seed)?;
         tracing::debug!(
             "{}: runs together and apart: {candidate:?}, {opponent:?}",
             self.contest.case.id
         );
+        self.plan.is_spacing_known = true;
         match required_spacing(candidate, opponent) {
             Spacing::Together => Ok(()),
             Spacing::Apart if self.contest.opponent.anchor_ratio().is_some() => {
@@ -164,6 +177,21 @@ impl<'s, 'j> TimingSession<'s, 'j> {
                 Err(Finding::new(Status::Stateful, reason, Evidence::default()).into())
             }
         }
+    }
+
+    /// The opponent's times, of an earlier candidate's session if they are known for as many runs.
+    fn opponent_run_times(&mut self, seed: u64) -> JudgeResult<RunTimes> {
+        let (known, runs) = (&self.context.known_opponents, self.plan.runs);
+        let of_earlier = known
+            .get(self.contest)
+            .filter(|known| known.plan.runs == runs);
+        if let Some(times) = of_earlier.and_then(|known| known.run_times) {
+            return Ok(times);
+        }
+        let times = self.run_times(Side::Opponent, seed)?;
+        let known = &self.context.known_opponents;
+        known.insert_run_times(self.contest, runs, times);
+        Ok(times)
     }
 
     fn run_times(&mut self, side: Side, seed: u64) -> JudgeResult<RunTimes> {
@@ -240,7 +268,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
     }
 
     /// The shortest of a few times of each kernel: the candidate's, then the opponent's.
-    fn estimate_times(&mut self, seed: u64, bytes: u64) -> JudgeResult<[Duration; 2]> {
+    fn estimate_times(&mut self, seed: u64, bytes: CopyBytes) -> JudgeResult<[Duration; 2]> {
         let mut shortest = [Duration::MAX; 2];
         for turn in 0..ESTIMATE_RUNS {
             let seed = derive_seed(seed, "rough", turn);
@@ -252,12 +280,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
                 *shortest = (*shortest).min(self.take_sample(side, seed, poison, 1)?);
             }
             // Further launches can only lower the times. If a sample is one run even at half of them, they change nothing.
-            let half = shortest_run(
-                self.context,
-                self.contest.case,
-                shortest.map(|time| time / 2),
-            );
-            if self.context.device.timing_copies(bytes, half) == 1 {
+            if self.plan_for(bytes, shortest.map(|time| time / 2)).runs == 1 {
                 break;
             }
         }
@@ -344,19 +367,4 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             opponent: opponent.as_secs_f64(),
         })
     }
-}
-
-/// The time of a run that decides how many runs a sample has: the device's floor for the case, but at least the part
-/// `MIN_PART_OF_TIME` of the times of both kernels. So only a candidate that is much slower than the opponent changes the number, and
-/// makes it smaller.
-fn shortest_run(
-    context: &JudgeContext<'_>,
-    case: &Case,
-    [candidate, opponent]: [Duration; 2],
-) -> Duration {
-    let floor = floor::cold_floor(context, case, 1).map(|floor| floor.measured_us);
-    let floor = floor.filter(|floor| floor.is_finite() && *floor > 0.0);
-    let floor = floor.map_or(opponent, |floor| Duration::from_secs_f64(floor / 1e6));
-    let least = candidate.max(opponent).mul_f64(MIN_PART_OF_TIME);
-    floor.min(opponent).max(least)
 }

@@ -104,6 +104,9 @@ pub struct Failed {
     /// `duplicate`: the hash of the compiled code, if the step had a candidate of its own and the compiler showed that it is the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<Digest>,
+    /// What finding this out took, where `code` is. `None` in journals of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<EvaluationSeconds>,
     #[serde(default, skip_serializing_if = "EditCounts::is_empty")]
     pub edits: EditCounts,
 }
@@ -118,6 +121,7 @@ impl Failed {
             detail: Some(detail),
             kernel: None,
             code: None,
+            seconds: None,
             edits: EditCounts::default(),
         }
     }

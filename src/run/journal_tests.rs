@@ -36,6 +36,7 @@ fn events() -> Vec<Event> {
         }),
         Event::Failed(Failed {
             code: None,
+            seconds: None,
             edits: Default::default(),
             step: 8,
             reason: FailedReason::NoOp,

@@ -9,6 +9,7 @@ use std::sync::{Mutex, OnceLock};
 use tokio::task::JoinHandle;
 
 use super::child::Worker;
+use crate::eval::OpponentTimes;
 use crate::verdict::DeviceIdentity;
 
 /// A device and its workers.
@@ -21,6 +22,8 @@ pub(super) struct DeviceWorkers {
     pub(super) active_requests: AtomicUsize,
     /// Whether a worker has become ready here, that is, the oracle and the baseline work on this device.
     pub(super) is_proven: AtomicBool,
+    /// What workers of this device have found out about the opponents, so that a new one need not.
+    opponents: Mutex<OpponentTimes>,
     /// Set when the device fails with a kernel that is known to be correct.
     quarantine_reason: OnceLock<String>,
 }
@@ -33,6 +36,7 @@ impl DeviceWorkers {
             starting: Mutex::default(),
             active_requests: AtomicUsize::new(0),
             is_proven: AtomicBool::new(false),
+            opponents: Mutex::default(),
             quarantine_reason: OnceLock::new(),
         }
     }
@@ -64,6 +68,19 @@ impl DeviceWorkers {
         // Only the first caller sets the reason and warns.
         if self.quarantine_reason.set(reason.clone()).is_ok() {
             tracing::warn!("{reason}; kforge does not use it any more");
+        }
+    }
+
+    pub(super) fn opponents(&self) -> OpponentTimes {
+        let opponents = self.opponents.lock();
+        opponents.map_or_else(|_| OpponentTimes::default(), |known| known.clone())
+    }
+
+    pub(super) fn set_opponents(&self, times: &OpponentTimes) {
+        if let Ok(mut known) = self.opponents.lock()
+            && !times.is_empty()
+        {
+            *known = times.clone();
         }
     }
 

@@ -20,6 +20,7 @@ use super::device_workers::{ActiveRequest, DeviceWorkers};
 use super::precompile::Compilation;
 use super::protocol::{Greeting, WorkerRequest, WorkerResponse};
 use crate::base::Failure;
+use crate::eval::Judgement;
 use crate::verdict::{DeviceIdentity, Status};
 
 /// Attempts to start a worker on a GPU before the GPU is quarantined.
@@ -165,7 +166,7 @@ impl Dispatcher {
         let (index, _active, mut worker) = self.obtain_worker(choice).await?;
         compilation.wait().await;
         let device = &self.devices[index];
-        let line = serde_json::to_string(request)?;
+        let line = serde_json::to_string(&request.with_opponents(device.opponents()))?;
         let deadline = self.deadlines.request;
         let Ok(response) = tokio::time::timeout(deadline, worker.exchange(&line)).await else {
             bail!(
@@ -175,6 +176,9 @@ impl Dispatcher {
         };
         let response = response?;
         worker.served += 1;
+        if let WorkerResponse::Judged(judged) = &response {
+            device.set_opponents(&judged.opponents);
+        }
         if device.gpu.is_some() && !may_serve_again(&worker, &response) {
             // The response need not wait until the process has freed the GPU's memory, which takes about 0.2 s.
             let next = Arc::clone(&self).replace_worker(index, worker);
@@ -325,10 +329,12 @@ impl Dispatcher {
 /// judged completely, or did anything forbidden, ends. Of a kernel that lost, the next one has nothing to gain: it has other inputs, and what
 /// is reported is confirmed in fresh processes.
 fn may_serve_again(worker: &Worker, response: &WorkerResponse) -> bool {
-    let verdict = match response {
-        WorkerResponse::SameCode(_) => return true,
-        WorkerResponse::Verdict(verdict) => verdict,
-        _ => return false,
+    let WorkerResponse::Judged(judged) = response else {
+        return false;
+    };
+    let verdict = match &judged.judgement {
+        Judgement::SameCode { .. } => return true,
+        Judgement::Verdict(verdict) => verdict,
     };
     match verdict.status {
         Status::CompileError
@@ -343,10 +349,9 @@ fn may_serve_again(worker: &Worker, response: &WorkerResponse) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Rivals;
     use super::super::protocol::PROTOCOL_VERSION;
     use super::*;
-    use crate::eval::Coverage;
+    use crate::eval::{Coverage, OpponentTimes};
     use tokio::sync::mpsc::unbounded_channel;
 
     use crate::base::FailureKind;
@@ -406,7 +411,8 @@ mod tests {
             source: String::new(),
             seed: None,
             coverage: Coverage::Part,
-            rivals: Rivals::default(),
+            rivals: Box::default(),
+            opponents: OpponentTimes::default(),
         };
         let error = dispatcher
             .request(&request, WorkerChoice::default())

@@ -136,5 +136,10 @@ pub enum JobOutcome {
         device_seconds: f64,
     },
     /// The kernel compiles to the code of step `of`, so it was not judged.
-    SameCode { of: u64, code: Digest },
+    SameCode {
+        of: u64,
+        code: Digest,
+        /// As `seconds.device` of a verdict: on a CPU it has been compiled.
+        device_seconds: f64,
+    },
 }

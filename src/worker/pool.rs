@@ -16,8 +16,8 @@ use super::dispatch::{Dispatcher, WorkerChoice};
 use super::precompile::{Compilation, Precompiler};
 use super::profiling::{Profiler, Profiling};
 use super::protocol::{Greeting, PROTOCOL_VERSION, WorkerRequest, WorkerResponse};
-use super::{Evaluator, Job, JobFuture, JobKind, JobOutcome, Rivals, WorkerFault};
-use crate::eval::{self, Judgement};
+use super::{Evaluator, Job, JobFuture, JobKind, JobOutcome, WorkerFault};
+use crate::eval::{self, Judgement, OpponentTimes};
 use crate::search::KnownCode;
 use crate::task::TaskFiles;
 use crate::verdict::{DeviceIdentity, SelfTest, Status, Verdict};
@@ -99,7 +99,8 @@ impl WorkerPool {
             source: source.to_owned(),
             seed,
             coverage: eval::Coverage::Part,
-            rivals: Rivals::default(),
+            rivals: Box::default(),
+            opponents: OpponentTimes::default(),
         };
         self.judge_with_retry(&request, false).await?.into_verdict()
     }
@@ -111,7 +112,8 @@ impl WorkerPool {
             source: job.source.to_string(),
             seed: None,
             coverage: eval::Coverage::Part,
-            rivals: job.rivals.clone(),
+            rivals: Box::new(job.rivals.clone()),
+            opponents: OpponentTimes::default(),
         };
         self.judge_with_retry(&request, false).await
     }
@@ -156,8 +158,15 @@ impl WorkerPool {
             }
             JobKind::Judge => match self.judge_candidate(&name, job).await? {
                 Judgement::Verdict(verdict) => verdict,
-                Judgement::SameCode(KnownCode { code, step }) => {
-                    return Ok(JobOutcome::SameCode { of: step, code });
+                Judgement::SameCode {
+                    known: KnownCode { code, step },
+                    device_seconds,
+                } => {
+                    return Ok(JobOutcome::SameCode {
+                        of: step,
+                        code,
+                        device_seconds,
+                    });
                 }
             },
             JobKind::Confirm => Box::new(self.confirm(&name, &job.source, job.limit).await?),
@@ -254,7 +263,8 @@ impl WorkerPool {
                 source: source.to_owned(),
                 seed: None,
                 coverage: runs.next_coverage(),
-                rivals: Rivals::default(),
+                rivals: Box::default(),
+                opponents: OpponentTimes::default(),
             };
             let started = Instant::now();
             let judgement = self.judge_with_retry(&request, true).await?;
@@ -330,11 +340,8 @@ impl WorkerPool {
             let dispatcher = Arc::clone(&self.dispatcher);
             let compilation = self.start_compilation(request);
             match dispatcher.request_after(compilation, request, choice).await {
-                Ok((WorkerResponse::Verdict(verdict), device)) => {
-                    return Ok((Judgement::Verdict(verdict), device));
-                }
-                Ok((WorkerResponse::SameCode(known), device)) => {
-                    return Ok((Judgement::SameCode(known), device));
+                Ok((WorkerResponse::Judged(judged), device)) => {
+                    return Ok((judged.judgement, device));
                 }
                 Ok(_) => bail!("a worker's response to `judge` has the wrong type"),
                 Err(error) if error.is::<WorkerDied>() && attempt < MAX_ATTEMPTS => {

@@ -7,13 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::Rivals;
 use crate::base::{Failure, FailureKind};
-use crate::eval;
-use crate::search::KnownCode;
+use crate::eval::{self, Judgement, OpponentTimes};
 use crate::task::TaskFiles;
-use crate::verdict::{DeviceIdentity, Duel, SelfTest, Verdict};
+use crate::verdict::{DeviceIdentity, Duel, SelfTest};
 
 /// Version of the messages. Both ends are the same program; a difference means that the program was replaced while it ran.
-pub(super) const PROTOCOL_VERSION: u32 = 7;
+pub(super) const PROTOCOL_VERSION: u32 = 8;
 
 /// The first line to a worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -43,7 +42,10 @@ pub(super) enum WorkerRequest {
         seed: Option<u64>,
         /// Whether to check a part of the hidden cases, or all for a confirmation.
         coverage: eval::Coverage,
-        rivals: Rivals,
+        rivals: Box<Rivals>,
+        /// What other workers of the device have found out about the opponents. The dispatcher adds it.
+        #[serde(default)]
+        opponents: OpponentTimes,
     },
     Duel {
         challenger: String,
@@ -58,13 +60,27 @@ pub(super) enum WorkerRequest {
 }
 
 impl WorkerRequest {
+    /// The same request with what is known about the opponents, for a candidate of a search. What is reported depends on nothing that
+    /// another process has measured.
+    pub(super) fn with_opponents(&self, known: OpponentTimes) -> Self {
+        let mut request = self.clone();
+        if let Self::Judge {
+            opponents, rivals, ..
+        } = &mut request
+            && rivals.incumbents.is_some()
+        {
+            *opponents = known;
+        }
+        request
+    }
+
     /// The same request with the seed of an earlier judgement, so that it uses the same inputs and hidden shapes.
     pub(super) fn with_seed(&self, drawn: Option<u64>) -> Self {
         let mut request = self.clone();
         if let Self::Judge { seed, rivals, .. } = &mut request {
             *seed = seed.or(drawn);
             // Other timings might dismiss the kernel before the case that is to be repeated.
-            *rivals = Rivals::default();
+            **rivals = Rivals::default();
         }
         request
     }
@@ -80,9 +96,7 @@ pub(super) enum WorkerResponse {
         stalled_seconds: u64,
     },
     Ready(DeviceIdentity),
-    Verdict(Box<Verdict>),
-    /// The kernel was not judged: it compiles to the code of this step.
-    SameCode(KnownCode),
+    Judged(Box<Judged>),
     Duel {
         duel: Option<Duel>,
         /// As `seconds.device` of a verdict.
@@ -92,6 +106,14 @@ pub(super) enum WorkerResponse {
     Point(Box<eval::PointResult>),
     SpaceFacts(eval::SpaceFacts),
     Failure(WireFailure),
+}
+
+/// The response to `WorkerRequest::Judge`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Judged {
+    pub(super) judgement: Judgement,
+    /// What the worker knows about the opponents now.
+    pub(super) opponents: OpponentTimes,
 }
 
 /// An error on its way between processes: a [`Failure`], or broken machinery if `kind` is `None`.

@@ -11,12 +11,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context;
 
 use super::deadlines::BEAT;
-use super::protocol::{Greeting, PROTOCOL_VERSION, WireFailure, WorkerRequest, WorkerResponse};
+use super::protocol::{
+    Greeting, Judged, PROTOCOL_VERSION, WireFailure, WorkerRequest, WorkerResponse,
+};
 use crate::base::{Failure, progress};
 use crate::device::Device;
 use crate::device::cpu::CpuDevice;
 use crate::device::cuda::{self, CudaDevice};
-use crate::eval::{CpuScreen, Judge, JudgeRequest, Judgement, SpaceJudge, TimingLock};
+use crate::eval::{CpuScreen, Judge, JudgeRequest, SpaceJudge, TimingLock};
 use crate::kernel::DeviceLimits;
 use crate::task::Task;
 use crate::verdict::DeviceIdentity;
@@ -314,7 +316,9 @@ fn handle_request(
             seed,
             coverage,
             rivals,
+            opponents,
         } => {
+            judge.add_opponent_times(&opponents);
             let request = JudgeRequest {
                 seed,
                 coverage,
@@ -323,12 +327,12 @@ fn handle_request(
                 known_code: &rivals.known_code,
                 ..JudgeRequest::new(&name, &source)
             };
-            judge
-                .judge_candidate(&request)
-                .map(|judgement| match judgement {
-                    Judgement::Verdict(verdict) => WorkerResponse::Verdict(verdict),
-                    Judgement::SameCode(known) => WorkerResponse::SameCode(known),
-                })
+            judge.judge_candidate(&request).map(|judgement| {
+                WorkerResponse::Judged(Box::new(Judged {
+                    judgement,
+                    opponents: judge.opponent_times(),
+                }))
+            })
         }
         WorkerRequest::Duel {
             challenger,

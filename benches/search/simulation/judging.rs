@@ -149,6 +149,7 @@ pub(crate) fn failed(step: u64, reason: FailedReason) -> Failed {
         detail: None,
         kernel: None,
         code: None,
+        seconds: None,
         edits: Default::default(),
     }
 }

@@ -6,7 +6,7 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
@@ -45,6 +45,8 @@ pub(super) struct CudaBoundKernel {
     /// The graph of the last sample. The next one gets new memory for its arguments while this one still has its own.
     graph: Option<Graph>,
     launches: u64,
+    /// Where the host's time around the last launch went.
+    parts: LaunchParts,
     /// The first variable that a launch changed, and the number of that launch.
     changed_variable: Option<(String, u64)>,
     /// By buffer, since the last launch; `None`: not checked yet.
@@ -95,6 +97,7 @@ impl CudaBoundKernel {
             warmed_copy: None,
             graph: None,
             launches: 0,
+            parts: LaunchParts::start(),
             changed_variable: None,
             guard_damage: RefCell::new(None),
             selection_tables: [
@@ -143,16 +146,23 @@ impl CudaBoundKernel {
         let context = Rc::clone(&self.context);
         let copies = self.draw_runs(runs, is_hot);
         let mut order: Vec<u32> = copies.timed.iter().map(|copies| copies.rest).collect();
+        let mut parts = LaunchParts::start();
         self.variables.hash_before(&context.harness)?;
-        // A single run is shorter without a graph.
+        // A single run is shorter without a graph. Recording it takes about as long as the GPU needs to fill the buffers, so both go on at
+        // the same time.
         let uses_graph = copies.timed.len() > 1 || self.prepared.overlaps();
-        let graph = (uses_graph.then(|| self.record(&copies.timed))).transpose()?;
+        let recorded = (uses_graph.then(|| self.record(&copies.timed))).transpose();
+        parts.end("graph");
+        // What was queued before belongs to the judge. After this, every error belongs to the kernel.
         context.gpu.synchronize()?;
+        let graph = recorded?;
+        parts.end("wait for fills");
         let mut clock = context.clock.borrow_mut();
         context.show_only(&self.memory)?;
         if cache != Some(Cache::Cold) {
             clock.hide_flush_memory()?;
         }
+        parts.end("hide");
         let local_bytes = self.prepared.local_bytes();
         if local_bytes > 0 {
             context.harness.scrub_local(local_bytes)?;
@@ -178,11 +188,14 @@ impl CudaBoundKernel {
         self.launched_copies = order;
         self.warmed_copy = is_hot.then_some(copies.warm_up.rest);
         self.graph = graph;
+        parts.end("queue");
+        self.parts = parts;
         Ok(())
     }
 
     /// Queues one run between marks that a profiler understands. Without a profiler they have no effect.
     fn queue_probe(&mut self) -> Result<(), DeviceError> {
+        self.context.gpu.synchronize()?;
         self.launched_copies = vec![0];
         let clock = self.context.clock.borrow();
         let run = RunCopies { inputs: 0, rest: 0 };
@@ -196,6 +209,7 @@ impl CudaBoundKernel {
 
     /// Queues runs of the oracle on its copies in order. It is trusted, so nothing is hidden from it or cleaned before it.
     fn queue_trusted(&mut self, runs: usize) -> Result<(), DeviceError> {
+        self.context.gpu.synchronize()?;
         self.memory.show()?;
         let copies = 0..self.memory.copies();
         self.launched_copies = copies.take(runs.max(1)).collect();
@@ -245,6 +259,32 @@ impl CudaBoundKernel {
                 }
             },
         }
+    }
+}
+
+/// The host's time around a launch, by what it did.
+struct LaunchParts {
+    since: Instant,
+    times: Vec<(&'static str, Duration)>,
+}
+
+impl LaunchParts {
+    fn start() -> Self {
+        Self {
+            since: Instant::now(),
+            times: Vec::new(),
+        }
+    }
+
+    /// The next part starts now.
+    fn restart(&mut self) {
+        self.since = Instant::now();
+    }
+
+    /// A part ends now, and the next one starts.
+    fn end(&mut self, name: &'static str) {
+        self.times.push((name, self.since.elapsed()));
+        self.restart();
     }
 }
 
@@ -314,8 +354,7 @@ impl TimedLaunching for CudaBoundKernel {
 
     fn launch_sample(&mut self, runs: usize, deadline: Duration) -> anyhow::Result<LaunchOutcome> {
         self.ensure_usable()?;
-        // After this, every error belongs to the kernel.
-        self.context.gpu.synchronize()?;
+        self.parts = LaunchParts::start();
         *self.guard_damage.borrow_mut() = None;
         self.launches += 1;
         match self.queue_sample(runs) {
@@ -327,12 +366,14 @@ impl TimedLaunching for CudaBoundKernel {
             return Ok(self.launch_fault(refusal));
         }
         let total = self.context.clock.borrow().elapsed()?;
+        self.parts.restart();
         if !matches!(self.purpose, Purpose::Expect { .. })
             && let Some(variable) = self.variables.restore(&self.context.harness)?
         {
             let launch = self.launches;
             self.changed_variable.get_or_insert((variable, launch));
         }
+        self.parts.end("restore");
         Ok(LaunchOutcome::Finished {
             time: total.div_f64(runs.max(1) as f64),
         })
@@ -340,6 +381,10 @@ impl TimedLaunching for CudaBoundKernel {
 
     fn launched_copies(&self) -> &[u32] {
         &self.launched_copies
+    }
+
+    fn host_times(&self) -> &[(&'static str, Duration)] {
+        &self.parts.times
     }
 }
 

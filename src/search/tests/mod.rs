@@ -357,6 +357,7 @@ impl ScriptedRun {
         let fail = |reason, of, kernel: Option<Digest>| {
             Event::Failed(Failed {
                 code: None,
+                seconds: None,
                 edits: Default::default(),
                 step,
                 reason,

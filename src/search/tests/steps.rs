@@ -111,6 +111,7 @@ fn the_later_step_is_the_duplicate_even_if_it_arrived_first() {
         let kernel = Some(Digest::of("same"));
         search.tell(&Event::Failed(Failed {
             code: None,
+            seconds: None,
             edits: Default::default(),
             step: second,
             reason: FailedReason::Duplicate,
@@ -140,6 +141,7 @@ fn duplicates_that_point_at_each_other_do_not_hang() {
     for (step, of) in [(1, 2), (2, 1)] {
         search.tell(&Event::Failed(Failed {
             code: None,
+            seconds: None,
             edits: Default::default(),
             step,
             reason: FailedReason::Duplicate,
@@ -214,6 +216,7 @@ fn a_harness_error_keeps_the_step_open_until_it_is_closed() {
     );
     search.tell(&Event::Failed(Failed {
         code: None,
+        seconds: None,
         edits: Default::default(),
         step: 1,
         reason: FailedReason::HarnessError,

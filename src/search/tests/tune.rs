@@ -74,6 +74,7 @@ impl Tuner {
         self.search.tell(&Event::Asked(brief));
         self.search.tell(&Event::Failed(Failed {
             code: None,
+            seconds: None,
             step,
             reason,
             of: (reason == FailedReason::Duplicate).then_some(1),

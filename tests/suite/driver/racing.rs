@@ -215,6 +215,7 @@ fn candidate_that_compiles_to_known_code_ends_without_a_verdict() {
             return Some(JobOutcome::SameCode {
                 of: *step,
                 code: *code,
+                device_seconds: 0.25,
             });
         }
         let mut verdict = verdict(&job.source, 1, false);
@@ -233,6 +234,7 @@ fn candidate_that_compiles_to_known_code_ends_without_a_verdict() {
         }
         same += 1;
         assert_eq!(failed.reason, FailedReason::Duplicate);
+        assert!(failed.seconds.is_some_and(|took| took.device == 0.25));
         let of = failed.of.unwrap();
         assert!(of < failed.step);
         assert_eq!(

@@ -203,6 +203,7 @@ fn change_from_parent_is_described() {
     );
     let failed = |reason, of| Failed {
         code: None,
+        seconds: None,
         step: 3,
         reason,
         of,
