@@ -17,7 +17,9 @@ use super::finding::{Finding, JudgeError, JudgeResult};
 use super::floor::cold_floor;
 use super::kernel_set::Side;
 use super::opening::{Opponent, TimedPair};
-use super::racing::{FIRST_LOOK_BLOCKS, LookPlan, Reading, SHORT_LOOK_BLOCKS, SLOW_LOOK_SECONDS};
+use super::racing::{
+    FIRST_LOOK_BLOCKS, LookPlan, Reading, SHORT_LOOK_BLOCKS, SLOW_LOOK_SECONDS, steady_look_blocks,
+};
 use super::sample_plan::SamplePlan;
 use super::sampling::{Samples, SamplingEnd, StoppingRule};
 use super::stage_times::Phase;
@@ -215,16 +217,20 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
     /// show process noise too.
     pub(super) fn sample_for_first_look(&mut self) -> JudgeResult<()> {
         let blocks_per_process = self.context.device.blocks_per_process().map(|_| 1);
-        let is_steady = blocks_per_process.is_none();
+        let workloads = match self.length {
+            TimingLength::Search { workloads } => workloads,
+            TimingLength::Profile => 1,
+        };
+        let steady = (blocks_per_process.is_none()).then(|| steady_look_blocks(workloads));
         let rule = self.stopping_rule();
         self.run_session(
             blocks_per_process,
             SpacingCheck::Later,
             &mut |samples, seconds| {
-                let enough = if is_steady || seconds >= SLOW_LOOK_SECONDS {
-                    SHORT_LOOK_BLOCKS
-                } else {
-                    FIRST_LOOK_BLOCKS
+                let enough = match steady {
+                    Some(blocks) => blocks,
+                    None if seconds >= SLOW_LOOK_SECONDS => SHORT_LOOK_BLOCKS,
+                    None => FIRST_LOOK_BLOCKS,
                 };
                 samples.blocks() >= enough || samples.is_out_of_time(&rule, seconds)
             },

@@ -17,6 +17,9 @@ pub(super) const FIRST_LOOK_BLOCKS: usize = 4;
 /// interval that is narrow enough to show that a kernel is many times slower.
 pub(super) const SHORT_LOOK_BLOCKS: usize = 3;
 pub(super) const SLOW_LOOK_SECONDS: f64 = 1.0;
+/// The same on such a device for many workloads: their errors average out, and their degrees of freedom add up.
+const MANY_WORKLOADS: usize = 4;
+const LOOK_BLOCKS_OF_MANY: usize = 2;
 /// Timing blocks of a workload at the looks during its full timing.
 const LATER_LOOKS: [usize; 2] = [8, 16];
 
@@ -162,6 +165,15 @@ impl Race {
             low,
             high,
         })
+    }
+}
+
+/// Timing blocks of each workload at the first look, on a device that keeps its processes.
+pub(super) fn steady_look_blocks(workloads: usize) -> usize {
+    if workloads >= MANY_WORKLOADS {
+        LOOK_BLOCKS_OF_MANY
+    } else {
+        SHORT_LOOK_BLOCKS
     }
 }
 

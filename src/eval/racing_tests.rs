@@ -198,20 +198,33 @@ fn race_anchored(
     anchor_error: f64,
     index: u64,
 ) -> (LookResult, [f64; 2]) {
+    let mut machines = machines(noise, workloads, log_speedup, index);
+    if anchor_error > 0.0 {
+        machines = (machines.into_iter())
+            .map(|machine| machine.with_anchor(anchor_error))
+            .collect();
+    }
+    race_machines(machines, FIRST_LOOK_BLOCKS)
+}
+
+/// Unused machines, one for each workload.
+fn machines(noise: Noise, workloads: usize, log_speedup: f64, index: u64) -> Vec<Simulation> {
+    let machines = (0..workloads as u64).map(|workload| {
+        let stream = RandomStream::new(29 + workload, "racing", index);
+        Simulation::new(noise, log_speedup, stream)
+    });
+    machines.collect()
+}
+
+/// Races one candidate on these machines, with this many blocks at the first look.
+fn race_machines(
+    mut machines: Vec<Simulation>,
+    first_look_blocks: usize,
+) -> (LookResult, [f64; 2]) {
+    let workloads = machines.len();
     let mut race = Race::new(1.0, workloads);
-    let mut machines: Vec<_> = (0..workloads as u64)
-        .map(|workload| {
-            let stream = RandomStream::new(29 + workload, "racing", index);
-            let machine = Simulation::new(noise, log_speedup, stream);
-            if anchor_error > 0.0 {
-                machine.with_anchor(anchor_error)
-            } else {
-                machine
-            }
-        })
-        .collect();
     for machine in &mut machines {
-        machine.run_to(FIRST_LOOK_BLOCKS, 1);
+        machine.run_to(first_look_blocks, 1);
     }
     let readings = |machines: &[Simulation]| -> Vec<Reading> {
         machines.iter().map(Simulation::reading).collect()
@@ -293,6 +306,35 @@ fn candidates_that_reach_the_bar_are_rarely_dismissed() {
         assert!(share < 0.02, "{noise:?}: {share}");
     }
     assert!(total < 0.01, "{total}");
+}
+
+#[test]
+fn fewer_blocks_dismiss_few_that_reach_the_bar_if_there_are_many_workloads() {
+    let count = candidates();
+    let mut total = 0.0;
+    for noise in KINDS {
+        let centre = centre(noise);
+        let raced = |log_speedup: f64, first: u64, count: u64| {
+            let results = (first..first + count).map(|index| {
+                let workloads = [4, 7, 12][index as usize % 3];
+                let machines = machines(noise, workloads, log_speedup - centre, index);
+                race_machines(machines, steady_look_blocks(workloads)).0
+            });
+            let dismissed = results.filter(|look_result| *look_result != LookResult::Open);
+            dismissed.count() as f64 / count as f64
+        };
+        let share = raced(0.0, 0, count / KINDS.len() as u64);
+        println!(
+            "{noise:?}: {:.3} % of candidates at the bar are dismissed",
+            share * 100.0
+        );
+        total += share / KINDS.len() as f64;
+        assert!(share < 0.02, "{noise:?}: {share}");
+        let slower = raced(f64::ln(0.7), 9000, count / 40);
+        assert!(slower >= 0.95, "{noise:?}: {slower}");
+    }
+    assert!(total < 0.01, "{total}");
+    assert!(steady_look_blocks(3) > steady_look_blocks(4));
 }
 
 #[test]
