@@ -88,12 +88,18 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
         Ok(end)
     }
 
-    /// Judges elites again after an accepted change.
+    /// Judges elites again after an accepted change, until the time for the search is over. Those that are left keep their measurement; a
+    /// resumed run judges them again.
     async fn rejudge_stale_elites(&mut self) -> Result<LoopEnd> {
         while self.state.scheduler.has_stale() || !self.state.scheduler.running.is_empty() {
+            if self.state.time_is_spent().is_some() {
+                self.state.scheduler.running.cancel_all().await;
+                return Ok(LoopEnd::Finished);
+            }
             let sources = &mut self.state.sources;
             self.state.scheduler.dispatch_stale(sources)?;
-            if self.wait_for_events(None).await? == Flow::Interrupted {
+            let deadline = self.state.time.search_end(self.state.first_to_confirm());
+            if self.wait_for_events(deadline).await? == Flow::Interrupted {
                 return Ok(LoopEnd::Interrupted);
             }
         }

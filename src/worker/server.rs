@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use anyhow::Context;
 
@@ -204,13 +205,21 @@ fn serve_on_gpu(
     // Before any other thread exists.
     cuda::confine_writes()?;
     watch_driver(output.clone())?;
-    let gpus = cuda::list_gpus().map_err(anyhow::Error::from)?;
+    let started = Instant::now();
+    let (gpus, driver) = std::thread::scope(|scope| {
+        let driver = scope.spawn(cuda::start_driver);
+        (cuda::list_gpus(), driver.join())
+    });
+    let gpus = gpus.map_err(anyhow::Error::from)?;
+    driver.map_err(|_| anyhow::anyhow!("starting the CUDA driver panicked"))??;
     let gpu = gpus.first().context("no GPU is visible")?;
     let timing_lock = TimingLock::open(cuda::lock_file(gpu))?;
-    cuda::start_driver()?;
+    let driver_started = started.elapsed();
     // Creating a context and checking the baseline must not disturb a measurement of another process.
     let lock = timing_lock.shared_for_setup()?;
+    let locked = started.elapsed();
     let device = CudaDevice::open(0, true)?;
+    let opened = started.elapsed();
     let limits = device.device_limits();
     if let Some(settings) = greeting.space {
         // The judge of a space takes the lock itself.
@@ -223,6 +232,12 @@ fn serve_on_gpu(
     let mut screen_options = greeting.options.clone();
     let mut judge = open_judge(&device, task, &greeting, limits)?;
     drop(lock);
+    tracing::debug!(
+        "started: driver {driver_started:?}, wait for the lock {:?}, device {:?}, oracle and baseline {:?}",
+        locked - driver_started,
+        opened - locked,
+        started.elapsed() - opened
+    );
     let host = greeting
         .screen
         .then(|| CpuDevice::for_screen(device.macros()))

@@ -1,6 +1,7 @@
 //! Watches a GPU's clock through NVML, and reports when heat, power or a limit slows it down. Changes no settings.
 
 use std::cell::Cell;
+use std::thread::JoinHandle;
 
 use nvml_wrapper::Nvml;
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
@@ -13,6 +14,24 @@ const MIN_CLOCK_RATIO: f64 = 0.75;
 /// The same if NVML gives a reason.
 const MIN_CLOCK_RATIO_THROTTLED: f64 = 0.9;
 
+/// NVML while it starts on a thread of its own, because that takes as long as a part of the driver's start.
+pub(super) struct StartingNvml(Option<JoinHandle<Option<Nvml>>>);
+
+impl StartingNvml {
+    pub(super) fn start() -> Self {
+        let thread = std::thread::Builder::new().name("nvml".to_owned());
+        // Without a thread it starts when it is needed.
+        Self(thread.spawn(|| Nvml::init().ok()).ok())
+    }
+
+    fn finish(self) -> Option<Nvml> {
+        match self.0 {
+            Some(thread) => thread.join().ok()?,
+            None => Nvml::init().ok(),
+        }
+    }
+}
+
 /// NVML, and the GPU that is watched.
 pub(super) struct ClockMonitor {
     library: Nvml,
@@ -23,8 +42,8 @@ pub(super) struct ClockMonitor {
 
 impl ClockMonitor {
     /// `None` if NVML is missing or does not know the GPU. Disturbances are then unknown, and the verdict says so.
-    pub(super) fn open(uuid: &str) -> Option<Self> {
-        let library = Nvml::init().ok()?;
+    pub(super) fn open(library: StartingNvml, uuid: &str) -> Option<Self> {
+        let library = library.finish()?;
         library.device_by_uuid(uuid).ok()?;
         Some(Self {
             library,

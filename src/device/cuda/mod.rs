@@ -123,6 +123,7 @@ impl CudaDevice {
     }
 
     fn open_without_rates(program: PathBuf, ordinal: u32, capture: bool) -> anyhow::Result<Self> {
+        let nvml = clock_monitor::StartingNvml::start();
         let gpu = Rc::new(gpu::Gpu::open(ordinal)?);
         let identity = gpu.identity();
         let compiler = Rc::new(compiler::Compiler::open_with_program(
@@ -145,7 +146,7 @@ impl CudaDevice {
                 captured_output: captured_output.transpose()?,
             }),
             compiler,
-            clock_monitor: clock_monitor::ClockMonitor::open(uuid),
+            clock_monitor: clock_monitor::ClockMonitor::open(nvml, uuid),
         })
     }
 

@@ -119,6 +119,29 @@ fn rejudging_elites_is_retried() {
 }
 
 #[test]
+fn elites_are_judged_again_only_while_there_is_time() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("run");
+    let judges = judges(Duration::ZERO);
+    run(options(&directory, &["softmax"], 30), &judges).unwrap();
+    let judged_again = |accept_changes, budget| {
+        let before = events(&directory, "softmax").len();
+        let mut changed = options(&directory, &["softmax"], 30);
+        changed.record.kforge = "0.0.1".to_owned();
+        changed.start = StartMode::Resume { accept_changes };
+        changed.budget = budget;
+        run(changed, &judges).unwrap();
+        let after = events(&directory, "softmax");
+        let judged = |event: &&Event| matches!(event, Event::Judged(_));
+        after[before..].iter().filter(judged).count()
+    };
+    // The steps have taken longer than this.
+    assert_eq!(judged_again(true, Some(Duration::from_millis(1))), 0);
+    assert!(judged_again(false, None) >= 3);
+    assert_eq!(judged_again(false, None), 0);
+}
+
+#[test]
 fn new_run_needs_a_free_directory_and_resume_an_existing_run() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("run");
