@@ -24,7 +24,7 @@ use super::sample_plan::SamplePlan;
 use super::sampling::{Samples, SamplingEnd, StoppingRule};
 use super::stage_times::Phase;
 use super::timed_outputs::CheckedRuns;
-use super::timing_session::{SpacingCheck, TimingSession};
+use super::timing_session::{SessionStart, SpacingCheck, TimingSession};
 use crate::base::RandomStream;
 use crate::base::statistics::{self, Estimate};
 use crate::device::Floor;
@@ -319,8 +319,13 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
             again => derive_seed(self.seed, "session", again),
         };
         self.sessions += 1;
-        let mut session =
-            TimingSession::open(self.context, self.contest, session_seed, self.plan, spacing)?;
+        let start = SessionStart {
+            seed: session_seed,
+            plan: self.plan,
+            spacing,
+            is_search: matches!(self.length, TimingLength::Search { .. }),
+        };
+        let mut session = TimingSession::open(self.context, self.contest, start)?;
         if self
             .plan
             .is_some_and(|plan| plan.runs != session.plan().runs)

@@ -15,9 +15,26 @@ use crate::device::Cache;
 /// Maximum number of copies of one sample that are compared with the oracle, and roughly the maximum of their bytes.
 const MAX_COMPARED_COPIES: usize = 16;
 const MAX_COMPARED_BYTES: u64 = 32 << 20;
+
 /// A sample has runs for a kernel that is this much faster than both, if the device's floor allows such a kernel. So no sample is more than
-/// 16 times as long as a sample should be.
-const MIN_PART_OF_TIME: f64 = 1.0 / 16.0;
+/// that many times as long as a sample should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FastestKernel {
+    /// 16 times: for what is reported.
+    Any,
+    /// 4 times: for the candidates of a search, most of which are about as fast as their opponent.
+    OfSearch,
+}
+
+impl FastestKernel {
+    /// Its time as a part of the time of the slower kernel.
+    fn part_of_time(self) -> f64 {
+        match self {
+            Self::Any => 1.0 / 16.0,
+            Self::OfSearch => 1.0 / 4.0,
+        }
+    }
+}
 
 /// What the first session of a measurement decides for all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,8 +73,9 @@ pub(super) fn sample_plan(
     case: &Case,
     bytes: CopyBytes,
     times: [Duration; 2],
+    fastest: FastestKernel,
 ) -> SamplePlan {
-    let shortest = shortest_run(context, case, times);
+    let shortest = shortest_run(context, case, times, fastest);
     let most = context.device.timing_copies(bytes.opponent, shortest);
     let (runs, copies) = match context.options.cache {
         Cache::Cold => (most, most),
@@ -83,17 +101,20 @@ pub(super) fn sample_plan(
     }
 }
 
-/// The time of a run that decides how many runs a sample has: the device's floor for the case, but at least the part
-/// `MIN_PART_OF_TIME` of the times of both kernels. So only a candidate that is much slower than the opponent changes the number, and
-/// makes it smaller.
+/// The time of a run that decides how many runs a sample has: the device's floor for the case, but at least the part of the times of both
+/// kernels that `fastest` says. So only a candidate that is much slower than the opponent changes the number, and makes it smaller.
 fn shortest_run(
     context: &JudgeContext<'_>,
     case: &Case,
     [candidate, opponent]: [Duration; 2],
+    fastest: FastestKernel,
 ) -> Duration {
-    let floor = floor::cold_floor(context, case, 1).map(|floor| floor.measured_us);
+    // All runs of a sample share the cache, and a faster kernel has no fewer runs than the opponent. The floor of a single run would be
+    // tiny for data that is hardly larger than the cache.
+    let runs = context.device.runs_per_sample(opponent);
+    let floor = floor::cold_floor(context, case, runs).map(|floor| floor.measured_us);
     let floor = floor.filter(|floor| floor.is_finite() && *floor > 0.0);
     let floor = floor.map_or(opponent, |floor| Duration::from_secs_f64(floor / 1e6));
-    let least = candidate.max(opponent).mul_f64(MIN_PART_OF_TIME);
+    let least = candidate.max(opponent).mul_f64(fastest.part_of_time());
     floor.min(opponent).max(least)
 }

@@ -13,7 +13,7 @@ use super::kernel_set::{KernelSet, Side};
 use super::known_opponents::KnownOpponent;
 use super::opening::{Opponent, TimedPair};
 use super::run_spacing::{RunTimes, Spacing, required_spacing};
-use super::sample_plan::{CopyBytes, SamplePlan, sample_plan};
+use super::sample_plan::{CopyBytes, FastestKernel, SamplePlan, sample_plan};
 use super::sampling::PairTimes;
 use super::timed_outputs::{CheckedRuns, OutputChecks};
 use crate::base::RandomStream;
@@ -37,12 +37,24 @@ pub(super) enum SpacingCheck {
     Later,
 }
 
+/// How a session starts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SessionStart {
+    pub(super) seed: u64,
+    /// Of an earlier session of the measurement.
+    pub(super) plan: Option<SamplePlan>,
+    pub(super) spacing: SpacingCheck,
+    /// Whether a candidate of a search is timed. What is known of its opponent is used then.
+    pub(super) is_search: bool,
+}
+
 /// The kernels of one measurement.
 pub(super) struct TimingSession<'s, 'j> {
     context: &'s JudgeContext<'j>,
     contest: TimedPair<'s>,
     kernels: KernelSet,
     plan: SamplePlan,
+    is_search: bool,
     /// Runs of a short sample of the candidate, after which no other copy may be written; `None`: no short samples.
     short_runs: Option<usize>,
     checks: OutputChecks,
@@ -61,11 +73,11 @@ impl<'s, 'j> TimingSession<'s, 'j> {
     pub(super) fn open(
         context: &'s JudgeContext<'j>,
         contest: TimedPair<'s>,
-        seed: u64,
-        plan: Option<SamplePlan>,
-        spacing: SpacingCheck,
+        start: SessionStart,
     ) -> JudgeResult<Self> {
+        let SessionStart { seed, plan, .. } = start;
         let known = context.known_opponents.get(contest);
+        let known = known.filter(|_| start.is_search);
         let first = plan.or(known.map(|known| known.plan));
         let first = first.unwrap_or(SamplePlan::SINGLE);
         let mut session = Self {
@@ -73,6 +85,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             contest,
             kernels: KernelSet::open(context, contest, first.copies)?,
             plan: first,
+            is_search: start.is_search,
             short_runs: None,
             checks: OutputChecks::new(context.device.lock_file().is_host, context.options.cache),
             times: SampleTimes::default(),
@@ -83,7 +96,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
                 None => session.with_new_opponent(seed)?,
             };
         }
-        if spacing == SpacingCheck::First && !session.plan.is_spacing_known {
+        if start.spacing == SpacingCheck::First && !session.plan.is_spacing_known {
             session.space_runs(seed)?;
         }
         session.checks.oracle_copies = session.plan.copies.oracle;
@@ -105,7 +118,9 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             plan: self.plan_for(bytes, [times[1]; 2]),
             run_times: None,
         };
-        self.context.known_opponents.insert(self.contest, known);
+        if self.is_search {
+            self.context.known_opponents.insert(self.contest, known);
+        }
         let plan = self.plan_for(bytes, times);
         self.with_plan(plan)
     }
@@ -131,7 +146,12 @@ impl<'s, 'j> TimingSession<'s, 'j> {
     }
 
     fn plan_for(&self, bytes: CopyBytes, times: [Duration; 2]) -> SamplePlan {
-        sample_plan(self.context, self.contest.case, bytes, times)
+        let fastest = if self.is_search {
+            FastestKernel::OfSearch
+        } else {
+            FastestKernel::Any
+        };
+        sample_plan(self.context, self.contest.case, bytes, times, fastest)
     }
 
     /// Uses a plan. Opens the kernels again if it has another number of copies.
@@ -182,15 +202,16 @@ impl<'s, 'j> TimingSession<'s, 'j> {
     /// The opponent's times, of an earlier candidate's session if they are known for as many runs.
     fn opponent_run_times(&mut self, seed: u64) -> JudgeResult<RunTimes> {
         let (known, runs) = (&self.context.known_opponents, self.plan.runs);
-        let of_earlier = known
-            .get(self.contest)
-            .filter(|known| known.plan.runs == runs);
+        let is_usable = |known: &KnownOpponent| self.is_search && known.plan.runs == runs;
+        let of_earlier = known.get(self.contest).filter(is_usable);
         if let Some(times) = of_earlier.and_then(|known| known.run_times) {
             return Ok(times);
         }
         let times = self.run_times(Side::Opponent, seed)?;
-        let known = &self.context.known_opponents;
-        known.insert_run_times(self.contest, runs, times);
+        if self.is_search {
+            let known = &self.context.known_opponents;
+            known.insert_run_times(self.contest, runs, times);
+        }
         Ok(times)
     }
 

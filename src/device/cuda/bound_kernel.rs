@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use super::buffer_copies::CopyNumbers;
-use super::clock::{Graph, WaitResult};
+use super::clock::{Clock, Graph, WaitResult};
 use super::gpu::{self, call, kernel_error};
 use super::gpu_context::GpuContext;
 use super::judge_memory::JudgeBuffer;
@@ -153,6 +153,10 @@ impl CudaBoundKernel {
         let uses_graph = copies.timed.len() > 1 || self.prepared.overlaps();
         let recorded = (uses_graph.then(|| self.record(&copies.timed))).transpose();
         parts.end("graph");
+        if cache == Some(Cache::Cold) {
+            Clock::reset_persisting_lines();
+            parts.end("reset persisting lines");
+        }
         // What was queued before belongs to the judge. After this, every error belongs to the kernel.
         context.gpu.synchronize()?;
         let graph = recorded?;

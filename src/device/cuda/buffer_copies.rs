@@ -4,6 +4,8 @@ use cudarc::driver::sys::CUdeviceptr;
 
 use crate::task::DType;
 
+/// Length of `Addresses::of_copy` in `numerics.cu`.
+const MAX_ADDRESSES: usize = 257;
 /// Length of `Copies::numbers` in `numerics.cu`.
 const MAX_NUMBERED_COPIES: usize = 16;
 
@@ -24,6 +26,28 @@ impl BufferCopies {
     pub(super) fn bytes(&self) -> u64 {
         self.elements * self.dtype.bytes()
     }
+}
+
+/// The addresses of all copies of a buffer as an argument of a kernel. Same layout as `Addresses` in `numerics.cu`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct CopyAddresses([CUdeviceptr; MAX_ADDRESSES]);
+
+impl CopyAddresses {
+    /// `None` if there are more than fit.
+    pub(super) fn new(addresses: &[CUdeviceptr]) -> Option<Self> {
+        let mut all = [0; MAX_ADDRESSES];
+        all.get_mut(..addresses.len())?.copy_from_slice(addresses);
+        Some(Self(all))
+    }
+}
+
+/// All copies of a buffer for a kernel that overwrites them, without the judge's memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FilledCopies {
+    pub(super) copies: BufferCopies,
+    pub(super) addresses: CopyAddresses,
+    pub(super) numbers: CopyNumbers,
 }
 
 /// The number of each copy of a bound kernel's buffers, from which its inputs are drawn (`seed_of_copy` in `numerics.cu`). Without

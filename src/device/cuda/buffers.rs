@@ -5,11 +5,11 @@
 use std::any::Any;
 use std::rc::Rc;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use cudarc::driver::sys::CUdeviceptr;
 
 use super::bound_kernel::CudaBoundKernel;
-use super::buffer_copies::BufferCopies;
+use super::buffer_copies::{BufferCopies, CopyAddresses, FilledCopies};
 use super::layout::Layout;
 use super::memory::{Access, copy_to_device, copy_to_host};
 use crate::device::aligned::AlignedBytes;
@@ -26,10 +26,13 @@ impl BufferAccess for CudaBoundKernel {
         match content {
             BufferContent::Random { distribution, seed } => {
                 let row = self.plan.buffers[buffer].shape.last().copied().unwrap_or(1);
-                harness.fill(copies, row, distribution, *seed, self.copy_numbers)
+                let filled = self.filled_copies(buffer, copies)?;
+                harness.fill(filled, row, distribution, *seed)
             }
             BufferContent::Values(values) => self.write_values(buffer, copies, values),
-            BufferContent::Poison(pattern) => harness.poison(copies, *pattern, self.copy_numbers),
+            BufferContent::Poison(pattern) => {
+                harness.poison(self.filled_copies(buffer, copies)?, *pattern)
+            }
         }
     }
 
@@ -153,6 +156,18 @@ impl CudaBoundKernel {
         }
         self.memory.show()?;
         Ok(self.memory.buffer_copies(&self.plan, buffer))
+    }
+
+    fn filled_copies(&self, buffer: usize, copies: BufferCopies) -> anyhow::Result<FilledCopies> {
+        let addresses: Vec<CUdeviceptr> = (0..copies.copies)
+            .map(|copy| self.memory.address(buffer, copy))
+            .collect();
+        let addresses = CopyAddresses::new(&addresses);
+        Ok(FilledCopies {
+            copies,
+            addresses: addresses.context("a buffer has more copies than can be filled at once")?,
+            numbers: self.copy_numbers,
+        })
     }
 
     /// Some copies of a buffer. Uses one of the two selection tables.

@@ -68,6 +68,12 @@ impl Clock {
         })
     }
 
+    /// Makes all lines ordinary that a kernel may have made to stay in the cache. Must precede a flush; no kernel may run in between.
+    pub(super) fn reset_persisting_lines() {
+        // GPUs before Ampere have no such lines.
+        let _ = call!(cuCtxResetPersistingL2Cache());
+    }
+
     /// Queues a cache flush: writes twice the cache's size, then reads as much. Afterwards the cache holds none of a kernel's
     /// data and no dirty lines. The launches to be timed can be queued while it runs, so that none of them is late.
     pub(super) fn flush_cache(&mut self, harness: &HarnessKernels) -> anyhow::Result<()> {
@@ -75,7 +81,6 @@ impl Clock {
         let memory = self.flush_memory()?;
         memory.written.set_access(Access::Writable)?;
         memory.read.set_access(Access::Readable)?;
-        let _ = call!(cuCtxResetPersistingL2Cache());
         let (start, bytes) = (memory.written.start(), memory.written.bytes());
         call!(cuMemsetD32Async(
             start,

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use cudarc::driver::sys::{self, CUdeviceptr};
 
-use super::buffer_copies::{BufferCopies, CopyNumbers};
+use super::buffer_copies::{BufferCopies, CopyNumbers, FilledCopies};
 use super::compiler::Compiler;
 use super::gpu::{DriverError, Gpu, call};
 use super::harness_functions::HarnessFunctions;
@@ -126,44 +126,49 @@ impl HarnessKernels {
         LaunchSize::new([wanted.min(u64::from(limit)) as u32, copies])
     }
 
-    /// Fills all copies with random values. `row`: length of the last axis.
+    /// Fills all copies with random values. `row`: length of the last axis. Needs none of the judge's memory.
     pub(super) fn fill(
         &self,
-        buffer: BufferCopies,
+        filled: FilledCopies,
         row: u64,
         distribution: &Distribution,
         mut seed: u64,
-        mut copies: CopyNumbers,
     ) -> anyhow::Result<()> {
+        let FilledCopies {
+            copies: buffer,
+            mut addresses,
+            mut numbers,
+        } = filled;
         let row = row.clamp(1, buffer.elements.max(1));
         let mut raw: RawDistribution = numerics::raw_distribution(buffer.dtype, row, distribution);
-        let (mut table, mut elements) = (buffer.table, buffer.elements);
+        let mut elements = buffer.elements;
         let (kernel, threads) = if raw.needs_whole_row() {
             ("fill_rows", elements / row)
         } else {
             ("fill", elements.div_ceil(4))
         };
-        self.launch(
+        self.launch_apart(
             self.functions.typed(buffer.dtype, kernel)?,
             self.size_for(threads, buffer.copies),
-            arguments!(table, elements, raw, seed, copies),
+            arguments!(addresses, elements, raw, seed, numbers),
         )?;
         Ok(())
     }
 
-    pub(super) fn poison(
-        &self,
-        buffer: BufferCopies,
-        pattern: Poison,
-        mut copies: CopyNumbers,
-    ) -> anyhow::Result<()> {
+    /// Needs none of the judge's memory.
+    pub(super) fn poison(&self, filled: FilledCopies, pattern: Poison) -> anyhow::Result<()> {
+        let FilledCopies {
+            copies: buffer,
+            mut addresses,
+            mut numbers,
+        } = filled;
         let function = self.functions.typed(buffer.dtype, "poison")?;
-        let (mut table, mut elements) = (buffer.table, buffer.elements);
+        let mut elements = buffer.elements;
         let (mut kind, mut seed) = numerics::poison_arguments(pattern);
-        self.launch(
+        self.launch_apart(
             function,
             self.size_for(elements.div_ceil(4), buffer.copies),
-            arguments!(table, elements, kind, seed, copies),
+            arguments!(addresses, elements, kind, seed, numbers),
         )?;
         Ok(())
     }

@@ -1,7 +1,7 @@
 // The harness kernels: fill, poison, compare, hash, guard zones, cache flush. Compiled without contraction: a function of
 // `numerics.h` gives the same bits for an index here and on the CPU, and sums run in the same order.
 //
-// A buffer exists once in each copy of a kernel's data: `blockIdx.y` is the copy, and `buffers` holds one address for each copy.
+// A buffer exists once in each copy of a kernel's data: `blockIdx.y` is the copy, and `buffers` has one address for each copy.
 // These kernels never run while a candidate runs.
 
 #include "numerics.h"
@@ -13,6 +13,12 @@ constexpr u32 MAX_NUMBERED_COPIES = 16;
 struct Copies {
     u32 count;
     u32 numbers[MAX_NUMBERED_COPIES];
+};
+
+// The addresses of a buffer's copies as an argument: filling a buffer then needs none of the judge's memory, which is hidden.
+constexpr u32 MAX_ADDRESSES = 257;
+struct Addresses {
+    u64 of_copy[MAX_ADDRESSES];
 };
 
 __device__ inline u32 copy_number(const Copies& copies, u32 index) { return copies.count == 0 ? index : copies.numbers[index]; }
@@ -37,25 +43,25 @@ __device__ inline void store_all(u64 address, u64 elements, Make make) {
 }
 
 template <u32 dtype>
-__global__ void fill(const u64* buffers, u64 elements, const __grid_constant__ Distribution distribution, u64 seed,
+__global__ void fill(const __grid_constant__ Addresses buffers, u64 elements, const __grid_constant__ Distribution distribution, u64 seed,
                      const __grid_constant__ Copies copies) {
     const u64 own = seed_of_copy(seed, copy_number(copies, blockIdx.y));
     const Distribution local = distribution;
     if (is_plain(local) && local.shape == NORMAL) {
-        store_all<dtype>(buffers[blockIdx.y], elements, [&](u64 i) { return Element<dtype>::from(normal(own, i) * local.first); });
+        store_all<dtype>(buffers.of_copy[blockIdx.y], elements, [&](u64 i) { return Element<dtype>::from(normal(own, i) * local.first); });
     } else {
-        store_all<dtype>(buffers[blockIdx.y], elements, [&](u64 i) { return Element<dtype>::make(local, own, i); });
+        store_all<dtype>(buffers.of_copy[blockIdx.y], elements, [&](u64 i) { return Element<dtype>::make(local, own, i); });
     }
 }
 
 // One thread for each row, so that the sum has the same order as on the CPU.
 template <u32 dtype>
-__global__ void fill_rows(const u64* buffers, u64 elements, const __grid_constant__ Distribution distribution, u64 seed,
+__global__ void fill_rows(const __grid_constant__ Addresses buffers, u64 elements, const __grid_constant__ Distribution distribution, u64 seed,
                           const __grid_constant__ Copies copies) {
     typedef typename Element<dtype>::Stored Stored;
     const u64 own = seed_of_copy(seed, copy_number(copies, blockIdx.y));
     const Distribution local = distribution;
-    Stored* stored = reinterpret_cast<Stored*>(buffers[blockIdx.y]);
+    Stored* stored = reinterpret_cast<Stored*>(buffers.of_copy[blockIdx.y]);
     for (u64 row = thread_index(); row < elements / local.row; row += thread_count()) {
         const u64 start = row * local.row;
         double sum = 0.0;
@@ -69,9 +75,10 @@ __global__ void fill_rows(const u64* buffers, u64 elements, const __grid_constan
 }
 
 template <u32 dtype>
-__global__ void poison(const u64* buffers, u64 elements, u32 kind, u64 seed, const __grid_constant__ Copies copies) {
+__global__ void poison(const __grid_constant__ Addresses buffers, u64 elements, u32 kind, u64 seed,
+                       const __grid_constant__ Copies copies) {
     const u64 own = seed_of_copy(seed, copy_number(copies, blockIdx.y));
-    store_all<dtype>(buffers[blockIdx.y], elements, [&](u64 i) { return poison_of<dtype>(kind, own, i); });
+    store_all<dtype>(buffers.of_copy[blockIdx.y], elements, [&](u64 i) { return poison_of<dtype>(kind, own, i); });
 }
 
 // Results start as zeros. The first index is stored as its complement, so that atomicMax finds the smallest.
@@ -114,6 +121,24 @@ __global__ void count_poison(const u64* buffers, u64 elements, u32 kind, u64 see
 // The number of pieces of a copy. Partial sums are stored by copy, then piece, then lane.
 __device__ inline u64 pieces_of(u64 elements) { return (elements + PIECE - 1) / PIECE; }
 
+// Calls `use` with the index of each element of a slot, in order, and what `load` has read there. Several elements are read before the
+// first is used: a thread would otherwise wait for memory once for each of them.
+template <typename Load, typename Use>
+__device__ inline void for_each_in_slot(u64 slot, u64 elements, Load load, Use use) {
+    constexpr int BATCH = 8;
+    const u64 start = slot / LANES * PIECE;
+    const u64 end = start + PIECE < elements ? start + PIECE : elements;
+    u64 i = start + slot % LANES;
+    for (; i + (BATCH - 1) * LANES < end; i += BATCH * LANES) {
+        decltype(load(i)) loaded[BATCH];
+#pragma unroll
+        for (int j = 0; j < BATCH; ++j) loaded[j] = load(i + j * LANES);
+#pragma unroll
+        for (int j = 0; j < BATCH; ++j) use(i + j * LANES, loaded[j]);
+    }
+    for (; i < end; i += LANES) use(i, load(i));
+}
+
 // Sums the squares of the expected values, for each lane of each piece.
 template <u32 dtype>
 __global__ void square(const u64* buffers, u64 elements, double* partial) {
@@ -121,13 +146,11 @@ __global__ void square(const u64* buffers, u64 elements, double* partial) {
     const Stored* stored = reinterpret_cast<const Stored*>(buffers[blockIdx.y]);
     const u64 slots = pieces_of(elements) * LANES;
     for (u64 slot = thread_index(); slot < slots; slot += thread_count()) {
-        const u64 start = slot / LANES * PIECE;
-        const u64 end = start + PIECE < elements ? start + PIECE : elements;
         double sum = 0.0;
-        for (u64 i = start + slot % LANES; i < end; i += LANES) {
-            const double value = Element<dtype>::value(stored[i]);
+        for_each_in_slot(slot, elements, [&](u64 i) { return stored[i]; }, [&](u64, Stored read) {
+            const double value = Element<dtype>::value(read);
             sum += value * value;
-        }
+        });
         partial[blockIdx.y * slots + slot] = sum;
     }
 }
@@ -183,17 +206,19 @@ __global__ void compare(const u64* buffers, const u64* expected_buffers, u64 ele
     Result result = {};
     double largest = 0.0;
     for (u64 slot = thread_index(); slot < slots; slot += thread_count()) {
-        const u64 start = slot / LANES * PIECE;
-        const u64 end = start + PIECE < elements ? start + PIECE : elements;
         double sum = 0.0;
-        for (u64 i = start + slot % LANES; i < end; i += LANES) {
-            const double found = Element<dtype>::value(stored[i]);
-            const double right = Element<expected_dtype>::value(expected[i]);
+        struct Pair {
+            Stored found;
+            Expected right;
+        };
+        for_each_in_slot(slot, elements, [&](u64 i) { return Pair{stored[i], expected[i]}; }, [&](u64 i, const Pair& pair) {
+            const double found = Element<dtype>::value(pair.found);
+            const double right = Element<expected_dtype>::value(pair.right);
             double error = found > right ? found - right : right - found;
             if (may_matter(error, right, bounds, result)) error = record_error(found, right, i, bounds, &result);
             sum += error;
             largest = error > largest ? error : largest;
-        }
+        });
         partial[blockIdx.y * slots + slot] = sum;
     }
     if (result.failed != 0) {
