@@ -8,6 +8,7 @@ use cudarc::driver::sys;
 
 use super::compiler::Compiler;
 use super::gpu::Gpu;
+use super::launch_limits::local_memory;
 use super::loaded_module::LoadedModule;
 use crate::device::numerics;
 use crate::task::DType;
@@ -136,6 +137,12 @@ impl HarnessFunctions {
         let functions = self.compile(&name, &definitions, &["scrub_local"])?;
         let function = functions.first().copied();
         let function = function.ok_or_else(|| anyhow::anyhow!("no harness kernel `{name}`"))?;
+        // Without this memory, the kernel overwrites nothing, and a candidate could find what it left.
+        let overwritten = local_memory(function)?;
+        anyhow::ensure!(
+            overwritten >= bytes,
+            "the harness kernel `{name}` was compiled to overwrite {overwritten} bytes of local memory instead of {bytes}"
+        );
         self.local_scrubs.borrow_mut().insert(bytes, function);
         Ok(function)
     }

@@ -323,28 +323,33 @@ __device__ void hold_place() {
     }
 }
 
-// Overwrites the shared memory of a multiprocessor. Launched with one block for each multiprocessor.
+// Overwrites the shared memory of a multiprocessor. Launched with one block for each multiprocessor. Nothing reads what is stored here, so
+// the stores are assembly: the compiler removes others.
 __global__ void scrub_shared(u32 words) {
     extern __shared__ u32 shared[];
-    for (u32 i = threadIdx.x; i < words; i += blockDim.x) shared[i] = 0xffffffffu;
+    const u32 start = (u32)__cvta_generic_to_shared(shared);
+    for (u32 i = threadIdx.x; i < words; i += blockDim.x) {
+        asm volatile("st.shared.u32 [%0], %1;" ::"r"(start + 4 * i), "r"(0xffffffffu) : "memory");
+    }
     // The first kibibyte of a block is the system's. A kernel can write to it too.
-    if (__cvta_generic_to_shared(shared) >= 1024) {
+    if (start >= 1024) {
         for (u32 i = threadIdx.x * 4; i < 1024; i += blockDim.x * 4) asm volatile("st.shared.u32 [%0], %1;" ::"r"(i), "r"(0u) : "memory");
     }
     __syncthreads();
     hold_place();
-    // A use of the values keeps the compiler from removing the stores.
-    if (shared[(threadIdx.x * 97u) % words] == 0u) __trap();
 }
 
-// Overwrites `BYTES` bytes of the local memory of every thread that fits on the device. `LOCAL_BYTES` comes from the host.
+// Overwrites `LOCAL_BYTES` bytes of the local memory of every thread that fits on the device. The host defines `LOCAL_BYTES`, and checks
+// that the compiled kernel has as much local memory. The stores are assembly, as in `scrub_shared`.
 #ifdef LOCAL_BYTES
 __global__ void __launch_bounds__(1024, 2) scrub_local(u32 value) {
-    volatile u32 local[LOCAL_BYTES / 4];
-    for (u32 i = 0; i < LOCAL_BYTES / 4; ++i) local[i] = value;
+    alignas(16) u32 local[LOCAL_BYTES / 4];
+    const u64 start = (u64)__cvta_generic_to_local(local);
+#pragma unroll 1
+    for (u32 i = 0; i < LOCAL_BYTES; i += 16) {
+        asm volatile("st.local.v4.u32 [%0], {%1, %1, %1, %1};" ::"l"(start + i), "r"(value) : "memory");
+    }
     hold_place();
-    // A use of the values keeps the compiler from removing the stores.
-    if (local[(threadIdx.x * 97u) % (LOCAL_BYTES / 4)] != value) __trap();
 }
 #endif
 
