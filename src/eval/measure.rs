@@ -334,7 +334,8 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
             seed: session_seed,
             plan: self.plan,
             spacing,
-            is_search: matches!(self.length, TimingLength::Search { .. }),
+            is_search: matches!(self.length, TimingLength::Search { .. })
+                && device.blocks_per_process().is_none(),
         };
         let mut session = TimingSession::open(self.context, self.contest, start)?;
         if self

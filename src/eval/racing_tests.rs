@@ -217,10 +217,7 @@ fn machines(noise: Noise, workloads: usize, log_speedup: f64, index: u64) -> Vec
 }
 
 /// Races one candidate on these machines, with these numbers of blocks at the early looks.
-fn race_machines(
-    mut machines: Vec<Simulation>,
-    early_blocks: &[usize],
-) -> (LookResult, [f64; 2]) {
+fn race_machines(mut machines: Vec<Simulation>, early_blocks: &[usize]) -> (LookResult, [f64; 2]) {
     let workloads = machines.len();
     let mut race = Race::new(1.0, workloads, early_blocks.len() as u32);
     let readings = |machines: &[Simulation]| -> Vec<Reading> {

@@ -309,11 +309,15 @@ mod tests {
 
     #[test]
     fn near_variables_are_read_at_once_and_far_ones_apart() {
-        let variables = [(5000, 100), (256, 4), (260, 4), (1200, 8), (0, 0), (5050, 10)];
-        assert_eq!(
-            spans_of(variables.into_iter()),
-            [(256, 1208), (5000, 5100)]
-        );
+        let variables = [
+            (5000, 100),
+            (256, 4),
+            (260, 4),
+            (1200, 8),
+            (0, 0),
+            (5050, 10),
+        ];
+        assert_eq!(spans_of(variables.into_iter()), [(256, 1208), (5000, 5100)]);
         assert_eq!(spans_of([].into_iter()), []);
     }
 
