@@ -144,7 +144,9 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             let poison = Poison::Finite { seed };
             candidate = candidate.min(self.take_sample(Side::Candidate, seed, poison, 1)?);
             plan = self.plan_for(known.bytes, [candidate, known.time]);
-            if plan == known.plan {
+            let at_half = self.plan_for(known.bytes, [candidate / 2, known.time]);
+            // Further launches can only lower the time. If a sample is one run even at half of it, they change nothing.
+            if plan == known.plan || at_half.runs == 1 {
                 break;
             }
         }
