@@ -18,7 +18,8 @@ use super::floor::cold_floor;
 use super::kernel_set::Side;
 use super::opening::{Opponent, TimedPair};
 use super::racing::{
-    FIRST_LOOK_BLOCKS, LookPlan, Reading, SHORT_LOOK_BLOCKS, SLOW_LOOK_SECONDS, steady_look_blocks,
+    FIRST_LOOK_BLOCKS, LookPlan, Reading, SECOND_LOOK_BLOCKS, SHORT_LOOK_BLOCKS, SLOW_LOOK_SECONDS,
+    steady_look_blocks,
 };
 use super::sample_plan::SamplePlan;
 use super::sampling::{Samples, SamplingEnd, StoppingRule};
@@ -122,6 +123,13 @@ pub(super) struct CaseTiming<'m, 'j> {
 /// six on, which is the whole range of the samples. With eight, one outlier no longer decides it.
 const SEARCH_BLOCKS: usize = 8;
 
+/// A look before the full timing. The second one is only for a device that keeps its processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EarlyLook {
+    First,
+    Second,
+}
+
 /// How long a full timing takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TimingLength {
@@ -213,15 +221,18 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
         }
     }
 
-    /// Takes the few samples of a first look. Each block has processes of its own, if the device replaces them at all: a few blocks must
+    /// Takes the few samples of an early look. Each block has processes of its own, if the device replaces them at all: a few blocks must
     /// show process noise too.
-    pub(super) fn sample_for_first_look(&mut self) -> JudgeResult<()> {
+    pub(super) fn sample_for_look(&mut self, look: EarlyLook) -> JudgeResult<()> {
         let blocks_per_process = self.context.device.blocks_per_process().map(|_| 1);
         let workloads = match self.length {
             TimingLength::Search { workloads } => workloads,
             TimingLength::Profile => 1,
         };
-        let steady = (blocks_per_process.is_none()).then(|| steady_look_blocks(workloads));
+        let steady = (blocks_per_process.is_none()).then(|| match look {
+            EarlyLook::First => steady_look_blocks(workloads),
+            EarlyLook::Second => SECOND_LOOK_BLOCKS,
+        });
         let rule = self.stopping_rule();
         self.run_session(
             blocks_per_process,
@@ -323,7 +334,8 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
             seed: session_seed,
             plan: self.plan,
             spacing,
-            is_search: matches!(self.length, TimingLength::Search { .. }),
+            is_search: matches!(self.length, TimingLength::Search { .. })
+                && device.blocks_per_process().is_none(),
         };
         let mut session = TimingSession::open(self.context, self.contest, start)?;
         if self

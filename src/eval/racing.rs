@@ -20,6 +20,9 @@ pub(super) const SLOW_LOOK_SECONDS: f64 = 1.0;
 /// The same on such a device for many workloads: their errors average out, and their degrees of freedom add up.
 const MANY_WORKLOADS: usize = 4;
 const LOOK_BLOCKS_OF_MANY: usize = 2;
+/// Timing blocks of each workload at the second look, on a device that keeps its processes. Few blocks have many degrees of freedom only
+/// if all workloads vary alike.
+pub(super) const SECOND_LOOK_BLOCKS: usize = 4;
 /// Timing blocks of a workload at the looks during its full timing.
 const LATER_LOOKS: [usize; 2] = [8, 16];
 
@@ -116,12 +119,12 @@ pub(super) struct Race {
 }
 
 impl Race {
-    /// `bar`: a speedup above 0.
-    pub(super) fn new(bar: f64, workloads: usize) -> Self {
-        let later = LATER_LOOKS.len() * workloads;
+    /// `bar`: a speedup above 0. `early_looks`: at most this many before the full timing.
+    pub(super) fn new(bar: f64, workloads: usize, early_looks: u32) -> Self {
+        let later = u32::try_from(LATER_LOOKS.len() * workloads).unwrap_or(u32::MAX);
         Self {
             bar,
-            looks: 1 + u32::try_from(later).unwrap_or(u32::MAX - 1),
+            looks: later.saturating_add(early_looks),
             look: 0,
         }
     }

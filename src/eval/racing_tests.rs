@@ -204,7 +204,7 @@ fn race_anchored(
             .map(|machine| machine.with_anchor(anchor_error))
             .collect();
     }
-    race_machines(machines, FIRST_LOOK_BLOCKS)
+    race_machines(machines, &[FIRST_LOOK_BLOCKS])
 }
 
 /// Unused machines, one for each workload.
@@ -216,20 +216,23 @@ fn machines(noise: Noise, workloads: usize, log_speedup: f64, index: u64) -> Vec
     machines.collect()
 }
 
-/// Races one candidate on these machines, with this many blocks at the first look.
-fn race_machines(
-    mut machines: Vec<Simulation>,
-    first_look_blocks: usize,
-) -> (LookResult, [f64; 2]) {
+/// Races one candidate on these machines, with these numbers of blocks at the early looks.
+fn race_machines(mut machines: Vec<Simulation>, early_blocks: &[usize]) -> (LookResult, [f64; 2]) {
     let workloads = machines.len();
-    let mut race = Race::new(1.0, workloads);
-    for machine in &mut machines {
-        machine.run_to(first_look_blocks, 1);
-    }
+    let mut race = Race::new(1.0, workloads, early_blocks.len() as u32);
     let readings = |machines: &[Simulation]| -> Vec<Reading> {
         machines.iter().map(Simulation::reading).collect()
     };
-    let mut look_result = race.look(&readings(&machines));
+    let mut look_result = LookResult::Open;
+    for (look, blocks) in early_blocks.iter().enumerate() {
+        let reaches = look > 0 && seems_to_reach(&readings(&machines), race.bar());
+        if look_result == LookResult::Open && !reaches {
+            for machine in &mut machines {
+                machine.run_to(*blocks, 1);
+            }
+            look_result = race.look(&readings(&machines));
+        }
+    }
     for workload in 0..workloads {
         for blocks in LATER_LOOKS {
             if look_result == LookResult::Open {
@@ -318,7 +321,8 @@ fn fewer_blocks_dismiss_few_that_reach_the_bar_if_there_are_many_workloads() {
             let results = (first..first + count).map(|index| {
                 let workloads = [4, 7, 12][index as usize % 3];
                 let machines = machines(noise, workloads, log_speedup - centre, index);
-                race_machines(machines, steady_look_blocks(workloads)).0
+                let early = [steady_look_blocks(workloads), SECOND_LOOK_BLOCKS];
+                race_machines(machines, &early).0
             });
             let dismissed = results.filter(|look_result| *look_result != LookResult::Open);
             dismissed.count() as f64 / count as f64
@@ -383,10 +387,10 @@ fn interval_of_a_dismissed_candidate_contains_its_speedup() {
 fn nothing_is_decided_from_too_little() {
     let mut lone = Simulation::new(Noise::Quiet, -9.0, RandomStream::new(1, "lone", 0));
     lone.run_to(1, 1);
-    let mut race = Race::new(1.0, 1);
+    let mut race = Race::new(1.0, 1, 1);
     assert_eq!(race.look(&[lone.reading()]), LookResult::Open);
     assert_eq!(race.interval(&[lone.reading()]), None);
-    assert_eq!(Race::new(1.0, 0).look(&[]), LookResult::Open);
+    assert_eq!(Race::new(1.0, 0, 1).look(&[]), LookResult::Open);
     // A workload of which nothing is known leaves everything open.
     let mut known = Simulation::new(Noise::Quiet, -9.0, RandomStream::new(2, "known", 0));
     known.run_to(4, 1);
@@ -399,7 +403,7 @@ fn nothing_is_decided_from_too_little() {
 #[test]
 fn all_looks_spend_the_whole_probability() {
     for workloads in [1, 2, 7] {
-        let mut race = Race::new(1.0, workloads);
+        let mut race = Race::new(1.0, workloads, 2);
         let mut spent = 0.0;
         for _ in 0..race.looks {
             race.look += 1;

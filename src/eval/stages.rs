@@ -9,7 +9,7 @@ use super::context::JudgeContext;
 use super::finding::{Finding, JudgeError, JudgeResult};
 use super::inspection;
 use super::judged_kernel::JudgedKernel;
-use super::measure::TimingLength;
+use super::measure::{EarlyLook, TimingLength};
 use super::racing::{LookResult, Race};
 use super::request::JudgeRequest;
 use super::stage_times::Phase;
@@ -87,11 +87,24 @@ impl Stages<'_, '_> {
         let Some(bar) = incumbents.bar(&verdict.features) else {
             return self.run_all(verdict);
         };
-        let mut race = Race::new(bar, self.timed.count());
-        let look_result =
-            self.time(verdict, |timed, checks| timed.first_look(&mut race, checks))?;
-        if let LookResult::Dismissed(dismissal) = look_result {
-            return self.dismiss(&race, dismissal, verdict);
+        let is_steady = self.context.device.blocks_per_process().is_none();
+        let looks: &[EarlyLook] = if is_steady {
+            &[EarlyLook::First, EarlyLook::Second]
+        } else {
+            &[EarlyLook::First]
+        };
+        let mut race = Race::new(bar, self.timed.count(), looks.len() as u32);
+        for look in looks {
+            // What seems to reach the bar is timed in full in any case.
+            if *look == EarlyLook::Second && self.timed.seems_to_reach(&race) {
+                break;
+            }
+            let look_result = self.time(verdict, |timed, checks| {
+                timed.early_look(*look, &mut race, checks)
+            })?;
+            if let LookResult::Dismissed(dismissal) = look_result {
+                return self.dismiss(&race, dismissal, verdict);
+            }
         }
         self.check(verdict, |checks, verdict| checks.check_rest(verdict))?;
         verdict.builds.push(Build::Fast.name().to_owned());

@@ -11,7 +11,7 @@ use super::context::JudgeContext;
 use super::features;
 use super::finding::{Finding, JudgeError, JudgeResult};
 use super::judged_kernel::JudgedKernel;
-use super::measure::{self, CaseTiming, Measurement, TimingLength};
+use super::measure::{self, CaseTiming, EarlyLook, Measurement, TimingLength};
 use super::opening::{Opponent, TimedPair};
 use super::racing::{self, LookResult, Race, Reading};
 use crate::search::Anchor;
@@ -71,13 +71,14 @@ impl<'c, 'j> TimedCases<'c, 'j> {
     }
 
     /// Takes a few samples of every case, then looks at all of them.
-    pub(super) fn first_look(
+    pub(super) fn early_look(
         &mut self,
+        look: EarlyLook,
         race: &mut Race,
         checks: &mut CaseChecks<'_, '_>,
     ) -> JudgeResult<LookResult> {
         for (index, timing) in &mut self.timings {
-            let sampled = timing.sample_for_first_look();
+            let sampled = timing.sample_for_look(look);
             in_case(sampled, timing.case(), *index, checks)?;
         }
         Ok(race.look(&self.readings()))

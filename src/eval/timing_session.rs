@@ -24,6 +24,9 @@ use crate::verdict::{Evidence, Status};
 const SPACING_SAMPLES: usize = 3;
 /// Launches that give a first estimate of a kernel's time.
 const ESTIMATE_RUNS: usize = 3;
+/// In a search, blocks of a candidate whose sample takes this long have one pair, and it is not warmed up by a sample: what a first launch
+/// costs is nothing beside it, and it has lost if it is much slower than others.
+const SLOW_SAMPLE: Duration = Duration::from_millis(20);
 /// Probability of a short sample of the candidate before a pair.
 const SHORT_SAMPLE_PROBABILITY: f64 = 0.06;
 
@@ -44,7 +47,7 @@ pub(super) struct SessionStart {
     /// Of an earlier session of the measurement.
     pub(super) plan: Option<SamplePlan>,
     pub(super) spacing: SpacingCheck,
-    /// Whether a candidate of a search is timed. What is known of its opponent is used then.
+    /// Whether a candidate of a search is timed, on a device that keeps its processes. What is known of its opponent is used then.
     pub(super) is_search: bool,
 }
 
@@ -55,6 +58,8 @@ pub(super) struct TimingSession<'s, 'j> {
     kernels: KernelSet,
     plan: SamplePlan,
     is_search: bool,
+    /// How long the candidate's last sample took.
+    candidate_sample: Duration,
     /// Runs of a short sample of the candidate, after which no other copy may be written; `None`: no short samples.
     short_runs: Option<usize>,
     checks: OutputChecks,
@@ -86,6 +91,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             kernels: KernelSet::open(context, contest, first.copies)?,
             plan: first,
             is_search: start.is_search,
+            candidate_sample: Duration::ZERO,
             short_runs: None,
             checks: OutputChecks::new(context.device.lock_file().is_host, context.options.cache),
             times: SampleTimes::default(),
@@ -138,7 +144,9 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             let poison = Poison::Finite { seed };
             candidate = candidate.min(self.take_sample(Side::Candidate, seed, poison, 1)?);
             plan = self.plan_for(known.bytes, [candidate, known.time]);
-            if plan == known.plan {
+            let at_half = self.plan_for(known.bytes, [candidate / 2, known.time]);
+            // Further launches can only lower the time. If a sample is one run even at half of it, they change nothing.
+            if plan == known.plan || at_half.runs == 1 {
                 break;
             }
         }
@@ -241,12 +249,19 @@ impl<'s, 'j> TimingSession<'s, 'j> {
     /// short sample of the candidate.
     pub(super) fn warm_up(&mut self, seed: u64, order: [Side; 2]) -> JudgeResult<()> {
         for side in order {
+            if side == Side::Candidate && self.is_slow() {
+                continue;
+            }
             self.take_sample(side, seed, Poison::Finite { seed }, self.plan.runs)?;
         }
         self.check_short_sample(seed)
     }
 
-    /// Times one block: two pairs, each led by one of `leaders`.
+    fn is_slow(&self) -> bool {
+        self.is_search && self.candidate_sample >= SLOW_SAMPLE
+    }
+
+    /// Times one block: two pairs, each led by one of `leaders`, or only the first of them if the candidate is slow.
     pub(super) fn time_block(
         &mut self,
         seed: u64,
@@ -256,6 +271,9 @@ impl<'s, 'j> TimingSession<'s, 'j> {
     ) -> JudgeResult<Vec<PairTimes>> {
         let mut pairs = Vec::new();
         for (index, leader) in leaders.into_iter().enumerate() {
+            if index > 0 && self.is_slow() {
+                break;
+            }
             if index > 0 {
                 self.kernels.swap_placement()?;
             }
@@ -324,6 +342,9 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         let started = Instant::now();
         let outcome = bound.launch_sample(runs, deadline)?;
         self.times.launch += started.elapsed();
+        if let (LaunchOutcome::Finished { time }, Side::Candidate) = (&outcome, side) {
+            self.candidate_sample = time.mul_f64(runs as f64);
+        }
         match (outcome, side) {
             (LaunchOutcome::Finished { time }, _) => Ok(time),
             (LaunchOutcome::Fault(refusal), Side::Candidate) => Err(refusal.into()),
