@@ -2,12 +2,13 @@
 
 use crate::program::{CommandResult, Workspace};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "",
     "evolve",
     "tune",
     "resume",
     "eval",
+    "report",
     "promote",
     "prompt",
     "tasks list",
