@@ -27,6 +27,7 @@ mod report;
 mod resume;
 mod run_args;
 mod run_end;
+mod runs;
 mod tasks;
 
 use crate::base::{guardian, interrupt, temporary};
@@ -57,6 +58,8 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Write the report of runs: one HTML file, Markdown or JSON.
     Report(report::ReportArgs),
+    /// List the runs in a folder: task, best kernel, state, cost, age.
+    Runs(runs::RunsArgs),
     /// Promote a run's best kernel if it beats the current best.
     Promote(promote::PromoteArgs),
     /// Print the prompt of a task and the tokens of each part.
@@ -153,6 +156,7 @@ fn run_command(cli: Cli) -> anyhow::Result<Exit> {
         Command::Resume(arguments) => resume::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
         Command::Report(arguments) => report::run(arguments),
+        Command::Runs(arguments) => runs::run(arguments),
         Command::Promote(arguments) => promote::run(arguments),
         Command::Prompt(arguments) => prompt::run(arguments),
         Command::Tasks(arguments) => tasks::run(arguments),

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::reader;
 use super::task::TaskHistory;
 use crate::event::{RunEvent, Session};
-use crate::run::{Journal, ParseLine, RunDirectory, RunRecord, TaskSessions};
+use crate::run::{Journal, ParseLine, RunDirectory, RunRecord, TaskSessions, host_name};
 
 /// Whether a run works, and how its last process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +17,9 @@ pub(crate) enum RunState {
     Interrupted,
     /// A task could not go on.
     Failed,
-    /// The last process works, or was killed.
+    /// A process of this machine works on it.
+    Working,
+    /// The last process was killed, or works on another machine.
     Open,
 }
 
@@ -27,6 +29,7 @@ impl RunState {
             RunState::Finished => "finished",
             RunState::Interrupted => "interrupted",
             RunState::Failed => "failed",
+            RunState::Working => "working",
             RunState::Open => "not finished",
         }
     }
@@ -124,6 +127,9 @@ impl RunHistory {
             }
             tasks.push(task);
         }
+        if state == RunState::Open && is_worked_on(&folder, &log.sessions) {
+            state = RunState::Working;
+        }
         Ok(Self {
             directory: directory.to_owned(),
             record,
@@ -199,6 +205,19 @@ impl TaskLog {
             _ => {}
         }
     }
+}
+
+/// Whether the process that the lock names still runs on this machine. Takes no lock: that could refuse a run that starts now.
+fn is_worked_on(folder: &RunDirectory, sessions: &[Session]) -> bool {
+    let is_here = sessions
+        .last()
+        .is_some_and(|session| session.host == host_name());
+    let process = std::fs::read_to_string(folder.lock()).ok();
+    let process = process.and_then(|text| text.trim().parse::<u32>().ok());
+    let process = process.filter(|process| is_here && *process != std::process::id());
+    let name =
+        process.and_then(|process| std::fs::read_to_string(format!("/proc/{process}/comm")).ok());
+    name.is_some_and(|name| name.trim() == "kforge")
 }
 
 /// The axes of the archive, from the recorded config. Empty if it has none.

@@ -179,7 +179,7 @@ fn over_start(task: &TaskHistory) -> Option<String> {
 fn why_unconfirmed(confirmation: Option<&Confirmation>, state: RunState) -> String {
     let Some(confirmation) = confirmation else {
         return match state {
-            RunState::Open => "It is not confirmed: the run has not ended.",
+            RunState::Open | RunState::Working => "It is not confirmed: the run has not ended.",
             RunState::Interrupted => "It is not confirmed: the run was interrupted.",
             RunState::Failed => "It is not confirmed: the run has failed.",
             RunState::Finished => "It was not measured again, so nothing is claimed.",

@@ -15,6 +15,9 @@ use crate::verdict::Speedup;
 /// Space around the plot: left, right, top, bottom.
 const MARGINS: [f64; 4] = [52.0, 14.0, 12.0, 40.0];
 
+/// The most dots of a chart.
+const MAX_DOTS: usize = 3000;
+
 /// The horizontal axis of a chart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HorizontalAxis {
@@ -146,15 +149,25 @@ impl Points {
         svg + "</svg>"
     }
 
-    /// All figures of the search in one path. Those that fall on the same spot are drawn once.
+    /// All figures of the search in one path. Those that fall on the same spot are drawn once; of very many, spots are larger.
     fn draw_dots(&self, svg: &mut String, frame: &Frame) {
-        let mut seen = HashSet::new();
-        let mut path = String::new();
-        for point in &self.passed {
+        let places = self.passed.iter().map(|point| {
             let (x, y) = (frame.x(point.x), frame.y(point.speedup.geomean));
-            if seen.insert(((x * 2.0) as i64, (y * 2.0) as i64)) {
-                let _ = write!(path, "M{x:.0} {y:.0}h0");
+            (x.round() as i64, y.round() as i64)
+        });
+        let mut places: Vec<(i64, i64)> = places.collect();
+        let mut spot = 1;
+        loop {
+            let mut seen = HashSet::new();
+            places.retain(|(x, y)| seen.insert((x / spot, y / spot)));
+            if places.len() <= MAX_DOTS {
+                break;
             }
+            spot *= 2;
+        }
+        let mut path = String::new();
+        for (x, y) in places {
+            let _ = write!(path, "M{x} {y}h0");
         }
         let _ = write!(svg, "<path class=\"dots\" d=\"{path}\"/>");
     }

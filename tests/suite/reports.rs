@@ -114,6 +114,13 @@ fn run_ends_with_a_report_that_says_what_was_found() {
     assert!(text.lines().count() < 60, "{text}");
     assert!(text.starts_with("### softmax: "), "{text}");
 
+    let listed = folder.run(&["runs", "."]).exits_with(0).stdout;
+    let line = listed.lines().nth(1).unwrap();
+    assert!(
+        line.starts_with("./out ") && line.contains(" finished ") && line.contains(" 8 "),
+        "{listed}"
+    );
+
     // The same run gives the same page, at another place too.
     folder
         .run(&["report", "out", "--output", "again.html"])

@@ -2,13 +2,14 @@
 
 use crate::program::{CommandResult, Workspace};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "",
     "evolve",
     "tune",
     "resume",
     "eval",
     "report",
+    "runs",
     "promote",
     "prompt",
     "tasks list",
