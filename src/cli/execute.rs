@@ -12,15 +12,20 @@ use super::dry_run;
 use super::exit::Exit;
 use super::model_flags::model_options;
 use super::output::{Format, print, print_json, print_json_lines};
+use super::report;
 use super::run_args::{RunArgs, RunStart};
 use super::run_end::{self, RunReport};
-use crate::base::{Digest, files, interrupt};
+use crate::base::text::shell_quote;
+use crate::base::{Digest, Failure, FailureKind, files, interrupt};
 use crate::config::ResolvedConfig;
 use crate::device::cpu;
 use crate::driver::{self, Operators, RunEnd, RunOptions};
 use crate::report::{ProgressFormat, ProgressView};
-use crate::run::{self, RECORD_SCHEMA, RunRecord, TaskRecord};
+use crate::run::{self, RECORD_SCHEMA, RunDirectory, RunRecord, TaskRecord};
 use crate::worker::{Profiling, WorkerPools};
+
+/// The longest journals that are read after an interruption, in bytes.
+const MAX_JOURNAL_AT_INTERRUPT: u64 = 32 << 20;
 
 /// Explains the mark of the figures that are shown while a run works.
 const PROVISIONAL_NOTE: &str =
@@ -68,6 +73,11 @@ pub(super) fn execute(
     interrupt::set_last_message(run_end::interrupted_message(&resolved.output));
     let ended = run_driver(&resolved, options, &mut view);
     view.close();
+    let was_refused = ended.as_ref().is_err_and(is_usage_failure);
+    if !was_refused {
+        let was_interrupted = ended.as_ref().is_ok_and(|ended| ended.interrupted);
+        write_report(&resolved.output, &view, was_interrupted);
+    }
     let ended = ended.map_err(|error| run_end::with_resume_hint(error, &resolved.output))?;
     RunReport {
         directory: &resolved.output,
@@ -77,6 +87,28 @@ pub(super) fn execute(
         arguments,
     }
     .finish()
+}
+
+/// Whether a run was refused before it changed anything.
+fn is_usage_failure(error: &anyhow::Error) -> bool {
+    let failure = error.downcast_ref::<Failure>();
+    failure.is_some_and(|failure| failure.kind == FailureKind::Usage)
+}
+
+/// Writes the report of a run. A run whose report cannot be written has its results all the same.
+///
+/// An interrupted command ends within two seconds, so the report of a long run is then left to `kforge report`.
+fn write_report(directory: &Path, view: &ProgressView, was_interrupted: bool) {
+    let path = RunDirectory::new(directory).report();
+    if was_interrupted && report::journal_bytes(directory) > MAX_JOURNAL_AT_INTERRUPT {
+        let command = shell_quote(directory);
+        view.print(&format!("`kforge report {command}` writes the report"));
+        return;
+    }
+    match report::write_page(directory, &path) {
+        Ok(()) => view.print(&format!("report: {}", path.display())),
+        Err(error) => tracing::warn!("no report was written: {error:#}"),
+    }
 }
 
 fn print_dry_run(resolved: &ResolvedConfig, format: Format) -> anyhow::Result<()> {
@@ -188,7 +220,6 @@ fn run_record(resolved: &ResolvedConfig, prompts: Option<String>) -> RunRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Failure;
 
     #[test]
     fn runs_started_in_the_same_second_get_distinct_directories() {

@@ -97,6 +97,18 @@ pub(super) const PROMOTE_CODES: &[Meaning] = &[
     (Exit::Interrupted, "interrupted; the rest is unchanged"),
 ];
 
+/// `report`.
+pub(super) const REPORT_CODES: &[Meaning] = &[
+    (Exit::Done, "written"),
+    UNEXPECTED,
+    (
+        Exit::Usage,
+        "a directory is no run directory, or a newer kforge wrote it",
+    ),
+    (Exit::Environment, "environment: full disk"),
+    INTERRUPTED,
+];
+
 /// `prompt`, `tasks list` and `tasks show`.
 pub(super) const READ_CODES: &[Meaning] = &[
     (Exit::Done, "done"),

@@ -23,13 +23,15 @@ mod output;
 mod promote;
 mod prompt;
 mod recorded;
+mod report;
 mod resume;
 mod run_args;
 mod run_end;
+mod runs;
 mod tasks;
 
 use crate::base::{guardian, interrupt, temporary};
-use crate::report;
+use crate::report as progress;
 use exit::{Exit, exit_for};
 use output::{LogRoute, STDERR_WAIT, StdoutClosed};
 
@@ -54,6 +56,10 @@ enum Command {
     Resume(resume::ResumeArgs),
     /// Judge kernels outside a search.
     Eval(eval::EvalArgs),
+    /// Write the report of runs: one HTML file, Markdown or JSON.
+    Report(report::ReportArgs),
+    /// List the runs in a folder: task, best kernel, state, cost, age.
+    Runs(runs::RunsArgs),
     /// Promote a run's best kernel if it beats the current best.
     Promote(promote::PromoteArgs),
     /// Print the prompt of a task and the tokens of each part.
@@ -131,7 +137,7 @@ pub fn run() -> ExitCode {
             exit_for(&error)
         }
     };
-    report::flush_stderr(STDERR_WAIT);
+    progress::flush_stderr(STDERR_WAIT);
     temporary::remove();
     ExitCode::from(exit as u8)
 }
@@ -149,6 +155,8 @@ fn run_command(cli: Cli) -> anyhow::Result<Exit> {
         Command::Tune(arguments) => evolve::tune(arguments),
         Command::Resume(arguments) => resume::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
+        Command::Report(arguments) => report::run(arguments),
+        Command::Runs(arguments) => runs::run(arguments),
         Command::Promote(arguments) => promote::run(arguments),
         Command::Prompt(arguments) => prompt::run(arguments),
         Command::Tasks(arguments) => tasks::run(arguments),

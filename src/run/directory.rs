@@ -20,7 +20,7 @@ pub struct TaskDirectory {
     root: PathBuf,
 }
 
-/// Names of files in the run directory, which a task must not have. `report.html` is reserved for later.
+/// Names of files in the run directory, which a task must not have.
 const RESERVED_NAMES: [&str; 6] = [
     "run.yaml",
     "lock",
@@ -50,6 +50,11 @@ impl RunDirectory {
 
     pub(crate) fn journal(&self) -> PathBuf {
         self.root.join("events.jsonl")
+    }
+
+    /// The report of the run, for a browser.
+    pub(crate) fn report(&self) -> PathBuf {
+        self.root.join("report.html")
     }
 
     pub(crate) fn summary(&self) -> PathBuf {

@@ -16,7 +16,7 @@ const UNKNOWN_BIN: u16 = u16::MAX;
 
 /// One axis of the grid.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct ArchiveAxis {
+pub(crate) struct ArchiveAxis {
     pub feature: String,
     /// Ascending. Bin i starts at edge i - 1.
     pub edges: Vec<f64>,
@@ -77,7 +77,7 @@ impl Elite {
 
 /// How a candidate compares with the elite of its cell. The numbers are the elite's step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ChallengeOutcome {
+pub(crate) enum ChallengeOutcome {
     /// The cell is empty.
     EmptyCell,
     /// Its interval is above the elite's.
@@ -99,7 +99,7 @@ pub struct Archive {
 }
 
 impl Archive {
-    pub(super) fn new(features: &IndexMap<String, Vec<f64>>) -> Self {
+    pub(crate) fn new(features: &IndexMap<String, Vec<f64>>) -> Self {
         let axes = features.iter().map(|(feature, edges)| ArchiveAxis {
             feature: feature.clone(),
             edges: edges.clone(),
@@ -111,7 +111,7 @@ impl Archive {
         }
     }
 
-    pub(super) fn axes(&self) -> &[ArchiveAxis] {
+    pub(crate) fn axes(&self) -> &[ArchiveAxis] {
         &self.axes
     }
 
@@ -136,7 +136,7 @@ impl Archive {
     }
 
     /// The cell of a kernel with these features.
-    pub(super) fn cell_of(&self, features: &IndexMap<String, f64>, speedup: &Speedup) -> Cell {
+    pub(crate) fn cell_of(&self, features: &IndexMap<String, f64>, speedup: &Speedup) -> Cell {
         let bins = self.axes.iter().map(|axis| match axis.feature.as_str() {
             // From the measurement itself, so that the two never disagree.
             "speedup" => axis.bin(Some(speedup.geomean)),
@@ -146,7 +146,7 @@ impl Archive {
     }
 
     /// Compares a candidate with the elite of its cell. Changes nothing.
-    pub(super) fn challenge(&self, cell: &Cell, speedup: &Speedup) -> ChallengeOutcome {
+    pub(crate) fn challenge(&self, cell: &Cell, speedup: &Speedup) -> ChallengeOutcome {
         match self.cells.get(cell) {
             None => ChallengeOutcome::EmptyCell,
             Some((step, incumbent)) if speedup.ci95[0] > incumbent.ci95[1] => {
@@ -160,7 +160,7 @@ impl Archive {
     }
 
     /// Puts an elite into its cell and removes the previous one.
-    pub(super) fn insert(&mut self, elite: Elite) {
+    pub(crate) fn insert(&mut self, elite: Elite) {
         self.remove(&elite.cell);
         self.cells
             .insert(elite.cell.clone(), (elite.step, elite.speedup));

@@ -53,7 +53,7 @@ mod updates;
 mod view;
 
 pub use anchor::{Anchor, AnchorWorkload};
-pub(crate) use archive::{Archive, Elite};
+pub(crate) use archive::{Archive, ChallengeOutcome, Elite};
 pub(crate) use divergence::Divergence;
 pub use incumbents::Incumbents;
 pub use known_code::KnownCode;

@@ -4,6 +4,7 @@ mod agreement;
 #[path = "../support/agreement.rs"]
 #[expect(dead_code, reason = "the other suite uses more of it")]
 mod agreement_rules;
+mod browser;
 #[path = "../support/code_cases.rs"]
 mod code_cases;
 mod compile_cuda;
@@ -46,6 +47,7 @@ fn main() -> std::process::ExitCode {
         honest_gpu::TESTS,
         cuda_device::TESTS,
         prompts::TESTS,
+        browser::TESTS,
         docs::TESTS,
     ]));
     tests.extend(prompts::example_tests());

@@ -25,6 +25,7 @@ mod profiling;
 mod program;
 mod racing;
 mod replies;
+mod reports;
 mod seeds;
 mod simulated;
 mod sources;

@@ -2,12 +2,14 @@
 
 use crate::program::{CommandResult, Workspace};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 14] = [
     "",
     "evolve",
     "tune",
     "resume",
     "eval",
+    "report",
+    "runs",
     "promote",
     "prompt",
     "tasks list",

@@ -1,0 +1,18 @@
+//! What a run did, read from its directory alone: steps, figures, archive, costs, sessions.
+//!
+//! Reads journals line by line and keeps a small record of each step, so that a run of 100,000 steps fits into memory. Another process
+//! may be working on the run: nothing is locked or changed, and an incomplete last line is skipped. A damaged line ends what is read of
+//! its journal; it is reported, and everything before it is shown. Knows no form of output: `page` does.
+
+mod archive;
+mod line;
+mod reader;
+mod run;
+mod step;
+mod tally;
+mod task;
+
+pub(crate) use run::{RunHistory, RunState};
+pub(crate) use step::{Outcome, StepHistory};
+pub(crate) use tally::{Tallies, Tally};
+pub(crate) use task::{Confirmation, TaskHistory};

@@ -1,0 +1,338 @@
+//! `kforge report` on real runs: what the page says, that it loads nothing, that no text of others becomes markup, and damage.
+
+use serde_json::Value;
+
+use crate::program::{CommandResult, SOFTMAX_KERNEL, Workspace};
+
+/// A quick search of the small task.
+const SEARCH: [&str; 10] = [
+    "evolve",
+    "softmax",
+    "--backend=cpu",
+    "--seed=3",
+    "--set=eval.precision=0.9",
+    "--set=eval.seconds=0.3",
+    "--set=search.confirm=1",
+    "--set=search.window=4",
+    "--set=eval.in_flight=2",
+    "--set=budget.confirm_share=0.5",
+];
+
+fn search(folder: &Workspace, output: &str, more: &[&str]) -> CommandResult {
+    let output = format!("--output={output}");
+    let arguments = [&SEARCH[..], &[&output], more].concat();
+    folder.run(&arguments)
+}
+
+/// Asserts that no element of a page loads or runs anything but the page's own script.
+fn assert_loads_nothing(page: &str) {
+    let markup = without_scripts(page);
+    for part in markup.split('<').skip(1) {
+        let tag = part.split('>').next().unwrap();
+        let name = tag.split([' ', '\n']).next().unwrap();
+        let loads = ["img", "iframe", "link", "object", "embed", "base"].contains(&name);
+        assert!(
+            !loads && !tag.contains("src=") && !tag.contains(" on"),
+            "<{tag}>"
+        );
+    }
+    for word in ["url(", "@import", "javascript:", "http://", "https://"] {
+        assert!(!markup.contains(word), "`{word}` is in the page");
+    }
+    let scripts = page.matches("<script").count();
+    assert_eq!((scripts, page.matches("</script").count()), (2, 2));
+    assert!(page.contains("default-src 'none'"));
+    assert!(!page.contains("nonce=\"\""));
+}
+
+fn without_scripts(page: &str) -> String {
+    let mut rest = page;
+    let mut text = String::new();
+    while let Some((before, after)) = rest.split_once("<script") {
+        text += before;
+        rest = after.split_once("</script>").map_or("", |(_, after)| after);
+    }
+    text + rest
+}
+
+/// What the page's script reads.
+fn page_data(page: &str) -> Value {
+    let (_, rest) = page.split_once("id=\"data\"").unwrap();
+    let (_, rest) = rest.split_once('>').unwrap();
+    let (json, _) = rest.split_once("</script>").unwrap();
+    serde_json::from_str(json).unwrap()
+}
+
+fn steps_of(page: &str) -> Vec<Value> {
+    page_data(page)["tasks"][0]["steps"]
+        .as_array()
+        .unwrap()
+        .clone()
+}
+
+#[test]
+fn run_ends_with_a_report_that_says_what_was_found() {
+    let folder = Workspace::with_small_task();
+    let ended = search(&folder, "out", &["--no-model", "--steps=8"]).comes_to_its_end();
+    assert!(
+        ended.stderr.contains("report: out/report.html"),
+        "{}",
+        ended.stderr
+    );
+    let page = folder.read("out/report.html");
+    assert_loads_nothing(&page);
+    let summary: Value = serde_json::from_str(&folder.read("out/summary.json")).unwrap();
+    let summary = &summary["tasks"][0];
+
+    let found = folder.run(&["report", "out", "--to", "json"]).exits_with(0);
+    let found: Value = serde_json::from_str(&found.stdout).unwrap();
+    let task = &found["runs"][0]["tasks"][0];
+    // The report reads the journal on its own, and must come to the same result as the run.
+    assert_eq!(task["answer"]["speedup"], summary["best"]["speedup"]);
+    let is_found = summary["best"].is_object();
+    let best = if is_found {
+        &summary["best"]
+    } else {
+        &summary["best_unconfirmed"]
+    };
+    assert_eq!(task["answer"]["step"], best["step"]);
+    assert_eq!(
+        task["answer"]["kind"],
+        if is_found { "faster" } else { "unconfirmed" }
+    );
+    for key in ["cells", "judged", "passed"] {
+        assert_eq!(task[key], summary[key], "{key}");
+    }
+    assert_eq!(found["runs"][0]["state"], "finished");
+    assert_eq!(steps_of(&page).len(), 8);
+    assert!(page.contains("kforge resume out"));
+
+    let text = folder
+        .run(&["report", "out", "--to", "markdown"])
+        .exits_with(0)
+        .stdout;
+    assert!(text.lines().count() < 60, "{text}");
+    assert!(text.starts_with("### softmax: "), "{text}");
+
+    let listed = folder.run(&["runs", "."]).exits_with(0).stdout;
+    let line = listed.lines().nth(1).unwrap();
+    assert!(
+        line.starts_with("./out ") && line.contains(" finished ") && line.contains(" 8 "),
+        "{listed}"
+    );
+
+    // The same run gives the same page, at another place too.
+    folder
+        .run(&["report", "out", "--output", "again.html"])
+        .exits_with(0);
+    assert_eq!(folder.read("again.html"), page);
+}
+
+#[test]
+fn run_of_failures_alone_is_explained() {
+    let folder = Workspace::with_small_task();
+    let wrong = SOFTMAX_KERNEL.replace("sum = 0.0f", "sum = 1.0f");
+    folder.write("wrong.cu", &wrong);
+    let ended = search(
+        &folder,
+        "out",
+        &["--no-model", "--from=wrong.cu", "--steps=1"],
+    );
+    ended.exits_with(5);
+    let page = folder.read("out/report.html");
+    assert!(page.contains("Nothing passed"), "{page}");
+    assert!(page.contains("no candidate passed"));
+    assert!(page.contains("<b>wrong_output</b>"));
+    let steps = steps_of(&page);
+    assert_eq!(steps[0]["outcome"], "wrong_output");
+    // What a person needs to see the fault: reason, evidence, source.
+    assert!(steps[0]["reason"].as_str().unwrap().len() > 10, "{steps:?}");
+    assert!(
+        !steps[0]["evidence"].as_array().unwrap().is_empty(),
+        "{steps:?}"
+    );
+    assert!(steps[0]["kernel"].is_number(), "{steps:?}");
+}
+
+#[test]
+fn nothing_from_a_kernel_a_model_or_a_path_becomes_markup() {
+    let folder = Workspace::with_small_task();
+    let attack = "</script><img src=x onerror=alert(1)>\"'&";
+    let kernel = format!("{SOFTMAX_KERNEL}// {attack}\n// </textarea></pre>\n");
+    folder.write(
+        "reply.txt",
+        &format!("{attack} </pre>\n```cuda\n{kernel}```\n"),
+    );
+    folder.write("from.cu", &kernel);
+    let models = "--set=llm.models=[\
+        {name: first, provider: command, command: [sh, -c, 'cat > /dev/null; cat reply.txt'], max_output_tokens: 1000},\
+        {name: '<img src=y>', provider: command, command: [sh, -c, 'cat > /dev/null; echo \"</script><img src=z>\"'], max_output_tokens: 1000},\
+        {name: third, provider: command, command: [sh, -c, 'cat > /dev/null; cat reply.txt'], max_output_tokens: 1000}]";
+    let weights = "--set=search.operators={propose: 9, edit: 0, crossover: 0, repair: 0, autotune: 0, mutate: 0, recombine: 0}";
+    let more = ["--from=from.cu", "--steps=16", models, weights];
+    let output = "out<img src=w>";
+    search(&folder, output, &more).comes_to_its_end();
+    let page = folder.read(&format!("{output}/report.html"));
+    assert_loads_nothing(&page);
+    // It is shown as text: the page's data has it unchanged.
+    let data = page_data(&page);
+    let texts = data["tasks"][0]["texts"].to_string();
+    assert!(
+        texts.contains("</script><img src=x onerror=alert(1)>"),
+        "{texts}"
+    );
+    for model in ["first", "&lt;img src&#x3d;y&gt;", "third"] {
+        let is_named = page.contains(model) || page.contains(&model.replace("&#x3d;", "="));
+        assert!(is_named, "{model}");
+    }
+    let steps = steps_of(&page);
+    let asked = steps
+        .iter()
+        .filter(|step| step["exchange"].is_array())
+        .count();
+    assert!(asked > 0, "{steps:?}");
+
+    let text = folder
+        .run(&["report", output, "--to", "markdown"])
+        .exits_with(0)
+        .stdout;
+    // Within a block of code it is text.
+    let outside = text.split("```").step_by(2).collect::<String>();
+    assert!(
+        !outside.contains("<img") && text.contains("<img src=w>"),
+        "{text}"
+    );
+}
+
+#[test]
+fn damaged_or_unfinished_journal_is_shown_up_to_the_damage() {
+    let folder = Workspace::with_small_task();
+    search(&folder, "out", &["--no-model", "--steps=5"]).comes_to_its_end();
+    let journal = folder.read("out/softmax/events.jsonl");
+    let lines: Vec<_> = journal.lines().collect();
+
+    // The last line was not written completely, as after a kill.
+    let torn = &journal[..journal.len() - 20];
+    folder.write("out/softmax/events.jsonl", torn);
+    let result = folder.run(&["report", "out"]).exits_with(0);
+    assert!(!result.stderr.contains("damaged"), "{}", result.stderr);
+    assert_eq!(
+        folder.read("out/softmax/events.jsonl"),
+        torn,
+        "a report changes no journal"
+    );
+
+    // A line in the middle is damaged.
+    let broken = lines.len() / 2;
+    let mut damaged = lines.clone();
+    damaged[broken] = "{\"schema\":1,\"seq\":\"?\"}";
+    folder.write("out/softmax/events.jsonl", &(damaged.join("\n") + "\n"));
+    let result = folder.run(&["report", "out"]).exits_with(0);
+    let place = format!("softmax/events.jsonl:{}", broken + 1);
+    assert!(result.stderr.contains(&place), "{}", result.stderr);
+    let page = folder.read("out/report.html");
+    assert!(
+        page.contains("Incomplete: ") && page.contains(&format!(":{}", broken + 1)),
+        "{place}"
+    );
+
+    // The process was killed before the task ended.
+    let run = folder.read("out/events.jsonl");
+    let open: Vec<_> = run
+        .lines()
+        .filter(|line| !line.contains("task_ended"))
+        .collect();
+    folder.write("out/events.jsonl", &(open.join("\n") + "\n"));
+    folder.write(
+        "out/softmax/events.jsonl",
+        &(lines[..broken].join("\n") + "\n"),
+    );
+    folder.run(&["report", "out"]).exits_with(0);
+    assert!(folder.read("out/report.html").contains("not finished"));
+
+    folder
+        .run(&["report", "tasks"])
+        .assert_exit(2, &["is not a run directory"]);
+}
+
+#[test]
+fn several_runs_give_an_index_that_warns_of_what_cannot_be_compared() {
+    let folder = Workspace::with_small_task();
+    search(&folder, "one", &["--no-model", "--steps=3"]).comes_to_its_end();
+    let task = folder.read("tasks/softmax/task.yaml");
+    folder.write("tasks/softmax/task.yaml", &format!("{task}# changed\n"));
+    search(&folder, "two", &["--no-model", "--steps=3"]).comes_to_its_end();
+    folder
+        .run(&["report", "one", "two"])
+        .exits_with(0)
+        .shows(&["runs.html"]);
+    let page = folder.read("runs.html");
+    assert_loads_nothing(&page);
+    for text in [
+        "one/report.html",
+        "two/report.html",
+        "The files of the task differ between the runs.",
+    ] {
+        assert!(
+            page.contains(text) || page.contains(&text.replace('/', "&#x2f;")),
+            "{text}"
+        );
+    }
+}
+
+/// A journal of many steps, made from the lines of a real one.
+fn repeat_steps(journal: &str, steps: u64) -> String {
+    let mut text = String::new();
+    let events: Vec<Value> = journal
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let is_step = |event: &&Value| {
+        ["asked", "proposed", "judged", "failed"].contains(&event["event"].as_str().unwrap())
+    };
+    let of_steps: Vec<_> = events.iter().filter(is_step).collect();
+    let last = of_steps
+        .iter()
+        .filter_map(|event| event["step"].as_u64())
+        .max()
+        .unwrap();
+    let mut seq = 0;
+    for round in 0..steps.div_ceil(last) {
+        for event in &of_steps {
+            let mut event = (*event).clone();
+            let step = event["step"].as_u64().unwrap() + round * last;
+            if step > steps {
+                continue;
+            }
+            seq += 1;
+            event["seq"] = seq.into();
+            event["step"] = step.into();
+            text += &event.to_string();
+            text.push('\n');
+        }
+    }
+    text
+}
+
+#[test]
+fn report_of_a_thousand_steps_stays_small() {
+    let folder = Workspace::with_small_task();
+    search(&folder, "out", &["--no-model", "--steps=12"]).comes_to_its_end();
+    let journal = folder.read("out/softmax/events.jsonl");
+    folder.write("out/softmax/events.jsonl", &repeat_steps(&journal, 1000));
+    let kernels: Vec<_> = (1..=12)
+        .map(|step| folder.path().join(format!("out/softmax/steps/{step:06}")))
+        .collect();
+    for step in 13..=1000 {
+        let from = &kernels[(step - 1) % 12];
+        let to = folder.path().join(format!("out/softmax/steps/{step:06}"));
+        std::fs::create_dir_all(&to).unwrap();
+        for entry in std::fs::read_dir(from).into_iter().flatten().flatten() {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+    folder.run(&["report", "out"]).exits_with(0);
+    let page = folder.read("out/report.html");
+    assert!(page.len() < 2_000_000, "{} bytes", page.len());
+    assert_eq!(steps_of(&page).len(), 1000);
+}
