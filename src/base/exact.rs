@@ -78,7 +78,7 @@ pub(crate) mod number {
     }
 }
 
-/// As [`number`], or absent.
+/// Like [`number`], or absent.
 pub(crate) mod optional_number {
     use super::*;
 
@@ -113,7 +113,7 @@ pub(crate) mod seed {
     }
 }
 
-/// As [`seed`], or absent.
+/// Like [`seed`], or absent.
 pub(crate) mod optional_seed {
     use super::*;
 
@@ -175,7 +175,7 @@ pub(crate) mod integers {
     }
 }
 
-/// As [`integers`], or absent.
+/// Like [`integers`], or absent.
 pub(crate) mod optional_integers {
     use indexmap::IndexMap;
 

@@ -283,7 +283,7 @@ impl TaskPromotion<'_> {
         device_label(&self.resolved.backend, &device.name, &device.arch)
     }
 
-    /// The device on which the current best kernel was measured, if it is known and is not the one that judges now.
+    /// The device on which the current best kernel was measured, if it is known and another device judges now.
     fn other_device(&self, current: Option<&CurrentBest>) -> Option<String> {
         current?.other_device(&self.resolved.backend, &self.device())
     }

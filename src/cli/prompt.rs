@@ -47,7 +47,7 @@ pub(super) struct PromptArgs {
     /// Folder whose templates replace built-in ones of the same name.
     #[arg(long, value_name = "DIR")]
     prompts: Option<PathBuf>,
-    /// Device to write for. Default: the one that the config's `backend` selects on this machine.
+    /// Device to write for. Default: what the config's `backend` selects on this machine.
     #[arg(long, value_name = "NAME", value_parser = ["auto", "cpu", "cuda", "metal"])]
     backend: Option<String>,
     /// Architecture to write for, if it is not this machine's, e.g. `sm_90`.

@@ -19,7 +19,7 @@ use crate::run::RunDirectory;
 /// How long the results of a run wait for a reader that reads nothing.
 const RESULTS_WAIT: Duration = Duration::from_secs(5);
 
-/// The same where the run was interrupted.
+/// How long the results of an interrupted run wait for such a reader.
 const INTERRUPTED_WAIT: Duration = Duration::from_millis(300);
 
 /// What is known at the end of a run.

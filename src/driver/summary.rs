@@ -119,7 +119,7 @@ struct UnconfirmedSummary {
     speedup: Speedup,
     confirmed: bool,
     why: WhyUnconfirmed,
-    /// The same for people.
+    /// The reason in words, for people.
     reason: Option<String>,
     remedy: Option<String>,
     /// Path of the kernel, relative to the run directory.

@@ -118,7 +118,7 @@ impl TimeTally {
         }
     }
 
-    /// As `count_event`, for an event of a journal that is read again.
+    /// Like `count_event`, for an event of a journal that is read again.
     pub(super) fn count_replayed(&mut self, event: &ReplayedEvent) {
         match event {
             ReplayedEvent::Judged(judged) => {

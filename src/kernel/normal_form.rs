@@ -1,8 +1,8 @@
 //! Which kernel files are the same before they are compiled: they differ in nothing but comments, white space and the order of the
 //! header's keys. Also what a header contributes to a kernel besides its code.
 //!
-//! Errs on one side only: files with the same normal form are the same. A file whose meaning could depend on the
-//! difference, such as one that uses its line numbers, has no normal form.
+//! Files with the same normal form are always the same kernel. If the meaning of a file could depend on comments or white space, for
+//! example because it uses its line numbers, it has no normal form.
 
 use std::collections::BTreeSet;
 

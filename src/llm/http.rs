@@ -285,7 +285,7 @@ impl HttpProvider {
         self.scrub(&format!("{detail}{hint} (requested: {})", self.url))
     }
 
-    /// Changes the fields of later requests if the server rejects one that is not necessary. Returns a note about it.
+    /// Leaves a field out of later requests, or renames it, if the server rejects it and it is not necessary. Returns a note about it.
     fn change_fields(&self, head: &ResponseHead, error: &WireError) -> Option<String> {
         let change = wire::change_after_error(self.protocol, &self.model, error, &head.sent)?;
         if self.lock_changes().add(&change) {

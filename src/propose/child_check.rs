@@ -212,7 +212,7 @@ impl<'p> Check<'_, 'p, '_> {
         meant.any(|meant| other.names.signature(meant) == signature)
     }
 
-    /// Whether a name without a declaration in the child is one of CUDA, the task or the header.
+    /// Whether a name without a declaration in the child comes from CUDA, the task or the header.
     fn is_known(&self, name: &str) -> bool {
         let is_constant = || {
             let mut axes = self.task.definition.axes.keys();

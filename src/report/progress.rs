@@ -27,7 +27,7 @@ pub struct Progress {
     pub counted: u64,
     /// Correct candidates that were not measured precisely enough. Not counted.
     pub inconclusive: u64,
-    /// The candidate to report: one that is confirmed to be faster than the baseline, else the fastest of the others.
+    /// The candidate to report: the best kernel, or else the fastest other candidate.
     pub best: Option<BestCandidate>,
     /// The best kernel against the best starting kernel. `None` if it was not made, or the best kernel is a starting kernel.
     pub comparison: Option<Comparison>,
@@ -45,7 +45,7 @@ pub struct Progress {
     pub judged_before: u64,
     /// Wall-time budget of the task for all of its work, over all processes.
     pub budget: Option<Duration>,
-    /// The same for device time.
+    /// Budget of device time of the task for all of its work, over all processes.
     pub device_budget: Option<Duration>,
     /// The share of both for confirmation and comparison.
     pub confirm_share: f64,
@@ -168,7 +168,7 @@ pub struct Comparison {
 }
 
 impl Progress {
-    /// The best kernel: one that is confirmed to be faster than the baseline.
+    /// The best kernel, which is confirmed to be faster than the baseline.
     pub fn confirmed_best(&self) -> Option<BestCandidate> {
         self.best.filter(|best| best.standing == Standing::Faster)
     }

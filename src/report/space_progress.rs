@@ -145,7 +145,7 @@ pub(crate) fn describe_space(tally: &SpaceTally, reasons: &IndexMap<String, Stri
     text
 }
 
-/// The same as JSON.
+/// The summary as JSON.
 pub(crate) fn space_json(tally: &SpaceTally, reasons: &IndexMap<String, String>) -> Value {
     let best = tally
         .best

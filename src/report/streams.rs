@@ -75,7 +75,7 @@ pub(super) fn open_bar(make: impl FnOnce() -> ProgressBar + Send + 'static) {
     STDERR.push_always(0, move |bar| *bar = Some(make()));
 }
 
-/// Changes the bar. A later change replaces one that is not shown yet.
+/// Changes the bar. A later change replaces a change that is not shown yet.
 pub(super) fn update_bar(update: impl FnOnce(&ProgressBar) + Send + 'static) {
     STDERR.replace_latest(move |bar| {
         if let Some(bar) = bar {

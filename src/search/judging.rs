@@ -12,7 +12,7 @@ impl Search {
     /// What a candidate must beat now: the elites that no confirmation has refuted, and starting kernels that have passed before their turn in the fold. `None` if
     /// nothing has passed.
     ///
-    /// Starting kernels are always folded, so the one that dismisses another becomes an elite, or loses to one.
+    /// Starting kernels are always folded. So a starting kernel that dismisses another becomes an elite, or loses to an elite.
     pub fn incumbents(&self) -> Option<Incumbents> {
         let elites = self.unrefuted_elites();
         let elites = elites.map(|elite| (&elite.cell, elite.speedup));

@@ -104,7 +104,7 @@ impl Retirement {
             }
             return;
         }
-        // Of two transformations, the one that has never compiled by itself is to blame.
+        // Of two transformations, blame the transformation that has never compiled by itself.
         let mut blamed: Vec<_> = names
             .iter()
             .filter(|name| !self.compiled.contains(*name))

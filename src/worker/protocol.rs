@@ -99,7 +99,7 @@ pub(super) enum WorkerResponse {
     Judged(Box<Judged>),
     Duel {
         duel: Option<Duel>,
-        /// As `seconds.device` of a verdict.
+        /// Device time in seconds, like `seconds.device` of a verdict.
         device_seconds: f64,
     },
     SelfTest(Vec<SelfTest>),

@@ -91,7 +91,7 @@ const TYPE_NAMES: [&str; 17] = [
     "types",
 ];
 
-/// The word that replaces one of a source; `None` if it stays.
+/// The word that replaces a word of a source; `None` if the word stays.
 pub(super) fn renamed(word: &str) -> Option<String> {
     is_reserved(word).then(|| format!("{RENAMED_PREFIX}{word}"))
 }

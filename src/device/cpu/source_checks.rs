@@ -62,7 +62,7 @@ pub(super) fn check_source(source: &str) -> CheckedSource {
     check(source, choose_fallbacks)
 }
 
-/// As `check_source`, for the program that a GPU runs: its inline PTX stays.
+/// Like `check_source`, for the program that a GPU runs: its inline PTX stays.
 pub(super) fn check_source_for_gpu(source: &str) -> CheckedSource {
     check(source, |_, _| HashMap::new())
 }

@@ -80,7 +80,7 @@ impl ChildSequence {
         }
     }
 
-    /// Whether the kernels so far, up to the one of `attempt`, are those that a sequence with `retired` makes.
+    /// Whether a sequence with `retired` makes the same kernels, up to the kernel of `attempt`.
     pub(super) fn agrees_with(&self, retired: &BTreeMap<String, u64>, attempt: usize) -> bool {
         let last = self.made.len().min(attempt + 1) as u64;
         let matters = |(_, since): &(&String, &u64)| **since < last;
@@ -239,7 +239,8 @@ impl Branch {
         }
     }
 
-    /// The next `count` rewrites; `None` for one that fails a check or is retired. `is_only`: no other branch draws at the same time.
+    /// The next `count` rewrites; `None` in the place of a rewrite that fails a check or is retired. `is_only`: no other branch draws at the
+    /// same time.
     fn draw(
         &mut self,
         count: usize,
