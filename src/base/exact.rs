@@ -9,7 +9,7 @@ use std::fmt;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The largest integer that a double and all smaller ones represent exactly.
+/// The largest integer up to which a double represents all integers exactly.
 const MAX_EXACT: u128 = 1 << 53;
 
 /// An integer that is written as a number up to 2^53, else as a string.

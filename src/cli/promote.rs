@@ -290,8 +290,8 @@ impl TaskPromotion<'_> {
 
     /// Replaces `best.cu`, then `best.json`.
     ///
-    /// The verdict contains the kernel's hash. So if kforge is killed between the two writes, the old verdict is not mistaken for one
-    /// of the new kernel.
+    /// The verdict contains the kernel's hash. So if kforge is killed between the two writes, the old verdict is not taken for a verdict of
+    /// the new kernel.
     ///
     /// # Errors
     /// A usage failure if another process has replaced `best.cu` since `judged_against` was read.

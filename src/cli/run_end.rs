@@ -183,7 +183,8 @@ fn reason_text(task: &TaskEnd) -> String {
     })
 }
 
-/// The failure of a run in which no model has replied and nothing else made a candidate: as for a model that cannot be used.
+/// The failure of a run in which no model has replied and nothing else made a candidate. It has the exit code of a model that cannot be
+/// used.
 fn no_reply_failure(ended: &RunEnd) -> Option<Failure> {
     if ended.tasks.iter().any(|task| task.progress.judged > 0) {
         return None;

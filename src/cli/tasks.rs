@@ -1,4 +1,4 @@
-//! `kforge tasks`: list tasks, show one, test whether tasks can be trusted.
+//! `kforge tasks`: lists, shows and checks tasks.
 //!
 //! `new_task` writes a new one. Reads task folders. `check` runs kernels on the CPU in this process's children; it judges tasks, never candidates.
 
@@ -138,7 +138,7 @@ fn check_tasks(arguments: CheckArgs) -> anyhow::Result<Exit> {
     } else {
         arguments.tasks.clone()
     };
-    // All tasks are read first: a mistake in the last one must not take minutes to show.
+    // All tasks are read first, so that a mistake in the last task is reported at once and not after minutes.
     let tasks = names
         .iter()
         .map(|name| TaskFiles::find(name)?.load())
@@ -202,7 +202,7 @@ fn all_task_names() -> Vec<String> {
     names
 }
 
-/// Lists every task. A broken one has a line that says so, and does not hide the others.
+/// Lists every task. A broken task has a line that says so, and does not hide the others.
 fn list_tasks(format: Format) -> anyhow::Result<()> {
     let mut tasks = Vec::new();
     let mut broken = Vec::new();
@@ -226,7 +226,7 @@ fn list_tasks(format: Format) -> anyhow::Result<()> {
         Format::Human => {
             let mut text = report::task_table(&tasks);
             for (name, failure) in &broken {
-                // The failure of one problem is its text, that of several starts with their number.
+                // The text of a failure. A failure with several problems starts with their number.
                 let first = failure.message.lines().next().unwrap_or_default();
                 text += &format!("{name:<14} broken: {first}; see `kforge tasks show {name}`\n");
             }

@@ -115,7 +115,7 @@ struct BestSummary {
 #[derive(Serialize)]
 struct UnconfirmedSummary {
     step: u64,
-    /// Of its confirmation if `confirmed`, else of the search.
+    /// The speedup of its confirmation if `confirmed`, else of the search.
     speedup: Speedup,
     confirmed: bool,
     why: WhyUnconfirmed,

@@ -49,7 +49,7 @@ pub(super) struct TaskTime {
     limits: TimeLimits,
     earlier: EarlierTime,
     started: Instant,
-    /// Until the search stopped, in this process. `None` while it runs.
+    /// How long the search took in this process. `None` while it runs.
     search_took: Option<Duration>,
     pub(super) tally: TimeTally,
 }

@@ -24,7 +24,7 @@ pub(super) struct TimeTally {
     spent: TimeSpent,
     judged: u64,
     judged_seconds: f64,
-    /// Of the candidates that passed, by step.
+    /// What the judgements of the candidates that passed took, by step.
     passed: HashMap<u64, EvaluationSeconds>,
     confirmed: Total,
     compared: Total,

@@ -27,7 +27,7 @@ pub(super) struct WorkTimeCounter<'e> {
     has_stopped: bool,
     milliseconds: u64,
     searched_milliseconds: u64,
-    /// Of the current session.
+    /// Time of the current session.
     in_session: u64,
 }
 

@@ -30,7 +30,7 @@ pub(super) struct Mutant {
 enum WrongShapes {
     /// On sizes of an axis that are above `size`.
     Above { axis: String, size: i64 },
-    /// The same, but never on a timed shape.
+    /// On sizes of an axis that are above `size`, but never on a timed shape.
     UntimedAbove { axis: String, size: i64 },
     /// On sizes of an axis that are above `size` and no multiple of `tile`, but never on a timed shape.
     Tails { axis: String, size: i64, tile: i64 },

@@ -1,8 +1,8 @@
 //! Applies edits to a parent and checks the child, for all of kforge's own operators.
 //!
-//! A child must parse, fit its task, and keep its names: every declaration outside the edits is still there, every name outside
-//! them means what it meant, and every name inside them is declared. Whatever fails is dropped before anyone compiles it.
-//! Knows nothing about types and values: the transformations answer for those.
+//! A child must parse, fit its task, and keep its names: every declaration outside the edits is still there, every name outside them means
+//! what it meant, and every name inside them is declared. A child that fails is dropped before it is compiled. Knows nothing about types
+//! and values: each transformation checks those itself.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;

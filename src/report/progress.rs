@@ -114,7 +114,7 @@ pub enum EndOfWork {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BestCandidate {
     pub step: u64,
-    /// Of its confirmation if that has one, else of the search.
+    /// The speedup of its confirmation if that has one, else of the search.
     pub speedup: Speedup,
     pub standing: Standing,
 }

@@ -27,7 +27,7 @@ pub(super) struct LockOwner {
     /// Process numbers are unique within a namespace.
     namespace: String,
     pub(super) process: u32,
-    /// When the process started, in the unit of `/proc`. Tells it from a later process with the same number.
+    /// When the process started, in the unit of `/proc`. It distinguishes the process from a later process with the same number.
     started: u64,
 }
 

@@ -42,7 +42,7 @@ impl Incumbents {
         self.best <= 0.0
     }
 
-    /// From the kernels that have passed, in any order.
+    /// The incumbents among the kernels that have passed, given in any order.
     pub(super) fn new<'k>(
         archive: &Archive,
         passed: impl Iterator<Item = (&'k Cell, Speedup)>,

@@ -17,7 +17,7 @@ const LARGER: f64 = 4.0;
 const LARGE_EPSILON: f64 = 0.5;
 /// A larger whole number is hardly an exponent or a count.
 const LARGEST_COUNT: f64 = 1e9;
-/// Another value for 0, which has no neighbours by a factor.
+/// The other value of an input that is usually 0, because a factor does not change 0.
 const NOT_ZERO: f64 = 0.25;
 
 /// The regimes of a task, by name: those of `task.yaml`, or the default ones; then other values of constant inputs that none of

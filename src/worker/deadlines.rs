@@ -35,9 +35,9 @@ pub(super) const REMEDY: &str = "stop other programs that use the machine, judge
 /// The deadlines of a pool.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadlines {
-    /// Until a worker is ready.
+    /// How long a worker may take until it is ready.
     pub(super) start: Duration,
-    /// Of one request.
+    /// How long one request may take.
     pub(super) request: Duration,
 }
 
@@ -52,7 +52,7 @@ impl Deadlines {
         }
     }
 
-    /// Of a whole evaluation, with its repetitions. `processes`: the most fresh processes of a confirmation.
+    /// The deadline of a whole evaluation, with its repetitions. `processes`: the most fresh processes of a confirmation.
     pub(super) fn evaluation(&self, kind: &JobKind, processes: u32) -> Duration {
         match kind {
             JobKind::Judge => self.start + REQUESTS * self.request,

@@ -53,7 +53,7 @@ pub(super) enum WorkerRequest {
     },
     /// Time the baseline against itself.
     SelfTest,
-    /// Measure a point. For a worker that measures a recorded space, as the next one.
+    /// Measure a point. This and the next request are for a worker that measures a recorded space.
     Point(eval::PointRequest),
     /// What all points of the space share.
     SpaceFacts,

@@ -1,7 +1,7 @@
 //! All kernels that transformations make from one parent, in the order of a seed: by one transformation, then by two in sequence.
 //!
-//! Remembers how far it came, so that the next kernel costs the same however many came before. Holds no syntax trees: a kernel is
-//! parsed again when one is made from it. Never proposes a kernel that equals the parent or an earlier one by normal form.
+//! Remembers its place, so that the next kernel costs the same at any place. Holds no syntax trees: a kernel is parsed again when one is
+//! made from it. Never proposes a kernel that equals the parent or an earlier one by normal form.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -28,8 +28,8 @@ pub(super) struct ChildSequence {
     branches: Vec<Branch>,
     made: Vec<Made>,
     seen: HashSet<Digest>,
-    /// Of two transformations in sequence: in each round, the branches from 1 to the number of the round make one kernel each, so
-    /// that both transformations vary from one kernel to the next.
+    /// The round of the kernels with two transformations. In round n the branches 1 to n make one kernel each, so that both transformations
+    /// vary from one kernel to the next.
     round: usize,
     /// The branch that is next in the round.
     turn: usize,
