@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ending_a_session_kills_orphans_in_it_and_no_stranger() {
+    fn ending_a_session_kills_its_orphans_and_no_other_process() {
         let mut command = Command::new("sh");
         // The shell ends at once; its two children stay, one of them stopped.
         command

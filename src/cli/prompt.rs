@@ -17,6 +17,7 @@ use crate::event::Operator;
 use crate::propose::prompt::{
     Feedback, KernelLabel, Prompt, PromptInput, ShownKernel, Templates, estimate_tokens, render,
 };
+use crate::report;
 use crate::task::{Task, TaskFiles};
 use crate::verdict::{DeviceIdentity, Verdict};
 
@@ -149,8 +150,11 @@ pub(super) fn run(arguments: PromptArgs) -> anyhow::Result<Exit> {
     let (backend, device, profile) = resolve_target(&arguments, &mut config)?;
     if arguments.card.as_deref() == Some("list") {
         let cards = templates.cards(&backend);
-        let list = cards.map(|card| format!("{:<24} {}\n", card.name, card.when));
-        print(&list.collect::<String>())?;
+        let lines = cards.map(|card| {
+            let line = format!("{:<18} {}", card.name, card.when);
+            report::wrap_after_first(&line, report::TERMINAL_WIDTH, 19)
+        });
+        print(&lines.collect::<String>())?;
         return Ok(Exit::Done);
     }
     let reader = KernelReader {
@@ -365,5 +369,5 @@ fn print_token_table<'f>(prompt: &Prompt, files: impl Iterator<Item = &'f Prompt
     for left in &prompt.left_out {
         let _ = writeln!(text, "left out: {left}");
     }
-    crate::report::print_to_stderr(text);
+    report::print_to_stderr(text);
 }

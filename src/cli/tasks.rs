@@ -1,6 +1,7 @@
 //! `kforge tasks`: lists, shows and checks tasks.
 //!
-//! `new_task` writes a new one. Reads task folders. `check` runs kernels on the CPU in this process's children; it judges tasks, never candidates.
+//! Reads task folders; `new_task` writes a new task. `check` runs kernels on the CPU in child processes of this process. It judges tasks,
+//! never candidates.
 
 use anyhow::Context;
 
@@ -18,6 +19,7 @@ use crate::task::{Task, TaskFiles, embedded_names, local_names};
 
 /// Arguments of `kforge tasks`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = tasks_help())]
 pub(super) struct TasksArgs {
     #[command(subcommand)]
     command: TasksCommand,
@@ -82,10 +84,25 @@ inputs and under every regime. The task's own kernels must pass there.
 A workload that would take minutes on the CPU is tested at a smaller size; the
 result names it. `--full-size` tests every workload as it is.";
 
+fn tasks_help() -> String {
+    exit::help(
+        "",
+        &[
+            ("kforge tasks list", "the names of all tasks"),
+            ("kforge tasks new layernorm", "a complete task to change"),
+            ("kforge tasks check layernorm", "test a task"),
+        ],
+        exit::TASKS_CODES,
+    )
+}
+
 fn list_help() -> String {
     exit::help(
         "",
-        &[("kforge tasks list --format json", "all tasks as JSON")],
+        &[
+            ("kforge tasks list", "all tasks as a table"),
+            ("kforge tasks list --format json", "all tasks as JSON"),
+        ],
         exit::READ_CODES,
     )
 }

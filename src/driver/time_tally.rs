@@ -131,7 +131,7 @@ impl TimeTally {
 
     fn count_verdict(&mut self, step: u64, status: Status, seconds: &Seconds) {
         let total = seconds.total();
-        // A judge that broke says nothing about how long a judgement takes.
+        // A judgement that ended in a harness error says nothing about how long a judgement takes.
         if status != Status::HarnessError {
             self.judged += 1;
             self.judged_seconds += total;

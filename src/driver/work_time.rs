@@ -22,7 +22,7 @@ pub(super) struct WorkTimeCounter<'e> {
     sessions: &'e [TaskSession],
     /// Time of the current session's start or last line.
     last: Option<u64>,
-    /// The same, without the lines after the search had stopped.
+    /// Time of the search at the current session's start or last line: the lines after the search had stopped are left out.
     last_searched: Option<u64>,
     has_stopped: bool,
     milliseconds: u64,

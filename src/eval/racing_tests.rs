@@ -380,7 +380,7 @@ fn interval_of_a_dismissed_candidate_contains_its_speedup() {
 }
 
 #[test]
-fn nothing_is_decided_from_too_little() {
+fn few_samples_decide_nothing() {
     let mut lone = Simulation::new(Noise::Quiet, -9.0, RandomStream::new(1, "lone", 0));
     lone.run_to(1, 1);
     let mut race = Race::new(1.0, 1);

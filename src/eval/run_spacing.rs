@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn only_more_than_the_cost_of_a_start_counts() {
+    fn gains_below_the_cost_of_a_start_are_ignored() {
         let naive = times(3.0, 5.5, 1);
         for honest in [
             times(2.0, 4.6, 1),

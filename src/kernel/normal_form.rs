@@ -196,7 +196,7 @@ __global__ void rows(const float* x, float* output, int n) {
     }
 
     #[test]
-    fn what_may_matter_changes_the_form() {
+    fn differences_that_may_matter_change_the_normal_form() {
         let form = normal_form(KERNEL);
         for (old, new) in [
             ("- -n", "--n"),
@@ -217,7 +217,7 @@ __global__ void rows(const float* x, float* output, int n) {
     }
 
     #[test]
-    fn code_that_could_tell_its_layout_has_no_form() {
+    fn code_that_depends_on_its_layout_has_no_normal_form() {
         for line in ["int l = __LINE__;", "#define T(x) #x", "int \\\n l;"] {
             assert_eq!(normal_form(&KERNEL.replace("// Adds one.", line)), None);
         }

@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_out_of_time_says_how_to_go_on() {
+    fn run_out_of_time_names_the_command_that_continues() {
         let mut found = progress(Standing::Provisional, Some(EndOfWork::Finished));
         found.unmeasured.confirmation = true;
         found.confirm_share = 0.2;

@@ -51,7 +51,7 @@ pub struct Progress {
     pub confirm_share: f64,
     /// Wall time of all processes.
     pub worked: Duration,
-    /// The part of it in which the search went on.
+    /// The part of it in which the search was running.
     pub searched: Duration,
     /// What the time was spent on.
     pub time: TimeSpent,
@@ -122,7 +122,7 @@ pub struct BestCandidate {
 /// What is known about the speedup of a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Confirmed, and the whole interval is above 1. Only this one is a result.
+    /// Confirmed, and the whole interval is above 1. Only such a candidate is a result.
     Faster,
     /// Confirmed, and the interval contains 1.
     NotClear,

@@ -1,6 +1,6 @@
 //! What the judgement of a candidate gets from the search: what to beat, and which code not to repeat.
 //!
-//! Both depend on what has arrived, so they are no part of the state. The journal has what came of them.
+//! Both depend on which verdicts have arrived, so they do not belong to the state. The journal has the result of the judgement.
 
 use super::Search;
 use super::incumbents::Incumbents;
@@ -9,8 +9,8 @@ use super::pending::CandidateResult;
 use crate::base::Digest;
 
 impl Search {
-    /// What a candidate must beat now: the elites that no confirmation has refuted, and starting kernels that have passed before their turn in the fold. `None` if
-    /// nothing has passed.
+    /// What a candidate must beat now: the elites that no confirmation has refuted, and the starting kernels that have passed before their
+    /// turn in the fold. `None` if nothing has passed.
     ///
     /// Starting kernels are always folded. So a starting kernel that dismisses another becomes an elite, or loses to an elite.
     pub fn incumbents(&self) -> Option<Incumbents> {

@@ -326,8 +326,8 @@ impl Dispatcher {
 }
 
 /// Whether a GPU worker may serve another request. A candidate runs in its process and may have damaged it, so a process whose kernel was
-/// judged completely, or did anything forbidden, ends. Of a kernel that lost, the next one has nothing to gain: it has other inputs, and what
-/// is reported is confirmed in fresh processes.
+/// judged completely, or did anything forbidden, ends. What a kernel that lost leaves behind does not help the next kernel: that has other
+/// inputs, and reported results are confirmed in fresh processes.
 fn may_serve_again(worker: &Worker, response: &WorkerResponse) -> bool {
     let WorkerResponse::Judged(judged) = response else {
         return false;

@@ -1,9 +1,9 @@
 //! Names that a source may not use as they are: those of the runtime and of the sanitizers' calls, attributes that switch instrumentation
 //! off, and macros and built-ins with another value in each build.
 //!
-//! A source that knows which build it runs in behaves well only where it is inspected. So these words are renamed in a source, and
-//! macros that differ are not defined. Renaming refuses nothing: an unknown attribute has no effect, and a name of the
-//! source's own stays one name. Text only.
+//! A source that knows its build could behave well only in the builds that inspect it. So these words are renamed in a source, and macros
+//! that differ are not defined. Renaming refuses nothing: an unknown attribute has no effect, and a name of the source itself is renamed
+//! everywhere. Text only.
 
 use std::fmt::Write;
 

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_does_not_reach_the_compiler() {
+    fn refused_kernels_do_not_reach_the_compiler() {
         for (source, expected) in [
             ("asm volatile(\"x\");", "KFORGE_PTX_AT_LINE_1(\"x\");"),
             (

@@ -112,7 +112,7 @@ pub(super) fn reply_to_send_back(step: &ModelStep, max_edits: usize) -> Option<S
     })
 }
 
-/// The start of a text. Without a kernel in it, the rest helps nobody.
+/// The start of a text. Without a kernel in it, the rest is not needed.
 fn cut_text(text: &Arc<str>) -> Arc<str> {
     match text.char_indices().nth(MAX_SENT_BACK_CHARS) {
         Some((end, _)) => format!("{}\n…", &text[..end]).into(),

@@ -43,6 +43,7 @@ fn wrong_kernel_header_is_a_usage_error_that_is_reported_once() {
     let arguments = ["eval", "softmax", "bare.cu", "name.cu", "--backend", "cpu"];
     let result = folder.run(&arguments);
     result.assert_exit(2, &[]);
+    // The reason is on standard output only.
     let lines: Vec<_> = result.stdout.lines().collect();
     for (line, texts) in lines.iter().zip([
         [
