@@ -125,38 +125,75 @@ pub(super) fn run(arguments: EvalArgs) -> anyhow::Result<Exit> {
     if arguments.counters_report.is_some() && arguments.kernels.len() > 1 {
         return Err(one_kernel("--counters-report").into());
     }
-    let config = eval_config(&arguments);
-    let resolved = config::resolve(&config, "eval", "")?;
-    ensure_gpu_judges(&arguments, &resolved)?;
-    let mut task_files = TaskFiles::find(&arguments.task)?;
-    if let Some(baseline) = &arguments.baseline {
-        task_files = task_files.with_baseline(baseline)?;
+    let input = prepare(&arguments)?;
+    if arguments.grid.grid {
+        measure_grid(&arguments, input)
+    } else {
+        judge_kernels(arguments, input)
     }
-    let task = task_files.load()?;
+}
+
+/// What the arguments name, read and checked.
+struct EvalInput {
+    resolved: ResolvedConfig,
+    files: TaskFiles,
+    task: Task,
+    options: JudgeOptions,
+    /// Paths with their sources.
+    kernels: Vec<(String, String)>,
+}
+
+fn prepare(arguments: &EvalArgs) -> anyhow::Result<EvalInput> {
+    let config = eval_config(arguments);
+    let resolved = config::resolve(&config, "eval", "")?;
+    ensure_gpu_judges(arguments, &resolved)?;
+    let mut files = TaskFiles::find(&arguments.task)?;
+    if let Some(baseline) = &arguments.baseline {
+        files = files.with_baseline(baseline)?;
+    }
+    let task = files.load()?;
     let kernels = read_kernels(&arguments.kernels)?;
     require_machine(&resolved)?;
-    let mut options = judge_options(&arguments, &resolved, &task)?;
-    if arguments.grid.grid {
-        arguments
-            .grid
-            .choose_workloads(&task, &mut options.profile)?;
-        let [kernel] = <[_; 1]>::try_from(kernels).map_err(|_| one_kernel("--grid"))?;
-        return grid::run(GridInput {
-            arguments: &arguments.grid,
-            resolved: &resolved,
-            files: task_files,
-            task,
-            options,
-            kernel,
-            seed: arguments.seed,
-            format: arguments.format,
-        });
-    }
+    let options = judge_options(arguments, &resolved, &task)?;
+    Ok(EvalInput {
+        resolved,
+        files,
+        task,
+        options,
+        kernels,
+    })
+}
+
+/// `--grid`: measures every point of the kernel's tunables.
+fn measure_grid(arguments: &EvalArgs, mut input: EvalInput) -> anyhow::Result<Exit> {
+    let profile = &mut input.options.profile;
+    arguments.grid.choose_workloads(&input.task, profile)?;
+    let [kernel] = <[_; 1]>::try_from(input.kernels).map_err(|_| one_kernel("--grid"))?;
+    grid::run(GridInput {
+        arguments: &arguments.grid,
+        resolved: &input.resolved,
+        files: input.files,
+        task: input.task,
+        options: input.options,
+        kernel,
+        seed: arguments.seed,
+        format: arguments.format,
+    })
+}
+
+fn judge_kernels(arguments: EvalArgs, input: EvalInput) -> anyhow::Result<Exit> {
+    let EvalInput {
+        resolved,
+        files,
+        task,
+        options,
+        kernels,
+    } = input;
     let wrong_header = has_wrong_header(&kernels, &task);
     let timing_seconds = options.profile.seconds;
     let job = Arc::new(EvalJob {
         pool: WorkerPool::new(worker::PoolOptions {
-            files: task_files,
+            files,
             workloads: task.selected_workloads(&options.profile).len(),
             options,
             gpus: resolved.gpus.clone(),

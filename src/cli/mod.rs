@@ -21,6 +21,7 @@ mod model_flags;
 mod new_task;
 mod output;
 mod promote;
+mod promotion_result;
 mod prompt;
 mod recorded;
 mod resume;

@@ -41,14 +41,14 @@ pub(super) struct ChildSequence {
 struct Branch {
     source: Arc<str>,
     /// What made it; `None` for the parent.
-    change: Option<Change>,
+    change: Option<AppliedRewrite>,
     order: SiteOrder,
     is_exhausted: bool,
 }
 
 /// What a transformation changed.
 #[derive(Clone)]
-struct Change {
+struct AppliedRewrite {
     transformation: &'static str,
     detail: String,
 }
@@ -201,7 +201,7 @@ impl ChildSequence {
         }
         let detail = match first {
             None => {
-                let change = Change {
+                let change = AppliedRewrite {
                     transformation: site.name(),
                     detail: detail.clone(),
                 };
@@ -230,7 +230,7 @@ fn is_left_out(retired: &BTreeMap<String, u64>, name: &str, passed: usize) -> bo
 }
 
 impl Branch {
-    fn new(source: Arc<str>, change: Option<Change>, seed: u64) -> Self {
+    fn new(source: Arc<str>, change: Option<AppliedRewrite>, seed: u64) -> Self {
         Self {
             order: SiteOrder::new(&source, seed),
             source,
