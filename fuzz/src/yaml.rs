@@ -59,7 +59,7 @@ fn check_assignments(text: &str) {
     }
 }
 
-/// A message about one problem, or one that lists several, names the file of each; a line of `task.yaml` exists.
+/// A message about one or several problems names the file of each; a line of `task.yaml` exists.
 fn check_problems(message: &str, task: &str, text: &str) {
     let origin = format!("{task}/");
     let yaml = format!("{origin}task.yaml:");

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The largest integer that a double and all smaller ones represent exactly.
+/// The largest integer up to which a double represents all integers exactly.
 const MAX_EXACT: u128 = 1 << 53;
 
 /// An integer that is written as a number up to 2^53, else as a string.
@@ -78,7 +78,7 @@ pub(crate) mod number {
     }
 }
 
-/// As [`number`], or absent.
+/// Like [`number`], or absent.
 pub(crate) mod optional_number {
     use super::*;
 
@@ -113,7 +113,7 @@ pub(crate) mod seed {
     }
 }
 
-/// As [`seed`], or absent.
+/// Like [`seed`], or absent.
 pub(crate) mod optional_seed {
     use super::*;
 
@@ -175,7 +175,7 @@ pub(crate) mod integers {
     }
 }
 
-/// As [`integers`], or absent.
+/// Like [`integers`], or absent.
 pub(crate) mod optional_integers {
     use indexmap::IndexMap;
 

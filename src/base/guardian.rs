@@ -168,7 +168,7 @@ pub(crate) fn serve() {
     }
     groups.end();
     for folder in folders {
-        // If this fails, the next kforge removes it (`temporary`).
+        // If this fails, the next kforge removes the folder (`temporary`).
         let _ = std::fs::remove_dir_all(folder);
     }
 }
@@ -224,7 +224,7 @@ impl ChildGroups {
         let started = Instant::now();
         while !self.0.is_empty() {
             let processes = list_processes();
-            // A living leader that started at another time is a process of others.
+            // A living leader that started at another time is a process of another program.
             self.0.retain(|group, started| {
                 let leader = processes.iter().find(|process| process.id == *group);
                 leader.is_none_or(|leader| *started == Some(leader.started))
@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ending_a_session_kills_orphans_in_it_and_no_stranger() {
+    fn ending_a_session_kills_its_orphans_and_no_other_process() {
         let mut command = Command::new("sh");
         // The shell ends at once; its two children stay, one of them stopped.
         command

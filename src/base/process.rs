@@ -37,7 +37,7 @@ impl ParentTie {
         self.report(unsafe { libc::setpgid(0, 0) })
     }
 
-    /// As `lead_group`, for a child that makes groups itself, such as a worker: with a guardian it leads a session, which holds
+    /// Like `lead_group`, for a child that makes groups itself, such as a worker: with a guardian it leads a session, which holds
     /// all these groups.
     fn lead_session(&self) -> io::Result<()> {
         match self.guardian {

@@ -21,7 +21,7 @@ pub fn read<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, Failure>
     read_with_line(text, origin, 0)
 }
 
-/// As [`read`], for a text that starts after `lines_before` lines of its file.
+/// Like [`read`], for a text that starts after `lines_before` lines of its file.
 pub(crate) fn read_with_line<T: DeserializeOwned>(
     text: &str,
     origin: &str,
@@ -30,7 +30,7 @@ pub(crate) fn read_with_line<T: DeserializeOwned>(
     read_with_options(text, origin, lines_before, options())
 }
 
-/// As [`read`], for the header of a kernel file, which starts after `lines_before` lines. Only `true` and `false` are truth values
+/// Like [`read`], for the header of a kernel file, which starts after `lines_before` lines. Only `true` and `false` are truth values
 /// there, because `y` and `n` are names.
 pub(crate) fn read_header<T: DeserializeOwned>(
     text: &str,
@@ -68,7 +68,7 @@ fn read_with_options<T: DeserializeOwned>(
         .map_err(|error| to_failure(&error, text, origin, lines_before))
 }
 
-/// As [`read`], for a text that is not in a file, such as the value of `--set`: errors name the origin only.
+/// Like [`read`], for a text that is not in a file, such as the value of `--set`: errors name the origin only.
 pub fn read_inline<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, Failure> {
     parse(text).map_err(|error: Error| {
         let (message, hint) = describe_error(&error);

@@ -6,7 +6,7 @@ use anyhow::Context;
 use serde_json::{Value, json};
 
 use crate::config::{ResolvedConfig, WarmStartKernel};
-use crate::report::pluralize;
+use crate::report::{TERMINAL_WIDTH, pluralize};
 use crate::task::Task;
 
 /// The decisions that were made for the user, one line each, then tasks, steps, seed and directory.
@@ -24,14 +24,19 @@ pub(super) fn summary_line(resolved: &ResolvedConfig) -> String {
     let device_budget = resolved.device_budget.map_or_else(String::new, |budget| {
         format!(" or {:.0} device seconds each", budget.as_secs_f64())
     });
-    format!(
-        "{}{}{}: {}{budget}{device_budget}, seed {}, into {}",
-        choices.collect::<String>(),
-        from.collect::<String>(),
+    let settings = format!(
+        "{}: {}{budget}{device_budget}, seed {},",
         tasks.collect::<Vec<_>>().join(", "),
         pluralize(resolved.steps, "step"),
-        resolved.seed,
-        resolved.output.display()
+        resolved.seed
+    );
+    let directory = format!("into {}", resolved.output.display());
+    let is_long = settings.len() + 1 + directory.len() > TERMINAL_WIDTH;
+    format!(
+        "{}{}{settings}{}{directory}",
+        choices.collect::<String>(),
+        from.collect::<String>(),
+        if is_long { "\n  " } else { " " },
     )
 }
 

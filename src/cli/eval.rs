@@ -54,7 +54,7 @@ pub(super) struct EvalArgs {
     /// Half width of the speedup's 95 % interval at which timing stops, as a fraction. Default: the profile's.
     #[arg(long, value_name = "FRACTION")]
     precision: Option<f64>,
-    /// Baseline to compare with: one that the task names, or a kernel file. Default: the task's first.
+    /// Baseline to compare with: the name of one of the task's baselines, or a kernel file. Default: the task's first.
     #[arg(long, value_name = "NAME")]
     baseline: Option<String>,
     /// Deadline of one launch, in seconds.
@@ -125,37 +125,75 @@ pub(super) fn run(arguments: EvalArgs) -> anyhow::Result<Exit> {
     if arguments.counters_report.is_some() && arguments.kernels.len() > 1 {
         return Err(one_kernel("--counters-report").into());
     }
-    let config = eval_config(&arguments);
-    let resolved = config::resolve(&config, "eval", "")?;
-    ensure_gpu_judges(&arguments, &resolved)?;
-    let mut task_files = TaskFiles::find(&arguments.task)?;
-    if let Some(baseline) = &arguments.baseline {
-        task_files = task_files.with_baseline(baseline)?;
-    }
-    let task = task_files.load()?;
-    let (kernels, header_failure) = read_kernels(&arguments.kernels, &task)?;
-    require_machine(&resolved)?;
-    let mut options = judge_options(&arguments, &resolved, &task)?;
+    let input = prepare(&arguments)?;
     if arguments.grid.grid {
-        arguments
-            .grid
-            .choose_workloads(&task, &mut options.profile)?;
-        let [kernel] = <[_; 1]>::try_from(kernels).map_err(|_| one_kernel("--grid"))?;
-        return grid::run(GridInput {
-            arguments: &arguments.grid,
-            resolved: &resolved,
-            files: task_files,
-            task,
-            options,
-            kernel,
-            seed: arguments.seed,
-            format: arguments.format,
-        });
+        measure_grid(&arguments, input)
+    } else {
+        judge_kernels(arguments, input)
     }
+}
+
+/// What the arguments name, read and checked.
+struct EvalInput {
+    resolved: ResolvedConfig,
+    files: TaskFiles,
+    task: Task,
+    options: JudgeOptions,
+    /// Paths with their sources.
+    kernels: Vec<(String, String)>,
+}
+
+fn prepare(arguments: &EvalArgs) -> anyhow::Result<EvalInput> {
+    let config = eval_config(arguments);
+    let resolved = config::resolve(&config, "eval", "")?;
+    ensure_gpu_judges(arguments, &resolved)?;
+    let mut files = TaskFiles::find(&arguments.task)?;
+    if let Some(baseline) = &arguments.baseline {
+        files = files.with_baseline(baseline)?;
+    }
+    let task = files.load()?;
+    let kernels = read_kernels(&arguments.kernels)?;
+    require_machine(&resolved)?;
+    let options = judge_options(arguments, &resolved, &task)?;
+    Ok(EvalInput {
+        resolved,
+        files,
+        task,
+        options,
+        kernels,
+    })
+}
+
+/// `--grid`: measures every point of the kernel's tunables.
+fn measure_grid(arguments: &EvalArgs, mut input: EvalInput) -> anyhow::Result<Exit> {
+    let profile = &mut input.options.profile;
+    arguments.grid.choose_workloads(&input.task, profile)?;
+    let [kernel] = <[_; 1]>::try_from(input.kernels).map_err(|_| one_kernel("--grid"))?;
+    grid::run(GridInput {
+        arguments: &arguments.grid,
+        resolved: &input.resolved,
+        files: input.files,
+        task: input.task,
+        options: input.options,
+        kernel,
+        seed: arguments.seed,
+        format: arguments.format,
+    })
+}
+
+fn judge_kernels(arguments: EvalArgs, input: EvalInput) -> anyhow::Result<Exit> {
+    let EvalInput {
+        resolved,
+        files,
+        task,
+        options,
+        kernels,
+    } = input;
+    let wrong_header = has_wrong_header(&kernels, &task);
     let timing_seconds = options.profile.seconds;
     let job = Arc::new(EvalJob {
         pool: WorkerPool::new(worker::PoolOptions {
-            files: task_files,
+            files,
             workloads: task.selected_workloads(&options.profile).len(),
             options,
             gpus: resolved.gpus.clone(),
@@ -185,7 +223,7 @@ pub(super) fn run(arguments: EvalArgs) -> anyhow::Result<Exit> {
     if end == JudgingEnd::Interrupted {
         return Ok(Exit::Interrupted);
     }
-    exit_of_verdicts(&verdicts, header_failure)
+    exit_of_verdicts(&verdicts, wrong_header)
 }
 
 /// Refuses `--device` where the CPU judges.
@@ -247,40 +285,44 @@ fn judge_options(
     })
 }
 
-/// Paths with their sources, and the first header that cannot be read.
-type ReadKernels = (Vec<(String, String)>, Option<Failure>);
-
-/// Reads the kernel files. A wrong header is a verdict like any other, and also a mistake of the user that sets the exit code.
-fn read_kernels(paths: &[String], task: &Task) -> anyhow::Result<ReadKernels> {
-    let mut kernels = Vec::new();
-    let mut header_failure = None;
-    for path in paths {
-        let source = files::read(path.as_ref())?;
-        if let Err(error) = Kernel::parse(&source, &task.definition) {
-            header_failure = header_failure.or(Some(error.into_failure(path)));
-        }
-        kernels.push((path.clone(), source));
-    }
-    Ok((kernels, header_failure))
+/// The kernel files: paths with their sources.
+fn read_kernels(paths: &[String]) -> anyhow::Result<Vec<(String, String)>> {
+    let read = |path: &String| Ok((path.clone(), files::read(path.as_ref())?));
+    paths.iter().map(read).collect()
 }
 
-fn exit_of_verdicts(verdicts: &[Verdict], header_failure: Option<Failure>) -> anyhow::Result<Exit> {
+/// Whether a header cannot be read. Its verdict says why; the exit code is that of a mistake of the user.
+fn has_wrong_header(kernels: &[(String, String)], task: &Task) -> bool {
+    let mut sources = kernels.iter().map(|(_, source)| source);
+    sources.any(|source| Kernel::parse(source, &task.definition).is_err())
+}
+
+fn exit_of_verdicts(verdicts: &[Verdict], wrong_header: bool) -> anyhow::Result<Exit> {
     let mut all = verdicts.iter();
     if let Some(broken) = all.find(|verdict| verdict.status == Status::HarnessError) {
         let reason = broken.reason.as_deref().unwrap_or_default();
         anyhow::bail!("`{}` was not judged: {reason}", broken.kernel);
     }
-    match header_failure {
-        Some(failure) => Err(failure.into()),
-        None if verdicts.iter().all(Verdict::passed) => Ok(Exit::Done),
-        None => Ok(Exit::NoResult),
+    Ok(exit_of_results(
+        wrong_header,
+        verdicts.iter().all(Verdict::passed),
+    ))
+}
+
+fn exit_of_results(wrong_header: bool, all_passed: bool) -> Exit {
+    if wrong_header {
+        Exit::Usage
+    } else if all_passed {
+        Exit::Done
+    } else {
+        Exit::NoResult
     }
 }
 
 /// `--compile-only`: prints what the compiler reports for each kernel.
 fn compile_kernels(arguments: &EvalArgs) -> anyhow::Result<Exit> {
     let task = TaskFiles::find(&arguments.task)?.load()?;
-    let (kernels, header_failure) = read_kernels(&arguments.kernels, &task)?;
+    let kernels = read_kernels(&arguments.kernels)?;
     if arguments.require_sandbox {
         cpu::require_sandbox()?;
     }
@@ -299,9 +341,8 @@ fn compile_kernels(arguments: &EvalArgs) -> anyhow::Result<Exit> {
     if arguments.format == Format::Json {
         print_json(&results)?;
     }
-    match header_failure {
-        Some(failure) => Err(failure.into()),
-        None if results.iter().all(|result| result.compiled) => Ok(Exit::Done),
-        None => Ok(Exit::NoResult),
-    }
+    Ok(exit_of_results(
+        has_wrong_header(&kernels, &task),
+        results.iter().all(|result| result.compiled),
+    ))
 }

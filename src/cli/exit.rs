@@ -127,6 +127,19 @@ pub(super) const WRITE_CODES: &[Meaning] = &[
     INTERRUPTED,
 ];
 
+/// `tasks` in general: what the codes of its commands mean.
+pub(super) const TASKS_CODES: &[Meaning] = &[
+    (Exit::Done, "done"),
+    UNEXPECTED,
+    USAGE,
+    (
+        Exit::Environment,
+        "environment: no compiler, GPU or NVRTC, full disk",
+    ),
+    (Exit::Reference, "a task is refused"),
+    INTERRUPTED,
+];
+
 pub(super) const CHECK_CODES: &[Meaning] = &[
     (Exit::Done, "every task is admitted"),
     UNEXPECTED,

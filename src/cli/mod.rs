@@ -1,7 +1,7 @@
 //! The command line: clap declarations, one file for each command, exit codes. The only module that prints results.
 //!
-//! `run_args` and `execute` are what `evolve`, `tune` and `resume` share, `output` prints, `exit` knows the exit codes. Commands
-//! read arguments, call `config`, `driver` and `report`, and decide nothing about a search or a verdict.
+//! `evolve`, `tune` and `resume` share `run_args` and `execute`; `output` prints; `exit` has the exit codes. Commands read arguments, call
+//! `config`, `driver` and `report`, and decide nothing about a search or a verdict.
 
 use std::process::ExitCode;
 
@@ -21,6 +21,7 @@ mod model_flags;
 mod new_task;
 mod output;
 mod promote;
+mod promotion_result;
 mod prompt;
 mod recorded;
 mod report;

@@ -24,9 +24,9 @@ pub(super) struct NewTaskArgs {
 
 const NOTE: &str = "\
 Writes all files of a task to `tasks/NAME`: definition.json, workloads.jsonl,
-task.yaml, oracle.cu and naive.cu. With a name, the task is complete and computes
-something simple: change it. From a definition, everything is written except the
-computation in the two kernels; what is guessed is marked in task.yaml.";
+task.yaml, oracle.cu and naive.cu. From a name, the task is complete and
+computes something simple: change it. From a definition, everything is written
+except the computation in the two kernels; guesses are marked in task.yaml.";
 
 pub(super) fn help() -> String {
     exit::help(

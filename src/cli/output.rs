@@ -53,8 +53,8 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Prints the results of a run, after what it has printed so far. They are on disk too, so a reader that reads nothing is waited for
-/// only for `wait`; one that has closed standard output wants no more.
+/// Prints the results of a run, after all earlier output. A reader that reads nothing is waited for at most `wait`, because the results
+/// are on disk too. A reader that has closed standard output is no error.
 ///
 /// # Errors
 /// An environment failure where the results cannot be written, or nothing reads them.

@@ -1,16 +1,17 @@
 //! `kforge promote`: replaces the best known kernel of a task (`kernels/TASK/best.cu`) with a run's best kernel if that is faster.
 //!
-//! This file finds the two kernels, prints the result and replaces the files. It never compares kernels: `driver::contest` does. No
-//! other code writes `kernels/TASK/best.cu`.
+//! This file finds the two kernels, prints the result (`promotion_result`) and replaces the files. It never compares kernels:
+//! `driver::contest` does. No other code writes `kernels/TASK/best.cu`.
 
 use std::path::PathBuf;
 
 use anyhow::Context;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::execute::{build_pools, require_machine};
 use super::exit::{self, Exit};
 use super::output::{Format, print, print_json, print_json_lines};
+use super::promotion_result::{CurrentBest, PromotionResult, describe_result, device_label};
 use super::recorded::recorded_config;
 use super::run_args::parse_backend;
 use crate::base::text::did_you_mean;
@@ -23,7 +24,7 @@ use crate::report::{Spinner, suggested_seconds};
 use crate::run::{self, BestOfRun, RunDirectory, RunRecord};
 use crate::search;
 use crate::task::{BestKnown, Task, TaskFiles};
-use crate::verdict::{DeviceIdentity, Verdict};
+use crate::verdict::DeviceIdentity;
 use crate::worker::{EvaluatorFactory, WorkerPools};
 
 /// Arguments of `kforge promote`.
@@ -71,14 +72,6 @@ fn help() -> String {
         ],
         exit::PROMOTE_CODES,
     )
-}
-
-/// The outcome for one task.
-struct PromotionResult {
-    promoted: bool,
-    why: String,
-    /// The outcome as JSON, which is also what the text for people is made from.
-    facts: Value,
 }
 
 pub(super) fn run(arguments: PromoteArgs) -> anyhow::Result<Exit> {
@@ -283,15 +276,15 @@ impl TaskPromotion<'_> {
         device_label(&self.resolved.backend, &device.name, &device.arch)
     }
 
-    /// The device on which the current best kernel was measured, if it is known and is not the one that judges now.
+    /// The device on which the current best kernel was measured, if it is known and another device judges now.
     fn other_device(&self, current: Option<&CurrentBest>) -> Option<String> {
         current?.other_device(&self.resolved.backend, &self.device())
     }
 
     /// Replaces `best.cu`, then `best.json`.
     ///
-    /// The verdict contains the kernel's hash. So if kforge is killed between the two writes, the old verdict is not mistaken for one
-    /// of the new kernel.
+    /// The verdict contains the kernel's hash. So if kforge is killed between the two writes, the old verdict is not taken for a verdict of
+    /// the new kernel.
     ///
     /// # Errors
     /// A usage failure if another process has replaced `best.cu` since `judged_against` was read.
@@ -380,97 +373,4 @@ impl TaskPromotion<'_> {
             facts,
         }
     }
-}
-
-/// The kernel in `best.cu`, and the device of its verdict. Backend and device are unknown without a verdict of this kernel.
-struct CurrentBest {
-    origin: String,
-    kernel: Digest,
-    backend: Option<String>,
-    device: Option<DeviceIdentity>,
-}
-
-impl CurrentBest {
-    fn new(known: &BestKnown) -> Self {
-        let kernel = Digest::of(&known.source);
-        let value: Option<Value> = known
-            .verdict
-            .as_deref()
-            .and_then(|text| serde_json::from_str(text).ok());
-        // A verdict of another kernel says nothing about this one.
-        let value = value.filter(|value| value["promoted"]["kernel"] == json!(kernel));
-        let verdict: Option<Verdict> = value.and_then(|value| serde_json::from_value(value).ok());
-        Self {
-            origin: known.origin.clone(),
-            kernel,
-            backend: verdict.as_ref().map(|verdict| verdict.backend.clone()),
-            device: verdict.map(|verdict| verdict.device),
-        }
-    }
-
-    /// A label of the device that measured the kernel, if it is known and differs from this backend or device.
-    fn other_device(&self, backend: &str, here: &DeviceIdentity) -> Option<String> {
-        let (their_backend, theirs) = (self.backend.as_ref()?, self.device.as_ref()?);
-        let is_here =
-            their_backend == backend && theirs.name == here.name && theirs.arch == here.arch;
-        (!is_here).then(|| device_label(their_backend, &theirs.name, &theirs.arch))
-    }
-}
-
-fn device_label(backend: &str, name: &str, arch: &str) -> String {
-    format!("{backend}, {name} ({arch})")
-}
-
-/// The result as text, from `facts`.
-fn describe_result(task: &str, result: &PromotionResult) -> String {
-    let facts = &result.facts;
-    let what = if result.promoted {
-        "promoted"
-    } else {
-        "not promoted"
-    };
-    let mut text = format!("{task}: {what}: {}\n", result.why);
-    if let Some(step) = facts["step"].as_u64() {
-        let run = facts["run"].as_str().unwrap_or_default();
-        text += &format!("  kernel     step {step} of {run}\n");
-    }
-    if let Some(confirmed) = speedup_line(&facts["verdict"]) {
-        text += &format!("  confirmed  {confirmed}\n");
-    }
-    if let Some(origin) = facts["there"]["origin"].as_str() {
-        let relation = if result.promoted {
-            "replaces"
-        } else {
-            "current"
-        };
-        text += &match speedup_line(&facts["verdict_of_there"]) {
-            Some(judged) => format!("  {relation:<9}  {origin}: {judged}\n"),
-            None => format!("  {relation:<9}  {origin}\n"),
-        };
-    }
-    if result.promoted {
-        let path = facts["kernel"].as_str().unwrap_or_default();
-        text += &format!("  now in     {path}, with its verdict in best.json\n");
-    }
-    if let Some(remedy) = facts["remedy"].as_str() {
-        text += &format!("  hint: {remedy}\n");
-    }
-    if facts["task_changed_since_the_run"] == json!(true) {
-        text += "  note       the task has changed since the run; the kernel was judged on the new one\n";
-    }
-    text
-}
-
-/// The speedup and the device of a verdict; `None` without a verdict that passed.
-fn speedup_line(verdict: &Value) -> Option<String> {
-    let verdict: Verdict = serde_json::from_value(verdict.clone()).ok()?;
-    let baseline = verdict.baseline.map(|baseline| baseline.name);
-    let speedup = verdict.speedup?;
-    let [low, high] = speedup.ci95;
-    Some(format!(
-        "{:.3}x [{low:.3}, {high:.3}] over `{}` on {}",
-        speedup.geomean,
-        baseline.unwrap_or_default(),
-        device_label(&verdict.backend, &verdict.device.name, &verdict.device.arch)
-    ))
 }

@@ -17,6 +17,7 @@ use crate::event::Operator;
 use crate::propose::prompt::{
     Feedback, KernelLabel, Prompt, PromptInput, ShownKernel, Templates, estimate_tokens, render,
 };
+use crate::report;
 use crate::task::{Task, TaskFiles};
 use crate::verdict::{DeviceIdentity, Verdict};
 
@@ -47,7 +48,7 @@ pub(super) struct PromptArgs {
     /// Folder whose templates replace built-in ones of the same name.
     #[arg(long, value_name = "DIR")]
     prompts: Option<PathBuf>,
-    /// Device to write for. Default: the one that the config's `backend` selects on this machine.
+    /// Device to write for. Default: what the config's `backend` selects on this machine.
     #[arg(long, value_name = "NAME", value_parser = ["auto", "cpu", "cuda", "metal"])]
     backend: Option<String>,
     /// Architecture to write for, if it is not this machine's, e.g. `sm_90`.
@@ -149,8 +150,11 @@ pub(super) fn run(arguments: PromptArgs) -> anyhow::Result<Exit> {
     let (backend, device, profile) = resolve_target(&arguments, &mut config)?;
     if arguments.card.as_deref() == Some("list") {
         let cards = templates.cards(&backend);
-        let list = cards.map(|card| format!("{:<24} {}\n", card.name, card.when));
-        print(&list.collect::<String>())?;
+        let lines = cards.map(|card| {
+            let line = format!("{:<18} {}", card.name, card.when);
+            report::wrap_after_first(&line, report::TERMINAL_WIDTH, 19)
+        });
+        print(&lines.collect::<String>())?;
         return Ok(Exit::Done);
     }
     let reader = KernelReader {
@@ -365,5 +369,5 @@ fn print_token_table<'f>(prompt: &Prompt, files: impl Iterator<Item = &'f Prompt
     for left in &prompt.left_out {
         let _ = writeln!(text, "left out: {left}");
     }
-    crate::report::print_to_stderr(text);
+    report::print_to_stderr(text);
 }

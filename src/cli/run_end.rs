@@ -19,7 +19,7 @@ use crate::run::RunDirectory;
 /// How long the results of a run wait for a reader that reads nothing.
 const RESULTS_WAIT: Duration = Duration::from_secs(5);
 
-/// The same where the run was interrupted.
+/// How long the results of an interrupted run wait for such a reader.
 const INTERRUPTED_WAIT: Duration = Duration::from_millis(300);
 
 /// What is known at the end of a run.
@@ -183,7 +183,8 @@ fn reason_text(task: &TaskEnd) -> String {
     })
 }
 
-/// The failure of a run in which no model has replied and nothing else made a candidate: as for a model that cannot be used.
+/// The failure of a run in which no model has replied and nothing else made a candidate. It has the exit code of a model that cannot be
+/// used.
 fn no_reply_failure(ended: &RunEnd) -> Option<Failure> {
     if ended.tasks.iter().any(|task| task.progress.judged > 0) {
         return None;

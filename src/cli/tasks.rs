@@ -1,6 +1,7 @@
-//! `kforge tasks`: list tasks, show one, test whether tasks can be trusted.
+//! `kforge tasks`: lists, shows and checks tasks.
 //!
-//! `new_task` writes a new one. Reads task folders. `check` runs kernels on the CPU in this process's children; it judges tasks, never candidates.
+//! Reads task folders; `new_task` writes a new task. `check` runs kernels on the CPU in child processes of this process. It judges tasks,
+//! never candidates.
 
 use anyhow::Context;
 
@@ -18,6 +19,7 @@ use crate::task::{Task, TaskFiles, embedded_names, local_names};
 
 /// Arguments of `kforge tasks`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = tasks_help())]
 pub(super) struct TasksArgs {
     #[command(subcommand)]
     command: TasksCommand,
@@ -82,10 +84,25 @@ inputs and under every regime. The task's own kernels must pass there.
 A workload that would take minutes on the CPU is tested at a smaller size; the
 result names it. `--full-size` tests every workload as it is.";
 
+fn tasks_help() -> String {
+    exit::help(
+        "",
+        &[
+            ("kforge tasks list", "the names of all tasks"),
+            ("kforge tasks new layernorm", "a complete task to change"),
+            ("kforge tasks check layernorm", "test a task"),
+        ],
+        exit::TASKS_CODES,
+    )
+}
+
 fn list_help() -> String {
     exit::help(
         "",
-        &[("kforge tasks list --format json", "all tasks as JSON")],
+        &[
+            ("kforge tasks list", "all tasks as a table"),
+            ("kforge tasks list --format json", "all tasks as JSON"),
+        ],
         exit::READ_CODES,
     )
 }
@@ -138,7 +155,7 @@ fn check_tasks(arguments: CheckArgs) -> anyhow::Result<Exit> {
     } else {
         arguments.tasks.clone()
     };
-    // All tasks are read first: a mistake in the last one must not take minutes to show.
+    // All tasks are read first, so that a mistake in the last task is reported at once and not after minutes.
     let tasks = names
         .iter()
         .map(|name| TaskFiles::find(name)?.load())
@@ -202,7 +219,7 @@ fn all_task_names() -> Vec<String> {
     names
 }
 
-/// Lists every task. A broken one has a line that says so, and does not hide the others.
+/// Lists every task. A broken task has a line that says so, and does not hide the others.
 fn list_tasks(format: Format) -> anyhow::Result<()> {
     let mut tasks = Vec::new();
     let mut broken = Vec::new();
@@ -226,7 +243,7 @@ fn list_tasks(format: Format) -> anyhow::Result<()> {
         Format::Human => {
             let mut text = report::task_table(&tasks);
             for (name, failure) in &broken {
-                // The failure of one problem is its text, that of several starts with their number.
+                // The text of a failure. A failure with several problems starts with their number.
                 let first = failure.message.lines().next().unwrap_or_default();
                 text += &format!("{name:<14} broken: {first}; see `kforge tasks show {name}`\n");
             }

@@ -301,7 +301,7 @@ fn every_feature_is_described() {
 }
 
 #[test]
-fn a_null_default_says_what_applies() {
+fn key_with_a_null_default_says_what_applies() {
     let defaults = serde_json::to_value(Config::default()).unwrap();
     for description in descriptions(CONFIG_KEYS) {
         let default = default_text(&description, &defaults);

@@ -175,7 +175,7 @@ pub enum PersistentState {
 pub struct AbsentRead {
     /// Line of the kernel file, counted from 1; `None` if the compiler left no trace of it.
     pub line: Option<u32>,
-    /// Of the reading thread.
+    /// The block of the reading thread.
     pub block: [u32; 3],
     pub thread: [u32; 3],
     /// The lane that was read.

@@ -33,7 +33,7 @@ pub trait Device: Compile + TimingProperties {
         purpose: Purpose,
     ) -> anyhow::Result<Opened>;
 
-    /// As `open`, for two kernels, at the same time if the device can.
+    /// Like `open`, for two kernels, at the same time if the device can.
     fn open_pair(
         &self,
         [one, other]: [(&Program, &LaunchPlan); 2],

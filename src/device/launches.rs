@@ -1,7 +1,8 @@
-//! Edits the launches `k<<<…>>>(…)` of a source. Launches belong in the header of a kernel file.
+//! Edits the launches `k<<<…>>>(…)` in the code of a source. Launches belong in the header of a kernel file.
 //!
-//! A launch in host code becomes a call that refuses the kernel where it is reached, so that a launcher that nothing calls does no
-//! harm. A launch in device code stays: no compiler accepts it, and both devices explain the error.
+//! In host code, such as a launcher, a launch becomes an expression that refuses the kernel if a thread reaches it. So a launcher that
+//! nothing calls does no harm. In device code a launch stays as it is: no compiler accepts it, and both devices explain the error.
+//! Changes nothing else, and compiles nothing.
 
 use std::ops::Range;
 
@@ -12,7 +13,7 @@ use crate::kernel::lexer::{Lexeme, LexemeKind, are_adjacent};
 /// The longest launch that is edited, in lexemes.
 const MAX_LEXEMES: usize = 400;
 
-/// The lexemes of a source, at the start of a launch's `<<<`.
+/// A lexeme of a source at which a launch's `<<<` may start.
 #[derive(Clone, Copy)]
 pub(super) struct LaunchPlace<'a> {
     pub(super) source: &'a str,
@@ -36,7 +37,7 @@ impl LaunchPlace<'_> {
         self.is_triple(self.index, "<")
     }
 
-    /// Edits a launch in a host function. `refusing` is an expression that refuses the kernel.
+    /// Replaces the launch by `refusing`, an expression that refuses the kernel, if the launch is in a host function.
     pub(super) fn edit(&self, braces: &OpenBraces, refusing: &str, edits: &mut SourceRewrite) {
         if braces.in_host_function()
             && let Some(range) = self.range()
@@ -70,7 +71,7 @@ impl LaunchPlace<'_> {
         Some(self.lexemes[start].range.start..self.lexemes[end].range.end)
     }
 
-    /// `None` at the end of the statement, or where a launch is too long.
+    /// How much a lexeme changes the depth of brackets. `None` at the end of the statement, or if the launch is too long.
     fn depth_change(&self, index: usize) -> Option<i32> {
         match self.text(index) {
             "(" | "[" | "{" => Some(1),

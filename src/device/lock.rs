@@ -49,7 +49,7 @@ pub(crate) struct LockScope {
     pub(crate) private: Option<String>,
 }
 
-/// Finds out whether the lock folder is one that the whole machine shares, as far as this process can see.
+/// Finds out whether the whole machine shares the lock folder, as far as this process can see.
 pub(crate) fn lock_scope() -> LockScope {
     let folder = lock_folder();
     if chosen_folder().is_some() {

@@ -1,8 +1,8 @@
 //! The source trace: which conditional groups of a source a compiler's preprocessor keeps, and which names are macros there.
 //!
-//! Marks are put into the source and read back from the compiler's messages. So the compiler itself answers, and nobody has to
-//! interpret the text. Two compilers with equal traces compile the same program, as far as the preprocessor decides it. Compiles
-//! nothing.
+//! This module puts marks into a source, and reads from a compiler's messages which marks it has seen. So the compiler itself says what
+//! it keeps. Two compilers with equal traces compile the same program, as far as the preprocessor decides it. The callers run the
+//! compiler: nothing is compiled here.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -17,31 +17,31 @@ const GROUPS: [&str; 7] = [
     "ifdef", "ifndef", "if", "elifdef", "elifndef", "elif", "else",
 ];
 
-/// Words that are never reported as macros: `#ifdef` does not take them, or they are the directive that defines one.
+/// Words of the preprocessor itself. They are never reported as macros.
 const NOT_MACROS: [&str; 4] = ["defined", "define", "__has_include", "__has_include_next"];
 
-/// Macros whose value differs between any two compilations.
-const OF_TIME: [&str; 3] = ["__TIME__", "__DATE__", "__TIMESTAMP__"];
+/// Macros that contain the time, so that two compilations never have the same program.
+const TIME_MACROS: [&str; 3] = ["__TIME__", "__DATE__", "__TIMESTAMP__"];
 
 /// A source with marks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct MarkedSource {
-    /// With more lines than the source, and `#line` after each mark, so that line numbers are those of the source.
+    /// The source with its marks. A `#line` after each mark keeps the line numbers of the source.
     pub(super) text: String,
     /// The lines with a directive that begins a group.
     groups: Vec<u32>,
     /// The names in the source.
     names: BTreeSet<String>,
-    /// Begins every mark. It contains a hash of the source, so the source does not contain it.
+    /// The start of every mark. It contains a hash of the source, so it cannot occur in the source.
     prefix: String,
 }
 
-/// What a preprocessor compiles of one source.
+/// What a preprocessor keeps of a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceTrace {
-    /// The lines of the directives whose groups are compiled.
+    /// The lines of the directives whose groups it keeps.
     pub(super) groups: BTreeSet<u32>,
-    /// The names in the source that are macros at its end.
+    /// The names in the source that are macros at the end of the source.
     pub(super) macros: BTreeSet<String>,
 }
 
@@ -82,7 +82,7 @@ impl MarkedSource {
         }
     }
 
-    /// Text for the end of the translation unit, outside of all declarations, that reports the marks.
+    /// The text that makes a compiler report the marks. It belongs at the end of the translation unit, outside of all declarations.
     pub(super) fn report(&self, form: ReportAs) -> String {
         let command = match form {
             ReportAs::Warnings => "#warning ",
@@ -143,8 +143,8 @@ fn begins_group(directive: &str) -> bool {
     GROUPS.iter().any(|name| starts_with_directive(body, name))
 }
 
-/// The names in a source that may be macros: those in code and in the bodies of macros. Of those in conditions, the groups show the
-/// effect.
+/// The names in a source that may be macros: in code and in the bodies of macros. Names in conditions are left out, because the kept
+/// groups already show their effect.
 fn names(source: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for lexeme in lex(source) {
@@ -176,12 +176,12 @@ fn identifiers(text: &str) -> impl Iterator<Item = &str> {
     parts.filter(|word| !word.is_empty() && !word.starts_with(|first: char| first.is_ascii_digit()))
 }
 
-/// The first difference between what two preprocessors compile of a source.
+/// The first difference between two traces of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceDifference {
-    /// The line in the kernel file.
+    /// The line in the kernel file of a directive whose group only one of the two keeps.
     pub line: Option<u32>,
-    /// The name that is a macro for only one of them.
+    /// A name that is a macro for only one of the two, or that contains the time.
     pub name: Option<String>,
 }
 
@@ -199,9 +199,9 @@ impl SourceTrace {
             });
         }
         let mut names = self.macros.symmetric_difference(&other.macros);
-        // Such a macro is a difference even if both have it.
+        // A macro with the time is a difference even if both traces have it.
         let mut all = self.macros.union(&other.macros);
-        let of_time = all.find(|name| OF_TIME.contains(&name.as_str()));
+        let of_time = all.find(|name| TIME_MACROS.contains(&name.as_str()));
         let name = of_time.or_else(|| names.find(|name| !known(name)))?;
         Some(TraceDifference {
             line: None,

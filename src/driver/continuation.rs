@@ -21,7 +21,7 @@ pub(super) fn continuation(state: &TaskState<'_>, failed: bool) -> Continuation 
     let Some(why) = progress.stopped else {
         return flags;
     };
-    // Steps that were planned and have not ended are work enough.
+    // Steps that were planned and have not ended are enough work for a resume.
     if progress.steps >= progress.total {
         flags.steps = Some(progress.total.max(1).saturating_mul(2));
     }
@@ -42,7 +42,7 @@ pub(super) fn continuation(state: &TaskState<'_>, failed: bool) -> Continuation 
     flags
 }
 
-/// As much time again, if the budget has no room for another step, or for a confirmation that is missing.
+/// The time budget once more, if it has no room for another step, or for a confirmation that is missing.
 fn more_seconds(state: &TaskState<'_>, why: StopReason) -> Option<u64> {
     let progress = state.reporter.progress();
     let budget = progress.budget?;
@@ -59,7 +59,7 @@ fn more_seconds(state: &TaskState<'_>, why: StopReason) -> Option<u64> {
     Some(whole_seconds(budget))
 }
 
-/// As much device time again, under the same conditions.
+/// The budget of device time once more, under the same conditions.
 fn more_device_seconds(state: &TaskState<'_>, why: StopReason) -> Option<u64> {
     let progress = state.reporter.progress();
     let budget = progress.device_budget?;
@@ -84,7 +84,7 @@ fn whole_seconds(budget: Duration) -> u64 {
     budget.max(Duration::from_secs(1)).as_secs_f64().ceil() as u64
 }
 
-/// Patience for as many steps again, if it is lost.
+/// Twice the patience, if the search has stopped for lack of an improvement.
 fn patience(state: &TaskState<'_>) -> Option<u64> {
     let patience = state.search.patience()?;
     let without_gain = state.search.steps_without_gain();

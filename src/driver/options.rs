@@ -30,7 +30,7 @@ pub struct RunOptions {
     pub racing: bool,
     /// Wall-time budget per task for all of its work, the time of earlier processes included.
     pub budget: Option<Duration>,
-    /// The same for device time.
+    /// Budget of device time per task for all of its work, the time of earlier processes included.
     pub device_budget: Option<Duration>,
     /// The share of both that confirmation and comparison get, 0 to 0.9.
     pub confirm_share: f64,

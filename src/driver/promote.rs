@@ -90,7 +90,7 @@ async fn contest_incumbent(
 }
 
 impl Contest {
-    /// The contest if the challenger is confirmed to be faster than the baseline, else as an error the contest that it has lost.
+    /// The contest, if the challenger is confirmed to be faster than the baseline. Otherwise the error is the contest that it has lost.
     fn against_baseline(mut self) -> Result<Self, Box<Self>> {
         let verdict = &self.challenger;
         let Some(speedup) = verdict.speedup.filter(|_| verdict.passed()) else {

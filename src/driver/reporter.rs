@@ -1,6 +1,6 @@
-//! Progress of a task: for the observer, for `summary.json`, and for `best.cu` and `best.json`.
+//! Reports the progress of one task: to the observer, which prints it, and into `summary.json`, `best.cu` and `best.json`.
 //!
-//! Shows what the search and the requests say. Decides nothing and changes no other part of the task.
+//! Copies its figures from the search and the model requests. Changes neither, and decides nothing.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -57,7 +57,7 @@ impl<'a> Reporter<'a> {
         &self.progress
     }
 
-    /// Marks the steps so far as made before this process started.
+    /// Records how many steps and judgements earlier processes have made.
     pub(super) fn set_steps_before(&mut self) {
         self.progress.steps_before = self.progress.steps;
         self.progress.judged_before = self.progress.judged;
@@ -81,12 +81,12 @@ impl<'a> Reporter<'a> {
         self.progress.awaited = awaited;
     }
 
-    /// Sets how the task is continued, once this process has ended its work on it.
+    /// Sets the command that continues the task. Called when this process has ended its work on it.
     pub(super) fn set_continuation(&mut self, continuation: Continuation) {
         self.progress.continuation = continuation;
     }
 
-    /// Sets how this process has ended its work on the task.
+    /// Sets how this process's work on the task has ended.
     pub(super) fn set_end(&mut self, end: EndOfWork) {
         self.progress.end = Some(end);
     }
@@ -96,7 +96,7 @@ impl<'a> Reporter<'a> {
         self.model_tally.highest_reservation()
     }
 
-    /// Brings the progress up to date.
+    /// Copies the current figures into the progress.
     pub(super) fn update(
         &mut self,
         search: &Search,
@@ -221,7 +221,7 @@ impl<'a> Reporter<'a> {
     }
 }
 
-/// The last verdict of an elite. A step that took over the verdict of a later step has that step's.
+/// The last verdict of an elite. A step without a verdict of its own has that of a later step with the same source.
 pub(super) fn elite_verdict(
     step: u64,
     search: &Search,
@@ -233,8 +233,9 @@ pub(super) fn elite_verdict(
     }
 }
 
-/// The best kernel. If there is none, the elite with the highest figure that was not refuted: the confirmed figure if there is one, else
-/// the search's. Once everything is measured again, only the elites count for which that was tried.
+/// The candidate to report. It is the best kernel. If there is none, it is the elite with the highest figure that no confirmation
+/// refuted. The figure of an elite is the confirmed one, or else the search's. When all confirmations are done, elites that none of them
+/// measured are left out.
 fn best_candidate(search: &Search, is_searching: bool) -> Option<BestCandidate> {
     if let Some(confirmed) = search.best_confirmed() {
         return Some(BestCandidate {
@@ -248,7 +249,7 @@ fn best_candidate(search: &Search, is_searching: bool) -> Option<BestCandidate> 
     let reported =
         elites.filter(|elite| !is_measured_again || search.confirmation(elite.step).is_some());
     let candidates = reported.map(|elite| candidate_of_elite(elite, search));
-    // Of equals the first, which has the highest figure in the search.
+    // If two are equal, the first: elites are in the order of the search's figures.
     candidates.reduce(|best, other| {
         if other.speedup.geomean > best.speedup.geomean {
             other

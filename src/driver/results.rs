@@ -15,7 +15,7 @@ pub(super) fn task_results(state: &TaskState<'_>, failure: Option<String>) -> Ta
     let (elites, refuted) = ranked_elites(state);
     let (starts, start_verdict) = starting_kernel_results(state);
     let best = state.search.best();
-    // Only names the baseline and the device, which another verdict names too.
+    // It is read only for the names of the baseline and the device, which any verdict has.
     let best_verdict = best.and_then(|elite| {
         let verdict = elite_verdict(elite.step, &state.search, &state.writer);
         verdict.ok().flatten()
@@ -40,7 +40,7 @@ pub(super) fn task_results(state: &TaskState<'_>, failure: Option<String>) -> Ta
     }
 }
 
-/// The kernel that the first of the elites that has one was timed against.
+/// The anchor of the first elite that was timed against an anchor.
 fn anchor(state: &TaskState<'_>) -> Option<TimedAgainst> {
     let mut elites = state.search.archive().elites().iter();
     elites.find_map(|elite| {
@@ -49,8 +49,8 @@ fn anchor(state: &TaskState<'_>) -> Option<TimedAgainst> {
     })
 }
 
-/// The elites that were not refuted, and the number of those that were. Confirmed ones come first, fastest first; the others
-/// keep the archive's order.
+/// The elites that were not refuted, and the number of those that were. Confirmed elites come first, fastest first; the others keep the
+/// archive's order.
 fn ranked_elites(state: &TaskState<'_>) -> (Vec<RankedElite>, usize) {
     let search = &state.search;
     let mut refuted = 0;

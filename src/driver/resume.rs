@@ -105,7 +105,7 @@ impl<'e> Replay<'e> {
         }
     }
 
-    /// Applies one line. The error says how the recorded brief differs from the one that the search decides.
+    /// Applies one line. The error says how the recorded brief differs from the brief that the search decides.
     fn apply(&mut self, head: &LineHead<'_>, event: &ReplayedEvent) -> Result<(), String> {
         let kind = LineKind::of(event);
         self.work_time.note_line(head.seq, head.time, kind);

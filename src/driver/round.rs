@@ -1,4 +1,4 @@
-//! What one round of results leads to: events to record, and what follows once they are durable.
+//! The result of one round: events to record, and what to do once they are durable.
 
 use crate::event::Event;
 

@@ -58,15 +58,15 @@ pub(super) struct Evaluation {
 pub(super) enum EvaluationPurpose {
     /// To judge a candidate.
     Judge,
-    /// To judge an elite again, because a change was accepted.
+    /// Judges an elite again, because a change was accepted.
     Rejudge,
-    /// To time a challenger against the incumbent, whose step is `against`.
+    /// Times a challenger against the incumbent, whose step is `against`.
     Duel { against: u64 },
     /// To confirm an elite.
     Confirm,
-    /// To time the best kernel against the best starting kernel, whose step is `against`.
+    /// Times the best kernel against the best starting kernel, whose step is `against`.
     Compare { against: u64 },
-    /// To find out whether the judge works, with the baseline as the kernel.
+    /// Judges the baseline, to find out whether the judge works.
     CheckJudge,
 }
 

@@ -52,7 +52,7 @@ impl KernelSources {
         self.first_steps.entry(kernel).or_insert(step);
     }
 
-    /// The first kernel that differs from one with this normal form in nothing that counts.
+    /// The first kernel with this normal form.
     pub(super) fn kernel_of_form(&self, form: Digest) -> Option<Digest> {
         self.forms.get(&form).copied()
     }

@@ -81,7 +81,8 @@ struct TaskSummary {
     best: Option<BestSummary>,
     /// Without a best kernel: the fastest of the others, and why it is not the best. `null` if nothing passed.
     best_unconfirmed: Option<UnconfirmedSummary>,
-    /// The best kernel against the best starting kernel. `null` if it is one, or the two were not timed against each other.
+    /// The best kernel against the best starting kernel. `null` if the best kernel is a starting kernel, or the two were not timed against
+    /// each other.
     against_start: Option<Comparison>,
     by_status: BTreeMap<Status, u64>,
     /// Steps without a candidate.
@@ -95,7 +96,7 @@ struct TaskSummary {
     prompts: BTreeMap<String, ModelStats>,
     /// Wall time over all processes.
     seconds: f64,
-    /// The part of it in which the search went on.
+    /// The wall time of the search.
     search_seconds: f64,
     /// Candidates judged in a minute of the search. `null` before the first.
     candidates_per_minute: Option<f64>,
@@ -115,11 +116,11 @@ struct BestSummary {
 #[derive(Serialize)]
 struct UnconfirmedSummary {
     step: u64,
-    /// Of its confirmation if `confirmed`, else of the search.
+    /// The speedup of its confirmation if `confirmed`, else of the search.
     speedup: Speedup,
     confirmed: bool,
     why: WhyUnconfirmed,
-    /// The same for people.
+    /// The reason in words, for people.
     reason: Option<String>,
     remedy: Option<String>,
     /// Path of the kernel, relative to the run directory.

@@ -14,8 +14,8 @@ const MIN_CONFIRMATION_TIME: Duration = Duration::from_secs(20);
 /// The most of the time that the cost of one confirmation reserves beyond the share.
 const MAX_RESERVED_PART: f64 = 0.5;
 /// A confirmation that has less than this part of its cost is not started: not even one process would end in time. The first process takes
-/// half of the cost on a CPU and a fifth on a GPU, and less alone on the machine, because the cost is that of judgements which ran next to
-/// others.
+/// half of the cost on a CPU and a fifth on a GPU. It takes less if it runs alone, because the cost was measured while other judgements
+/// were running.
 const MIN_PART_OF_COST: f64 = 0.15;
 /// The part of the remaining time that a confirmation may take, so that a comparison can follow.
 const CONFIRMATION_PART: f64 = 0.75;
@@ -39,7 +39,7 @@ pub(super) struct TimeLimits {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct EarlierTime {
     pub(super) worked: Duration,
-    /// The part of it in which the search went on.
+    /// The part of it in which the search was running.
     pub(super) searched: Duration,
 }
 
@@ -49,7 +49,7 @@ pub(super) struct TaskTime {
     limits: TimeLimits,
     earlier: EarlierTime,
     started: Instant,
-    /// Until the search stopped, in this process. `None` while it runs.
+    /// How long the search took in this process. `None` while it runs.
     search_took: Option<Duration>,
     pub(super) tally: TimeTally,
 }
@@ -87,7 +87,7 @@ impl TaskTime {
         self.earlier.worked + self.elapsed()
     }
 
-    /// Wall time of all processes in which the search went on.
+    /// Wall time of the search in all processes.
     pub(super) fn searched(&self) -> Duration {
         self.earlier.searched + self.search_took.unwrap_or_else(|| self.elapsed())
     }
@@ -146,8 +146,8 @@ impl TaskTime {
         budget.mul_f64(share).max(one)
     }
 
-    /// When judgements in progress are cancelled after the search has stopped: as long after its end as the search has stopped
-    /// before it, unless the rest is needed for a confirmation. While nothing has passed, they get all of the time.
+    /// When judgements in progress are cancelled after the search has stopped: they get as much time after the end of the search as the
+    /// search gave up before it, unless a confirmation needs the rest. While nothing has passed, they get all of the time.
     pub(super) fn drain_end(&self, best: Option<u64>) -> Option<Instant> {
         if best.is_none() {
             return self.cancel_at();

@@ -24,7 +24,7 @@ pub(super) struct TimeTally {
     spent: TimeSpent,
     judged: u64,
     judged_seconds: f64,
-    /// Of the candidates that passed, by step.
+    /// What the judgements of the candidates that passed took, by step.
     passed: HashMap<u64, EvaluationSeconds>,
     confirmed: Total,
     compared: Total,
@@ -118,7 +118,7 @@ impl TimeTally {
         }
     }
 
-    /// As `count_event`, for an event of a journal that is read again.
+    /// Like `count_event`, for an event of a journal that is read again.
     pub(super) fn count_replayed(&mut self, event: &ReplayedEvent) {
         match event {
             ReplayedEvent::Judged(judged) => {
@@ -131,7 +131,7 @@ impl TimeTally {
 
     fn count_verdict(&mut self, step: u64, status: Status, seconds: &Seconds) {
         let total = seconds.total();
-        // A judge that broke says nothing about how long a judgement takes.
+        // A judgement that ended in a harness error says nothing about how long a judgement takes.
         if status != Status::HarnessError {
             self.judged += 1;
             self.judged_seconds += total;

@@ -22,12 +22,12 @@ pub(super) struct WorkTimeCounter<'e> {
     sessions: &'e [TaskSession],
     /// Time of the current session's start or last line.
     last: Option<u64>,
-    /// The same, without the lines after the search had stopped.
+    /// Time of the search at the current session's start or last line: the lines after the search had stopped are left out.
     last_searched: Option<u64>,
     has_stopped: bool,
     milliseconds: u64,
     searched_milliseconds: u64,
-    /// Of the current session.
+    /// Time of the current session.
     in_session: u64,
 }
 

@@ -1,7 +1,7 @@
 //! The anchor of a search on the cases of a judgement: its compiled kernel, how fast it is there, and the uncertainty that this adds.
 //!
-//! Compiles the anchor once for all judgements of a process. Pure otherwise: times nothing. An anchor that does not work here is nobody's
-//! fault: the candidate is timed against the baseline.
+//! Compiles the anchor once for all judgements of a process. Times nothing. If the anchor does not work here, the candidate is timed
+//! against the baseline; that is not a finding about the candidate.
 
 use super::case::Case;
 use super::compiled_kernel::{CompiledAnchor, CompiledKernel};
@@ -52,7 +52,7 @@ impl AnchorRatio {
         })
     }
 
-    /// What is added to a log ratio over the anchor, to make it one over the baseline.
+    /// What is added to a log ratio over the anchor, so that it becomes a log ratio over the baseline.
     pub(super) fn shift(&self) -> f64 {
         self.log.estimate
     }

@@ -115,7 +115,7 @@ pub(super) fn operations(task: &Task, binding: &Binding) -> f64 {
     flops + OPERATIONS_PER_BYTE * bytes
 }
 
-/// As [`operations`], for a shape that kforge draws itself. The axes of a task that does not count its operations may all have to be
+/// Like [`operations`], for a shape that kforge draws itself. The axes of a task that does not count its operations may all have to be
 /// combined, so each of their combinations counts as one.
 pub(super) fn drawn_operations(task: &Task, binding: &Binding) -> f64 {
     let known = operations(task, binding);

@@ -133,7 +133,7 @@ impl CaseKernel {
         Ok(outputs)
     }
 
-    /// As `oracle_outputs`, as numbers. Only for a device that is the host.
+    /// Like `oracle_outputs`, as numbers. Only for a device that is the host.
     pub(super) fn oracle_values(
         &mut self,
         seed: u64,
@@ -235,7 +235,7 @@ impl CaseKernel {
         Ok(inputs.into_iter().zip(hashes).collect())
     }
 
-    /// As `input_hashes`, by the inputs' names.
+    /// Like `input_hashes`, by the inputs' names.
     pub(super) fn input_hashes_by_name(&self) -> anyhow::Result<Vec<(String, u64)>> {
         let hashes = self.input_hashes()?.into_iter();
         Ok(hashes

@@ -88,7 +88,7 @@ pub(super) struct Rounds<'r> {
     pub(super) edge: Edge,
 }
 
-/// As `check_case`, for rounds that follow others.
+/// Like `check_case`, for rounds that follow others.
 pub(super) fn check_rounds(
     context: &JudgeContext<'_>,
     candidate: &CompiledKernel,

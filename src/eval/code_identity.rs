@@ -1,6 +1,6 @@
 //! Whether two kernels do the same on a device: the hash of their compiled code and of what their headers launch.
 //!
-//! Errs on one side only: kernels with the same hash are the same, but two kernels that are the same may have different hashes.
+//! Kernels with the same hash always do the same. Two kernels that do the same may have different hashes.
 
 use super::compiled_kernel::{CompiledKernel, values_key};
 use crate::base::Digest;

@@ -22,7 +22,7 @@ pub(super) struct CompiledKernel {
 
 /// The anchor of a search as this process has compiled it.
 pub(super) struct CompiledAnchor {
-    /// Of its source.
+    /// The digest of its source.
     pub(super) source: Digest,
     /// `None` if it does not compile here.
     pub(super) kernel: Option<CompiledKernel>,

@@ -24,9 +24,9 @@ use crate::task::{DRAFT_MARK, Profile, RegimeChoice, Task};
 
 /// Operations that timed shapes under regimes may always cost, on a CPU: some tenths of a second.
 const MIN_OPERATIONS_ON_CPU: f64 = 2e8;
-/// The same with a profile that tries all regimes.
+/// What they may always cost on a CPU with a profile that tries all regimes.
 const MIN_OPERATIONS_OF_ALL: f64 = 2e9;
-/// The same on a GPU, with any profile.
+/// What they may always cost on a GPU, with any profile.
 const MIN_OPERATIONS_ON_GPU: f64 = 2.5e10;
 
 /// How to judge; the same for all candidates of a run.
@@ -262,7 +262,7 @@ impl<'a> JudgeContext<'a> {
         Ok(())
     }
 
-    /// As [`Self::prepare_references`], for one of them.
+    /// Like [`Self::prepare_references`], for one of them.
     pub(super) fn prepare_reference(
         &mut self,
         reference: Reference,

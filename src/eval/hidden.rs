@@ -19,9 +19,9 @@ pub(crate) enum Coverage {
     /// A random part, within a budget.
     #[default]
     Part,
-    /// All of them: each regime on each timed shape and on each small hidden shape, and neighbours of each timed shape.
+    /// All hidden cases: each regime on each timed shape and on each small hidden shape, and neighbours of each timed shape.
     All,
-    /// None: another process of the same confirmation has checked and inspected them all. Nothing is inspected, and only the
+    /// No hidden case: another process of the same confirmation has checked and inspected them all. Nothing is inspected, and only the
     /// workloads are checked and timed.
     Timed,
 }
@@ -44,7 +44,7 @@ const DRAWN_SHARE: f64 = 1.0 / 16.0;
 const UPPER_SHARE: f64 = 0.85;
 /// Tails are not required of an axis whose timed sizes are all below this.
 const MIN_WITH_TAILS: i64 = 32;
-/// How many times as many random hidden shapes a confirmation has as the profile says.
+/// The number of random hidden shapes in a confirmation, as a multiple of the profile's.
 const RANDOM_SHAPES_OF_ALL: u32 = 4;
 
 /// What the hidden cases are chosen for.

@@ -25,7 +25,7 @@ use crate::verdict::{Status, Verdict};
 
 /// Schedules of the race build on the first case: one of each kind (see `runtime/schedule.h`). Each other case gets one schedule.
 const SCHEDULES: u64 = 4;
-/// The same in a thorough inspection, in which each other case gets one of each kind.
+/// Schedules of the race build on the first case in a thorough inspection. Each other case gets one of each kind.
 const THOROUGH_SCHEDULES: u64 = 4 * SCHEDULES;
 /// Maximum deadline of a launch after the fast build has failed: the launch only needs to reach the fault, not to finish.
 const EXPLAIN_DEADLINE: Duration = Duration::from_secs(3);

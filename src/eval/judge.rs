@@ -53,11 +53,11 @@ impl<'a> Judge<'a> {
         Self::with_baseline_check(context, false)
     }
 
-    /// As `new`, but checks the baseline on the smallest workload only. Another judge has checked it on all of them with the same
+    /// Like `new`, but checks the baseline on the smallest workload only. Another judge has checked it on all of them with the same
     /// programs, so this shows only whether the device works for this process.
     ///
     /// # Errors
-    /// As for `new`.
+    /// See `new`.
     pub(crate) fn with_proven_baseline(
         device: &'a dyn Device,
         task: &'a Task,
@@ -130,7 +130,7 @@ impl<'a> Judge<'a> {
     /// Judges one kernel against incumbents. If it surely cannot reach them, the judgement ends early, and the verdict says so.
     ///
     /// # Errors
-    /// As for `judge`.
+    /// See `judge`.
     pub fn judge_racing(
         &mut self,
         name: &str,
@@ -144,10 +144,10 @@ impl<'a> Judge<'a> {
         Ok(*self.judge_candidate(&request)?.into_verdict()?)
     }
 
-    /// As `judge_racing`, but the kernel is timed against an anchor in the place of the baseline.
+    /// Like `judge_racing`, but the kernel is timed against an anchor in the place of the baseline.
     ///
     /// # Errors
-    /// As for `judge`.
+    /// See `judge`.
     pub fn judge_against_anchor(
         &mut self,
         name: &str,
@@ -163,7 +163,7 @@ impl<'a> Judge<'a> {
         Ok(*self.judge_candidate(&request)?.into_verdict()?)
     }
 
-    /// As `judge`, within a search. A thorough judge always takes all hidden cases.
+    /// Like `judge`, within a search. A thorough judge always takes all hidden cases.
     pub(crate) fn judge_candidate(
         &mut self,
         request: &JudgeRequest<'_>,

@@ -1,6 +1,6 @@
-//! A candidate in the middle of its judgement.
+//! What the stages of a judgement share: the compiled candidate, its cases, and the seed.
 //!
-//! Plain data that the stages share.
+//! Plain data: it stays the same from the first stage to the last.
 
 use super::case::Case;
 use super::compiled_kernel::CompiledKernel;

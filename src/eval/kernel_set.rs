@@ -17,8 +17,8 @@ use super::opening::TimedPair;
 use crate::device::{Edge, ExpectedValues, OutputComparison, Poison, Purpose};
 use crate::task::Tolerance;
 
-/// Factor on the tolerance when two kernels are compared with each other: both may be off by the tolerance, and the bound itself is
-/// computed from values that are slightly off.
+/// Factor on the tolerance when two kernels are compared with each other: both may differ from the oracle by the tolerance, and the bound
+/// is computed from values that differ slightly.
 const PAIR_TOLERANCE_FACTOR: f64 = 2.1;
 
 const NO_OPPONENT: &str = "no opponent is open";

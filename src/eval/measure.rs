@@ -38,10 +38,10 @@ const DETECTABLE_FACTOR: f64 = 1.43;
 
 /// The result of measuring one case.
 pub(super) struct Measurement {
-    /// Of the log speedup.
+    /// The log speedup.
     pub(super) estimate: Estimate,
     pub(super) candidate: TimeSummary,
-    /// Of the baseline or, in a duel, of the opponent.
+    /// Times of the baseline or, in a duel, of the opponent.
     baseline: TimeSummary,
     pub(super) floor: Option<Floor>,
 }
@@ -438,7 +438,7 @@ fn shifted_samples(contest: TimedPair<'_>) -> Samples {
 /// The errors that all samples of a measurement share.
 #[derive(Clone, Copy, Debug)]
 struct SharedError {
-    /// Of each of the two kernels.
+    /// The process noise of each of the two kernels.
     process_noise: Duration,
     /// The standard error of the anchor's log speedup; 0 without an anchor.
     anchor: f64,

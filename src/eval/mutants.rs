@@ -1,17 +1,18 @@
-//! Mutants: kernels that are wrong on some shapes or inputs only. Says which cases expose one.
+//! Mutants: imagined kernels that are wrong on some shapes or inputs only, and whether a case exposes a mutant.
 //!
-//! Each is one kind of mistake or cheat: wrong above a size, on one timed shape, on tails, or for other inputs than the timed ones.
-//! Whether a judgement exposes one depends on its cases alone, so nothing is compiled or run. `admission_coverage` draws the cases;
-//! a task with a mutant that passes is refused.
+//! Each mutant is one kind of mistake or cheat: wrong above a size, on one timed shape, on tails, or for other inputs than the timed ones.
+//! Whether a judgement exposes it depends on the judgement's cases alone, so nothing is compiled or run. `admission_coverage` draws the
+//! cases; `kforge tasks check` refuses a task if a mutant passes.
 
 use super::case::Case;
 use crate::task::{Binding, Task};
 
 /// Sizes of an axis at which a kernel may become wrong, between the smallest and the largest.
 const THRESHOLDS: u32 = 6;
-/// A threshold is at most this share of the largest timed size, because hardly any sizes are above it.
+/// A threshold is at most this share of the largest timed size: the cases have hardly any size above it.
 const HIGHEST_THRESHOLD: f64 = 0.8;
-/// Numbers of elements that kernels handle at once. A kernel that drops the remaining ones is wrong where a size is no multiple.
+/// Numbers of elements that kernels handle at once. A kernel that forgets the elements that remain is wrong if a size is no multiple of
+/// this number.
 const TILES: [i64; 3] = [8, 32, 128];
 
 /// A kernel that is wrong where both conditions hold.
@@ -20,18 +21,18 @@ pub(super) struct Mutant {
     shapes: WrongShapes,
     /// The regime under which it is wrong; `None`: with any inputs.
     regime: Option<String>,
-    /// Whether every judgement must expose it, and not only every confirmation.
+    /// Whether every judgement must expose it. If not, only every confirmation must.
     pub(super) is_always_exposed: bool,
 }
 
 /// The shapes on which a kernel is wrong.
 #[derive(Clone, Debug, PartialEq)]
 enum WrongShapes {
-    /// Above a size of an axis.
+    /// On sizes of an axis that are above `size`.
     Above { axis: String, size: i64 },
-    /// The same, but never on a timed shape.
+    /// On sizes of an axis that are above `size`, but never on a timed shape.
     UntimedAbove { axis: String, size: i64 },
-    /// Above a size of an axis where it is no multiple of a tile, but never on a timed shape.
+    /// On sizes of an axis that are above `size` and no multiple of `tile`, but never on a timed shape.
     Tails { axis: String, size: i64, tile: i64 },
     /// On one timed shape, for inputs that are not the timed ones.
     Timed { workload: String, shape: Binding },
@@ -75,7 +76,7 @@ impl Mutant {
     }
 }
 
-/// All mutants of a task whose timed cases are these.
+/// All mutants of a task. `timed`: its timed cases.
 pub(super) fn mutants(task: &Task, timed: &[Case]) -> Vec<Mutant> {
     let regimes: Vec<String> = task.regimes().into_keys().collect();
     let mut all = Vec::new();
@@ -133,7 +134,7 @@ fn is_constant(task: &Task, axis: &str, timed: &[Case]) -> bool {
     low == high && sizes.all(|size| size == low)
 }
 
-/// Sizes below the largest timed one, evenly spaced by their logarithms. None for an axis that has one size only.
+/// Sizes below the largest timed size, evenly spaced by their logarithms. Empty for an axis with a single size.
 fn thresholds(axis: &str, timed: &[Case]) -> Vec<i64> {
     let sizes: Vec<i64> = timed
         .iter()

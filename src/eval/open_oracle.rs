@@ -15,7 +15,7 @@ use crate::device::Purpose;
 /// The oracle of a case.
 pub(super) struct OpenOracle {
     case: Case,
-    /// `None` only while this is dropped.
+    /// `None` only while this value is dropped.
     kernel: Option<CaseKernel>,
     pool: Option<OraclePool>,
 }

@@ -83,7 +83,7 @@ impl<'c> UnopenedKernel<'c> {
         })
     }
 
-    /// The opened kernel. As the error: the device has refused it.
+    /// The opened kernel. The error is the device's refusal.
     fn with_opened(
         self,
         context: &JudgeContext<'_>,
@@ -101,7 +101,7 @@ fn refused(case: &Case, refusal: Refusal) -> Finding {
     Finding::from(refusal).in_case(&case.id)
 }
 
-/// A finding about an anchor is not one about the candidate.
+/// A finding about an anchor is not a finding about the candidate.
 fn as_opponent_failure(error: JudgeError) -> JudgeError {
     match error.into_finding() {
         Ok(finding) => OpponentFailed(finding.reason).into(),

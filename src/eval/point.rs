@@ -1,4 +1,4 @@
-//! Points of a recorded space: what is asked of one, and what was found there.
+//! Points of a recorded space: what is requested of a point, and what was found there.
 //!
 //! Plain data, and the checks of a header that need no compiler. `space_judge` measures.
 
@@ -17,7 +17,7 @@ pub(crate) const POINT_CHECKS: &str = "each timed workload with one seed: output
 /// How the points of a space are measured; the same for all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SpaceSettings {
-    /// Of the inputs.
+    /// The seed of the inputs.
     pub(crate) seed: u64,
     /// Timed samples of each workload.
     pub(crate) samples: usize,

@@ -13,8 +13,8 @@ use crate::verdict::Dismissal;
 
 /// Timing blocks of each workload at the first look.
 pub(super) const FIRST_LOOK_BLOCKS: usize = 4;
-/// The same on a device that keeps its processes, and for a candidate that has taken `SLOW_LOOK_SECONDS` by then. Three blocks have an
-/// interval that is narrow enough to show that a kernel is many times slower.
+/// Timing blocks at the first look on a device that keeps its processes, and for a candidate that has taken `SLOW_LOOK_SECONDS` by then.
+/// Three blocks have an interval that is narrow enough to show that a kernel is many times slower.
 pub(super) const SHORT_LOOK_BLOCKS: usize = 3;
 pub(super) const SLOW_LOOK_SECONDS: f64 = 1.0;
 /// The same on such a device for many workloads: their errors average out, and their degrees of freedom add up.
@@ -37,9 +37,9 @@ const HIDDEN_ERROR: f64 = 0.005;
 /// What the samples of one workload say about the log speedup, at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Reading {
-    /// From the mean of the pairs of each block, as in the full timing.
+    /// The mean over the blocks, each by the mean of its pairs, as in the full timing.
     mean: f64,
-    /// From the shortest times of each block. Interrupted launches hardly change it.
+    /// The mean over the blocks, each by its shortest times. Interrupted launches hardly change it.
     shortest: f64,
     /// Standard error of `shortest`; infinite for fewer than two values.
     error: f64,
@@ -70,7 +70,7 @@ impl Reading {
         }
     }
 
-    /// Of the mean over workloads. Degrees of freedom: Welch & Satterthwaite, rounded down.
+    /// The reading of the mean over workloads. Degrees of freedom: Welch & Satterthwaite, rounded down.
     fn combined(readings: &[Self]) -> Self {
         let count = readings.len() as f64;
         let sum = |of: &dyn Fn(&Self) -> f64| readings.iter().map(of).sum::<f64>();

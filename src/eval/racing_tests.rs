@@ -1,5 +1,5 @@
 //! Simulated candidates near the bar, judged by the real decisions: how often a look dismisses a candidate that reaches the bar, how soon
-//! it dismisses one that does not, and how often the interval of a dismissed one is right.
+//! it dismisses a slower candidate, and how often the interval of a dismissed candidate is right.
 
 #![expect(
     clippy::print_stdout,
@@ -28,9 +28,9 @@ enum Noise {
     Process,
     /// 5 % for each sample; one sample in ten is interrupted and takes much longer.
     Interrupted,
-    /// As `Interrupted`, but only the candidate is interrupted.
+    /// Like `Interrupted`, but only the candidate is interrupted.
     CandidateInterrupted,
-    /// As `Interrupted`, but only the baseline is interrupted.
+    /// Like `Interrupted`, but only the baseline is interrupted.
     BaselineInterrupted,
     /// 1 % for each sample of a t distribution with 2 degrees of freedom, which has no variance.
     HeavyTailed,
@@ -190,7 +190,7 @@ fn race(noise: Noise, workloads: usize, log_speedup: f64, index: u64) -> (LookRe
     race_anchored(noise, workloads, log_speedup, 0.0, index)
 }
 
-/// As `race`, with an anchor whose log speedup has this standard error.
+/// Like `race`, with an anchor whose log speedup has this standard error.
 fn race_anchored(
     noise: Noise,
     workloads: usize,
@@ -384,7 +384,7 @@ fn interval_of_a_dismissed_candidate_contains_its_speedup() {
 }
 
 #[test]
-fn nothing_is_decided_from_too_little() {
+fn few_samples_decide_nothing() {
     let mut lone = Simulation::new(Noise::Quiet, -9.0, RandomStream::new(1, "lone", 0));
     lone.run_to(1, 1);
     let mut race = Race::new(1.0, 1, 1);

@@ -19,13 +19,13 @@ struct SeparateRunMargin {
     part: f64,
 }
 
-/// Above this a kernel is timed one run at a time. Not 0, because a separate run finds its code in no cache.
+/// A kernel that gains more than this is timed one run at a time. Not 0, because a separate run finds its code in no cache.
 const EXPECTED_MARGIN: SeparateRunMargin = SeparateRunMargin {
     first_launch: Duration::from_micros(1),
     next_launch: Duration::from_micros(2),
     part: 0.25,
 };
-/// Above this a kernel is refused: only what its earlier runs have left can explain the difference.
+/// A kernel that gains more than this is refused: only what its earlier runs have left can explain the difference.
 const POSSIBLE_MARGIN: SeparateRunMargin = SeparateRunMargin {
     first_launch: Duration::from_micros(4),
     next_launch: Duration::from_micros(4),
@@ -59,7 +59,7 @@ pub(super) enum Spacing {
 }
 
 impl RunTimes {
-    /// What a run costs more if it is a sample of its own.
+    /// How much longer a run takes if it is a sample of its own.
     fn start_cost(&self) -> Duration {
         self.apart.saturating_sub(self.together)
     }
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn only_more_than_the_cost_of_a_start_counts() {
+    fn gains_below_the_cost_of_a_start_are_ignored() {
         let naive = times(3.0, 5.5, 1);
         for honest in [
             times(2.0, 4.6, 1),

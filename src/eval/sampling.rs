@@ -29,7 +29,7 @@ pub(super) struct Samples {
     shift: f64,
     /// ln(opponent / candidate) + `shift`, the mean over the pairs of each block.
     log_ratios: Vec<f64>,
-    /// The same from the shortest time of each kernel in the block.
+    /// Log ratios from the shortest time of each kernel in the block.
     shortest_log_ratios: Vec<f64>,
     /// The processes of each block, numbered. Blocks of the same processes share an error.
     processes: Vec<usize>,
@@ -67,7 +67,7 @@ impl StoppingRule {
 
 /// How sampling ended.
 pub(super) struct SamplingEnd {
-    /// Of the log ratio; `None` if the interval is useless: too wide, and on both sides of 1.
+    /// The log ratio; `None` if the interval is useless: too wide, and on both sides of 1.
     pub(super) estimate: Option<Estimate>,
     pub(super) half_width: f64,
 }

@@ -1,8 +1,8 @@
 //! Runs the stages of a judgement after compilation, in one of two orders.
 //!
-//! Without incumbents: all checks, inspection, timing. With incumbents: the cheapest first, and no more than a candidate needs that
-//! cannot reach them. Both run the same checks with the same inputs; a finding ends a judgement in both. Writes into the verdict what was
-//! not done.
+//! Without incumbents: all checks, inspection, timing. With incumbents: the cheapest stages first, and only as many as are needed for a
+//! candidate that cannot reach them. Both run the same checks with the same inputs; a finding ends a judgement in both. Writes into the
+//! verdict what was not done.
 
 use super::case_checks::CaseChecks;
 use super::context::JudgeContext;
@@ -65,7 +65,7 @@ struct Stages<'c, 'j> {
 }
 
 impl Stages<'_, '_> {
-    /// Everything. Inspection is cheaper than timing, and its findings have a higher precedence.
+    /// All stages. Inspection comes first, because it is cheaper than timing and its findings have a higher precedence.
     fn run_all(&mut self, verdict: &mut Verdict) -> JudgeResult<()> {
         self.check(verdict, |checks, verdict| checks.check_rest(verdict))?;
         verdict.builds.push(Build::Fast.name().to_owned());
@@ -76,7 +76,7 @@ impl Stages<'_, '_> {
         self.timed.write_full(&mut self.checks, verdict)
     }
 
-    /// The cheapest first, and not more than the candidate needs to lose.
+    /// The cheapest stages first, until the candidate has surely lost.
     fn run_cheapest_first(
         &mut self,
         incumbents: &Incumbents,

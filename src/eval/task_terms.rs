@@ -1,11 +1,12 @@
-//! Explains a compiler's message about a task's own kernel in terms of the task: dtypes of an oracle, names of axes.
+//! Hints for compile errors of a task's own kernels (its oracle, baselines and starting kernels), in the words of the task: dtypes of an
+//! oracle's outputs, names of axes.
 //!
-//! Pure: from text to text. The message itself stays as it is.
+//! Pure: from text to text. Adds hints, and never changes the compiler's message.
 
 use crate::kernel::{ArgumentHeader, Kernel};
 use crate::task::{AxisKind, Definition};
 
-/// What a refusal of a task's own kernel means in terms of the task, if that is known. `messages`: those of the compiler.
+/// The hints for a kernel that did not compile; `None` if there is none. `messages`: the compiler's.
 pub(super) fn explain(
     messages: &str,
     kernel: &Kernel,
@@ -35,7 +36,7 @@ pub(super) fn explain(
     (!hints.is_empty()).then(|| hints.join("\nhint: "))
 }
 
-/// How code gets the size of an axis.
+/// The hint that says how a kernel's code gets the size of an axis.
 fn axis_hint(axis: &str, kind: AxisKind) -> String {
     match kind {
         AxisKind::Const => format!(
@@ -48,7 +49,7 @@ fn axis_hint(axis: &str, kind: AxisKind) -> String {
     }
 }
 
-/// The output whose argument has another type than the kernel takes.
+/// The output that a message about an argument's type is about. The message names the argument by its number or its name.
 fn mismatched_output<'k>(
     reason: &str,
     kernel: &'k Kernel,
@@ -73,7 +74,7 @@ fn mismatched_output<'k>(
     tensors.find(|name| definition.outputs.contains_key(*name))
 }
 
-/// The name in "'x' was not declared in this scope" and its like.
+/// The name in messages such as "'x' was not declared in this scope".
 fn undeclared_name(reason: &str) -> Option<&str> {
     const PHRASES: [&str; 3] = ["was not declared", "undeclared identifier", "is undefined"];
     if !PHRASES.iter().any(|phrase| reason.contains(phrase)) {

@@ -111,7 +111,7 @@ impl<'c, 'j> TimedCases<'c, 'j> {
             if !is_complete {
                 return Ok(look_result);
             }
-            // At once: a candidate without a useful result here needs no other workload.
+            // Decided at once: a candidate without a useful result here needs no other workload.
             let measured = timing.measurement();
             let measured = measured.and_then(|found| check_floor(&found, timing.case()));
             in_case(measured, timing.case(), *index, checks)?;

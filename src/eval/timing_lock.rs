@@ -89,7 +89,7 @@ impl TimingLock {
         self.lock(File::try_lock_shared, "shared")
     }
 
-    /// As `shared`, with another name in the log: for preparing the device.
+    /// Like `shared`, with another name in the log: for preparing the device.
     pub(crate) fn shared_for_setup(&self) -> anyhow::Result<TimingLockGuard> {
         self.lock(File::try_lock_shared, "shared for setup")
     }

@@ -32,7 +32,8 @@ pub struct Brief {
         with = "exact::optional_integers"
     )]
     pub point: Option<IndexMap<String, i64>>,
-    /// `mutate` and `recombine`: how often this operator was used on these parents before, so that no mutation is made twice.
+    /// `mutate` and `recombine`: how often this operator was used on these parents before. It selects the next child, so no child is made
+    /// twice.
     #[serde(default)]
     pub attempt: u64,
     /// `mutate`: transformations that are no longer tried, each with the first attempt that leaves it out.

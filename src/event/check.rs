@@ -1,4 +1,4 @@
-//! Whether the numbers of an event can be right: a damaged one could otherwise claim gigabytes or overflow a sum.
+//! Whether the numbers of an event are possible. A damaged number could otherwise allocate gigabytes or overflow a sum.
 //!
 //! Compares with what any journal can contain. Whether the numbers fit the search is not checked here; the fold does that.
 

@@ -1,8 +1,8 @@
 //! Which kernel files are the same before they are compiled: they differ in nothing but comments, white space and the order of the
 //! header's keys. Also what a header contributes to a kernel besides its code.
 //!
-//! Errs on one side only: files with the same normal form are the same. A file whose meaning could depend on the
-//! difference, such as one that uses its line numbers, has no normal form.
+//! Files with the same normal form are always the same kernel. If the meaning of a file could depend on comments or white space, for
+//! example because it uses its line numbers, it has no normal form.
 
 use std::collections::BTreeSet;
 
@@ -196,7 +196,7 @@ __global__ void rows(const float* x, float* output, int n) {
     }
 
     #[test]
-    fn what_may_matter_changes_the_form() {
+    fn differences_that_may_matter_change_the_normal_form() {
         let form = normal_form(KERNEL);
         for (old, new) in [
             ("- -n", "--n"),
@@ -217,7 +217,7 @@ __global__ void rows(const float* x, float* output, int n) {
     }
 
     #[test]
-    fn code_that_could_tell_its_layout_has_no_form() {
+    fn code_that_depends_on_its_layout_has_no_normal_form() {
         for line in ["int l = __LINE__;", "#define T(x) #x", "int \\\n l;"] {
             assert_eq!(normal_form(&KERNEL.replace("// Adds one.", line)), None);
         }

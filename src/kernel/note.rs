@@ -1,6 +1,6 @@
 //! A note of kforge at the top of a kernel file that it writes for people: a comment in the YAML of the header.
 //!
-//! The file stays a valid kernel. Its hash is another one, so code that reads such a file as a kernel of a run removes the note first.
+//! The file stays a valid kernel. The note changes its hash, so code that reads such a file as a kernel of a run removes the note first.
 
 use std::borrow::Cow;
 

@@ -169,7 +169,7 @@ impl BodyReader {
         }
     }
 
-    /// Reads a reply that is not streamed. One that cannot be read is kept as it came.
+    /// Reads a reply that is not streamed. A reply that cannot be read is kept as it came.
     async fn read_json(
         &self,
         response: &mut Response,

@@ -1,8 +1,7 @@
 //! A run's budget for models: the worst case is reserved before a request is sent, and the real cost is settled when its reply
 //! arrives.
 //!
-//! Integer arithmetic without a lock: the driver owns it. Only a request that an earlier process has sent is counted without being
-//! asked whether it fits.
+//! Integer arithmetic without a lock: the driver owns it. A request that an earlier process has sent is counted even if it does not fit.
 
 use crate::event::Cost;
 
@@ -31,7 +30,7 @@ pub struct Budget {
     limits: BudgetLimits,
     spent: Amount,
     reserved: Amount,
-    /// Whether everything that was spent had a price. Nothing at all has one.
+    /// Whether everything that was spent had a price. True if nothing was spent.
     all_priced: bool,
     /// Whether a part of the tokens is estimated from bytes.
     estimated: bool,
@@ -97,8 +96,8 @@ impl Budget {
         fits
     }
 
-    /// Reserves the worst case of a request to a mailbox that an earlier process has sent, also if it no longer fits: the request
-    /// cannot be taken back.
+    /// Reserves the worst case of a request to a mailbox that an earlier process has sent, even if it no longer fits: the request cannot be
+    /// withdrawn.
     pub(crate) fn reserve_sent(&mut self, worst_case: &Cost) {
         self.reserved = self.reserved.plus(Amount::of(worst_case));
     }

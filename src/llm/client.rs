@@ -179,7 +179,7 @@ impl Client {
         }
     }
 
-    /// Requests that wait, those that are sent again first in front.
+    /// The waiting requests. The request that is sent again first comes first.
     pub fn waiting_requests(&self) -> Vec<WaitingRequest> {
         let mut waiting: Vec<_> = self.lock_waiting().values().cloned().collect();
         waiting.sort_by_key(|waiting| (waiting.until.is_none(), waiting.until));

@@ -33,7 +33,7 @@ pub(super) struct HttpProvider {
     model: ModelSettings,
     timeouts: Timeouts,
     secrets: Secrets,
-    /// What the server has taught about its fields.
+    /// The changes of fields that the server's errors have made necessary.
     changes: Mutex<FieldChanges>,
     /// A warning about replies that are all thoughts was logged.
     has_warned: AtomicBool,
@@ -170,7 +170,7 @@ impl HttpProvider {
         let mut retry_after = None;
         let only_thoughts = partial.text.trim().is_empty() && !partial.reasoning.trim().is_empty();
         let (outcome, detail) = match (end, finish_reason) {
-            // After its finish reason a reply's text is complete, whatever comes then. At the end of the protocol it is too.
+            // The text of a reply is complete after its finish reason, whatever follows, and at the protocol's end of a stream.
             (_, Some(FinishReason::Complete)) | (BodyEnd::Finished, None)
                 if partial.has_output() || partial.has_choice =>
             {
@@ -285,7 +285,7 @@ impl HttpProvider {
         self.scrub(&format!("{detail}{hint} (requested: {})", self.url))
     }
 
-    /// Changes the fields of later requests if the server rejects one that is not necessary. Returns a note about it.
+    /// Leaves a field out of later requests, or renames it, if the server rejects it and it is not necessary. Returns a note about it.
     fn change_fields(&self, head: &ResponseHead, error: &WireError) -> Option<String> {
         let change = wire::change_after_error(self.protocol, &self.model, error, &head.sent)?;
         if self.lock_changes().add(&change) {

@@ -1,8 +1,8 @@
 //! Applies edits to a parent and checks the child, for all of kforge's own operators.
 //!
-//! A child must parse, fit its task, and keep its names: every declaration outside the edits is still there, every name outside
-//! them means what it meant, and every name inside them is declared. Whatever fails is dropped before anyone compiles it.
-//! Knows nothing about types and values: the transformations answer for those.
+//! A child must parse, fit its task, and keep its names: every declaration outside the edits is still there, every name outside them means
+//! what it meant, and every name inside them is declared. A child that fails is dropped before it is compiled. Knows nothing about types
+//! and values: each transformation checks those itself.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -212,7 +212,7 @@ impl<'p> Check<'_, 'p, '_> {
         meant.any(|meant| other.names.signature(meant) == signature)
     }
 
-    /// Whether a name without a declaration in the child is one of CUDA, the task or the header.
+    /// Whether a name without a declaration in the child comes from CUDA, the task or the header.
     fn is_known(&self, name: &str) -> bool {
         let is_constant = || {
             let mut axes = self.task.definition.axes.keys();

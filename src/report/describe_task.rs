@@ -4,39 +4,53 @@
 
 use serde_json::{Value, json};
 
-use super::text::pluralize;
+use super::text::{TERMINAL_WIDTH, pluralize, wrap};
 use crate::base::expression::ExpressionError;
 use crate::task::{
     CumulativeTotal, Distribution, DistributionKind, Task, Tensor, Workload, WorkloadChoice,
 };
 
-/// A table with a line per task. Each task comes with the place where it was found.
+/// A table with a line per task, for 80 columns. Each task comes with the place where it was found.
 pub(crate) fn task_table(tasks: &[(Task, String)]) -> String {
     let lengths = tasks.iter().map(|(task, _)| task.definition.op_type.len());
-    let width = lengths.max().unwrap_or(0).clamp(10, 30);
+    let width = lengths.max().unwrap_or(0).clamp(9, 30);
     let mut text = format!(
-        "{:<14} {:<width$} {:<30} {:>9}  {:<12} {}\n",
-        "task", "operation", "definition", "workloads", "baseline", "found in"
+        "{:<14} {:<width$} {:<30} {:>9}  {}\n",
+        "task", "operation", "definition", "workloads", "found in"
     );
     for (task, origin) in tasks {
         text += &format!(
-            "{:<14} {:<width$} {:<30} {:>9}  {:<12} {origin}\n",
+            "{:<14} {:<width$} {:<30} {:>9}  {}\n",
             task.name,
             task.definition.op_type,
             task.definition.name,
             task.workloads.len(),
-            task.baseline().0
+            place(task, origin)
         );
     }
     text
 }
 
+/// Where a task was found, without its name: a folder, or `embedded`.
+fn place<'o>(task: &Task, origin: &'o str) -> &'o str {
+    if origin == format!("{} (embedded)", task.name) {
+        "embedded"
+    } else {
+        origin
+    }
+}
+
 /// Everything about a task. `origin`: where it was found.
 pub(crate) fn describe_task(task: &Task, origin: &str) -> String {
     let definition = &task.definition;
-    let mut text = format!("{} ({}), {origin}\n", task.name, definition.name);
+    let mut text = format!(
+        "{} ({}), {}\n",
+        task.name,
+        definition.name,
+        place(task, origin)
+    );
     if let Some(description) = &definition.description {
-        text += &format!("{description}\n");
+        text += &wrap(description, TERMINAL_WIDTH, 0);
     }
     text += &axes_table(task);
     text += &inputs_table(task);
@@ -53,19 +67,43 @@ pub(crate) fn describe_task(task: &Task, origin: &str) -> String {
 }
 
 fn axes_table(task: &Task) -> String {
-    let mut text = "\naxes\n".to_owned();
-    for (name, axis) in &task.definition.axes {
+    let sizes = task.definition.axes.iter().map(|(name, axis)| {
         let computed = || match task.derived.get(name) {
             Some(size) => size.text().to_owned(),
             None => "variable".to_owned(),
         };
-        let value = axis.value.map_or_else(computed, |value| value.to_string());
-        text += &format!(
-            "  {name:<14} {value:<9} {}\n",
-            axis.description.as_deref().unwrap_or_default()
-        );
+        axis.value.map_or_else(computed, |value| value.to_string())
+    });
+    let sizes: Vec<String> = sizes.collect();
+    let width = sizes.iter().map(String::len).max().unwrap_or(0).min(30);
+    let mut text = "\naxes\n".to_owned();
+    for ((name, axis), size) in task.definition.axes.iter().zip(&sizes) {
+        let description = axis.description.as_deref().unwrap_or_default();
+        text += &table_line(&format!("  {name:<14} {size:<width$}  "), description);
     }
     text
+}
+
+/// A line of a table. Its last column is wrapped to 80 columns.
+fn table_line(start: &str, last: &str) -> String {
+    let column = start.chars().count();
+    let wrapped = wrap(last, TERMINAL_WIDTH.max(column + 30), column);
+    let line = format!("{start}{}", wrapped.trim_start());
+    format!("{}\n", line.trim_end())
+}
+
+/// A line of a table of tensors. The last column is below the shape if the line would be longer than 80 columns.
+fn tensor_line(name: &str, tensor: &Tensor, last: &str) -> String {
+    let start = format!("  {name:<14} {:<10} ", tensor.dtype.to_string());
+    let column = start.chars().count();
+    let shape = shape_text(tensor);
+    let line = format!("{start}{shape:<20} {last}");
+    let line = line.trim_end();
+    if line.chars().count() <= TERMINAL_WIDTH {
+        format!("{line}\n")
+    } else {
+        format!("{start}{shape}\n{}", wrap(last, TERMINAL_WIDTH, column))
+    }
 }
 
 fn inputs_table(task: &Task) -> String {
@@ -77,12 +115,8 @@ fn inputs_table(task: &Task) -> String {
             || "default".to_owned(),
             |distribution| distribution_text(distribution, is_float),
         );
-        text += &format!(
-            "  {name:<14} {:<10} {:<52} {values}{}\n",
-            tensor.dtype.to_string(),
-            shape_text(tensor),
-            if tensor.optional { ", optional" } else { "" }
-        );
+        let optional = if tensor.optional { ", optional" } else { "" };
+        text += &tensor_line(name, tensor, &format!("{values}{optional}"));
     }
     text
 }
@@ -97,11 +131,7 @@ fn outputs_table(task: &Task) -> String {
                 tolerance.atol_rms, tolerance.rtol
             )
         });
-        text += &format!(
-            "  {name:<14} {:<10} {:<52} {tolerance}\n",
-            tensor.dtype.to_string(),
-            shape_text(tensor)
-        );
+        text += &tensor_line(name, tensor, &tolerance);
     }
     text
 }
@@ -155,7 +185,7 @@ fn regimes_table(task: &Task) -> String {
                 format!("{input}: {}", distribution_text(values, is_float))
             })
             .collect();
-        text += &format!("  {name:<14} {}\n", inputs.join("; "));
+        text += &table_line(&format!("  {name:<14} "), &inputs.join("; "));
     }
     text
 }
@@ -167,13 +197,14 @@ fn profiles_table(task: &Task) -> String {
             WorkloadChoice::All => "all workloads".to_owned(),
             WorkloadChoice::Named(ids) => ids.join(", "),
         };
-        text += &format!(
-            "  {name:<8} {workloads}; {}; {} of checks; timed for {} s per workload, or until the interval is ±{} %\n",
+        let facts = format!(
+            "{workloads}; {}; {} of checks; timed for {} s per workload, or until the interval is ±{} %",
             pluralize(u64::from(profile.hidden_shapes), "hidden shape"),
             pluralize(u64::from(profile.rounds), "round"),
             profile.seconds,
             profile.precision * 100.0
         );
+        text += &table_line(&format!("  {name:<8} "), &facts);
     }
     text
 }

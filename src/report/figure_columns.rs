@@ -6,7 +6,7 @@ use crate::verdict::Speedup;
 
 /// What a column of figures has where there is none.
 pub(super) const NO_FIGURE: &str = "-";
-/// The same, if a confirmation stayed too imprecise.
+/// What a column of figures has if a confirmation stayed too imprecise.
 pub(super) const TOO_NOISY: &str = "too noisy";
 
 /// The figure of a confirmation, or why there is none.

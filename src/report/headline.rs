@@ -200,7 +200,7 @@ pub(crate) fn with_interval(speedup: &Speedup) -> String {
     format!("{geomean:.3}x [{:.3}, {:.3}]", ci95[0], ci95[1])
 }
 
-/// The note in `best.cu` and `best.json` about a kernel that is not confirmed to be faster. `None` for one that is.
+/// The note in `best.cu` and `best.json` about a kernel that is not confirmed to be faster. `None` if the kernel is confirmed.
 pub(crate) fn note_of_best(best: &BestCandidate) -> Option<String> {
     let figure = figure(best);
     Some(match best.standing {
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_out_of_time_says_how_to_go_on() {
+    fn run_out_of_time_names_the_command_that_continues() {
         let mut found = progress(Standing::Provisional, Some(EndOfWork::Finished));
         found.unmeasured.confirmation = true;
         found.confirm_share = 0.2;

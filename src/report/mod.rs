@@ -43,6 +43,6 @@ pub(crate) use space_progress::{SpaceProgress, describe_space, space_json};
 pub(crate) use spinner::Spinner;
 pub(crate) use streams::{StdoutEnd, finish_stdout, flush_stderr, log_to_stderr, print_to_stderr};
 pub use task_results::{RankedElite, StartingKernelResult, TaskResults, UnansweredSteps};
-pub(crate) use text::{TERMINAL_WIDTH, message_for_stderr, pluralize, wrap};
+pub(crate) use text::{TERMINAL_WIDTH, message_for_stderr, pluralize, wrap, wrap_after_first};
 pub use time_spent::{StageSeconds, TimeSpent};
 pub(crate) use timings::describe_timings;

@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_ends_only_if_nothing_moves() {
+    fn wait_ends_early_only_without_progress() {
         let (queue, unblock) = blocked_queue();
         assert!(!queue.wait_until_empty(Duration::from_millis(20)));
         for _ in 0..10 {

@@ -27,7 +27,7 @@ pub struct Progress {
     pub counted: u64,
     /// Correct candidates that were not measured precisely enough. Not counted.
     pub inconclusive: u64,
-    /// The candidate to report: one that is confirmed to be faster than the baseline, else the fastest of the others.
+    /// The candidate to report: the best kernel, or else the fastest other candidate.
     pub best: Option<BestCandidate>,
     /// The best kernel against the best starting kernel. `None` if it was not made, or the best kernel is a starting kernel.
     pub comparison: Option<Comparison>,
@@ -45,13 +45,13 @@ pub struct Progress {
     pub judged_before: u64,
     /// Wall-time budget of the task for all of its work, over all processes.
     pub budget: Option<Duration>,
-    /// The same for device time.
+    /// Budget of device time of the task for all of its work, over all processes.
     pub device_budget: Option<Duration>,
     /// The share of both for confirmation and comparison.
     pub confirm_share: f64,
     /// Wall time of all processes.
     pub worked: Duration,
-    /// The part of it in which the search went on.
+    /// The part of it in which the search was running.
     pub searched: Duration,
     /// What the time was spent on.
     pub time: TimeSpent,
@@ -114,7 +114,7 @@ pub enum EndOfWork {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BestCandidate {
     pub step: u64,
-    /// Of its confirmation if that has one, else of the search.
+    /// The speedup of its confirmation if that has one, else of the search.
     pub speedup: Speedup,
     pub standing: Standing,
 }
@@ -122,7 +122,7 @@ pub struct BestCandidate {
 /// What is known about the speedup of a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Confirmed, and the whole interval is above 1. Only this one is a result.
+    /// Confirmed, and the whole interval is above 1. Only such a candidate is a result.
     Faster,
     /// Confirmed, and the interval contains 1.
     NotClear,
@@ -168,7 +168,7 @@ pub struct Comparison {
 }
 
 impl Progress {
-    /// The best kernel: one that is confirmed to be faster than the baseline.
+    /// The best kernel, which is confirmed to be faster than the baseline.
     pub fn confirmed_best(&self) -> Option<BestCandidate> {
         self.best.filter(|best| best.standing == Standing::Faster)
     }

@@ -1,5 +1,5 @@
-//! One line that says how far a task has come. It fits the width that it gets: parts that do not fit are left out, the least important
-//! first, and no word is cut.
+//! The progress of a task in one line. It fits the width that it gets: parts that do not fit are left out, the least important first, and
+//! no word is cut.
 //!
 //! Pure. `progress_view` shows the line.
 
@@ -48,7 +48,7 @@ pub(super) fn progress_line(
     }
     parts.extend(phase_text(progress, moment));
     parts.push(best_text(progress, length));
-    // What it costs matters more than the rest, which may not fit.
+    // The cost comes before the rest, which may not fit.
     let spent = progress.spent.filter(|spent| spent.tokens > 0);
     parts.extend(spent.map(cost_text));
     if progress.phase == RunPhase::Searching {

@@ -127,7 +127,7 @@ fn best_text(best: &BestPoint) -> String {
     )
 }
 
-/// What a file has, for people. `reasons`: why the first point of a status has no time, by status.
+/// The summary of a file, for people. `reasons`: why the first point of a status has no time, by status.
 pub(crate) fn describe_space(tally: &SpaceTally, reasons: &IndexMap<String, String>) -> String {
     let mut text = format!(
         "{}: {} measured\n",
@@ -145,7 +145,7 @@ pub(crate) fn describe_space(tally: &SpaceTally, reasons: &IndexMap<String, Stri
     text
 }
 
-/// The same as JSON.
+/// The summary as JSON.
 pub(crate) fn space_json(tally: &SpaceTally, reasons: &IndexMap<String, String>) -> Value {
     let best = tally
         .best

@@ -37,7 +37,7 @@ impl Spinner {
         self.line.enable_steady_tick(Duration::from_millis(200));
     }
 
-    /// As `set_message`, without a new start of the clock.
+    /// Like `set_message`, without a new start of the clock.
     pub(crate) fn update_message(&self, message: &str) {
         self.line.set_message(message.to_owned());
     }

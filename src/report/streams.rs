@@ -21,7 +21,7 @@ const MAX_STDOUT_BYTES: usize = 32 << 20;
 /// How much is written at once. A reader that takes as much is seen to read.
 const CHUNK_BYTES: usize = 4096;
 
-/// How often a thread is waited for that has room to write.
+/// How many times a thread that has room to write is waited for.
 const MAX_WAITS: usize = 20;
 
 /// What the thread of standard error owns: the bar on the terminal.
@@ -75,7 +75,7 @@ pub(super) fn open_bar(make: impl FnOnce() -> ProgressBar + Send + 'static) {
     STDERR.push_always(0, move |bar| *bar = Some(make()));
 }
 
-/// Changes the bar. A later change replaces one that is not shown yet.
+/// Changes the bar. A later change replaces a change that is not shown yet.
 pub(super) fn update_bar(update: impl FnOnce(&ProgressBar) + Send + 'static) {
     STDERR.replace_latest(move |bar| {
         if let Some(bar) = bar {
@@ -120,8 +120,8 @@ pub(crate) fn finish_stdout(results: &str, limit: Duration) -> StdoutEnd {
     }
 }
 
-/// Waits until a queue is empty. Returns false if nothing was written for `limit` and the descriptor has no room. A thread that only
-/// had no time yet, on a busy machine, is waited for longer.
+/// Waits until a queue is empty. Returns false if nothing was written for `limit` and the descriptor has no room. On a busy machine the
+/// thread may only have had no time yet: then the wait is longer.
 fn wait_for_reader<T: Send + 'static>(
     queue: &OutputQueue<T>,
     descriptor: libc::c_int,

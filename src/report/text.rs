@@ -31,7 +31,7 @@ pub(crate) fn wrap(text: &str, width: usize, spaces: usize) -> String {
         .collect()
 }
 
-/// As `wrap`, but the first line keeps the indent that the text has, and the others are indented by `spaces` more.
+/// Like `wrap`, but the first line keeps the indent that the text has, and the others are indented by `spaces` more.
 pub(crate) fn wrap_after_first(text: &str, width: usize, spaces: usize) -> String {
     let words = text.trim_start();
     let indent = text.len() - words.len();

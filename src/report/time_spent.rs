@@ -19,7 +19,7 @@ pub struct TimeSpent {
     pub confirmation: f64,
     /// Comparing the best kernel with the best starting kernel.
     pub comparison: f64,
-    /// From each request to a model to its reply.
+    /// The time from each request to a model to its reply.
     pub waiting_for_models: f64,
     /// Device time of all of them: how long workers held the device.
     pub device: f64,

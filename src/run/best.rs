@@ -151,7 +151,7 @@ impl KernelHistory {
     }
 }
 
-/// The fastest of some steps with their speedups. Of two with the same speedup, the one with the smaller step.
+/// The fastest of some steps with their speedups. If two have the same speedup, the kernel of the smaller step.
 fn fastest(speedups: impl Iterator<Item = (u64, f64)>) -> Option<u64> {
     speedups
         .max_by(|one, other| one.1.total_cmp(&other.1).then(other.0.cmp(&one.0)))
@@ -311,7 +311,7 @@ mod tests {
         run.record(&[confirmed(2, Status::Passed, 0.9)]);
         assert_eq!(run.best(), Some(3), "the fastest of all figures");
         run.record(&[confirmed(4, Status::Passed, 1.2)]);
-        assert_eq!(run.best(), Some(4), "the only one that is faster");
+        assert_eq!(run.best(), Some(4), "the only faster kernel");
     }
 
     #[test]

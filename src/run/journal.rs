@@ -60,7 +60,7 @@ impl Journal {
     /// line is skipped.
     ///
     /// # Errors
-    /// As for `open`; also if the file does not exist.
+    /// See `open`; also if the file does not exist.
     pub(crate) fn read<L: ParseLine>(
         path: &Path,
         mut visit: impl FnMut(&LineHead<'_>, L) -> Result<()>,

@@ -1,7 +1,7 @@
 //! A run directory: its layout, its lock, its record and its journals (`docs/run-directory.md`).
 //!
-//! The journals are the only source of truth; everything else is a copy or a cache. Nothing here knows what a search is or
-//! decides what happens next: `driver` does. `space_file` is another thing: the file of a recorded space, with its T4 form.
+//! The journals are the only source of truth; everything else is a copy or a cache. Nothing here knows what a search is or decides what
+//! happens next: `driver` does. `space_file` has nothing to do with a run: it is the file of a recorded space, with its T4 form.
 
 mod best;
 mod directory;

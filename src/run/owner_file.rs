@@ -27,7 +27,7 @@ pub(super) struct LockOwner {
     /// Process numbers are unique within a namespace.
     namespace: String,
     pub(super) process: u32,
-    /// When the process started, in the unit of `/proc`. Tells it from a later process with the same number.
+    /// When the process started, in the unit of `/proc`. It distinguishes the process from a later process with the same number.
     started: u64,
 }
 
@@ -103,8 +103,8 @@ pub(super) fn check_unowned(path: &Path) -> Result<(), OwnerFileError> {
 
 /// Replaces the file of an owner that has ended. Returns false if another process was faster.
 ///
-/// All processes that take over from the same owner create the same second file, so only one can. One that comes too late, when
-/// the second file is gone again, finds that the lock has another owner by then.
+/// All processes that take over from the same owner try to create the same second file, and only one of them can. A process that comes
+/// when the second file is gone again finds another owner.
 fn take_over(path: &Path, dead: &LockOwner, owner: &LockOwner) -> Result<bool, OwnerFileError> {
     let mut claim = path.as_os_str().to_owned();
     claim.push(format!(".after-{}", dead.id));

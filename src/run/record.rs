@@ -128,7 +128,7 @@ impl RunRecord {
         changes
     }
 
-    /// Without what may differ: the host's name, and the keys of `MAY_DIFFER`.
+    /// The record without what may differ: the host's name, and the keys of `MAY_DIFFER`.
     fn comparable(&self) -> Value {
         let mut value = serde_json::to_value(self).unwrap_or(Value::Null);
         if let Value::Object(record) = &mut value {

@@ -10,7 +10,7 @@ use crate::eval::{Invalidity, PointFault, PointResult, PointSeconds};
 
 /// Digits of a time: finer than any clock, and short.
 const DIGITS: i32 = 5;
-/// Before the id of a workload, in the key of its times.
+/// What precedes a workload's id in the key of its times.
 pub(super) const WORKLOAD_KEY: &str = "workload ";
 const MS_PER_SECOND: f64 = 1e3;
 const US_PER_MS: f64 = 1e3;
@@ -20,7 +20,7 @@ pub(crate) struct SpaceEntry {
     pub(crate) point: IndexMap<String, i64>,
     pub(crate) outcome: Result<PointTimes, PointFault>,
     seconds: PointSeconds,
-    /// Time of the measurement that none of its parts took.
+    /// The time of the measurement that is in none of its parts.
     framework_seconds: f64,
     timestamp: String,
 }
@@ -82,7 +82,7 @@ impl SpaceEntry {
         }
     }
 
-    /// Sets the time of a compiler that has run ahead.
+    /// Sets the compile time, for a point that was compiled ahead.
     #[must_use]
     pub(crate) fn with_compile_seconds(mut self, seconds: f64) -> Self {
         self.seconds.compile = seconds;

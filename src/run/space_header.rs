@@ -17,7 +17,7 @@ const SCHEMA: &str = "1.1.0";
 pub(crate) struct SpaceIdentity {
     pub(crate) task: String,
     pub(crate) task_digest: Digest,
-    /// Of the kernel.
+    /// The family of the kernel.
     pub(crate) family: Digest,
     pub(crate) baseline: String,
     pub(crate) arch: String,

@@ -28,7 +28,7 @@ pub struct Anchor {
     pub workloads: Vec<AnchorWorkload>,
 }
 
-/// What is known of an anchor and the baseline on one workload.
+/// The times and the ratio of an anchor and the baseline on one workload.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AnchorWorkload {
     pub id: String,
@@ -39,7 +39,7 @@ pub struct AnchorWorkload {
 }
 
 impl Anchor {
-    /// The anchor that a starting kernel with this verdict is; its source is empty. `None` if it is not fast enough, or not known well
+    /// A starting kernel with this verdict as an anchor, with an empty source. `None` if it is not fast enough, or was not timed precisely
     /// enough.
     pub fn from_verdict(step: u64, kernel: &str, verdict: &Verdict) -> Option<Self> {
         let speedup = verdict.speedup.filter(|_| is_timed_in_full(verdict))?;
@@ -95,7 +95,7 @@ impl Search {
         Some(starts.into_iter().map(|(step, _)| *step).collect())
     }
 
-    /// Forgets the timings of starting kernels for which this does not hold: another device made them.
+    /// Keeps only the timings of starting kernels for which this holds. Another device may have made the others.
     pub(crate) fn keep_timed_starts(&mut self, is_current: impl Fn(u64) -> bool) {
         self.start_speedups.retain(|step, _| is_current(*step));
     }

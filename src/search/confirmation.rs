@@ -103,7 +103,7 @@ impl Search {
             .filter(|request| !self.comparisons.contains_key(request))
     }
 
-    /// The comparison of the best kernel with the best starting kernel, if it was made. `None` in it: without a result.
+    /// The comparison of the best kernel with the best starting kernel, if it was made. The inner `None`: it was made without a result.
     pub(crate) fn comparison(&self) -> Option<(DuelRequest, Option<Duel>)> {
         let request = self.wanted_comparison()?;
         let duel = self.comparisons.get(&request)?;
@@ -120,7 +120,7 @@ impl Search {
             return None;
         }
         let starts = (1..=self.starting_kernels.len() as u64).filter(|step| is_start(*step));
-        // A dismissed one was surely slower than another.
+        // A dismissed starting kernel was surely slower than another kernel.
         let passed = starts.filter_map(|step| match self.record(step)?.outcome {
             outcome @ StepOutcome::Passed { speedup, .. } if outcome.is_complete_pass() => {
                 Some((step, speedup))

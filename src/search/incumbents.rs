@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::archive::{Archive, ArchiveAxis, Cell};
 use crate::verdict::Speedup;
 
-/// Features that are known only after a kernel has been timed or inspected. Incumbents are not told apart by them.
+/// Features that are known only after a kernel has been timed or inspected. They do not distinguish incumbents.
 const LATE_FEATURES: [&str; 9] = [
     "speedup",
     "runtime_variance",
@@ -42,7 +42,7 @@ impl Incumbents {
         self.best <= 0.0
     }
 
-    /// From the kernels that have passed, in any order.
+    /// The incumbents among the kernels that have passed, given in any order.
     pub(super) fn new<'k>(
         archive: &Archive,
         passed: impl Iterator<Item = (&'k Cell, Speedup)>,
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn new_kind_must_only_not_be_hopeless() {
+    fn new_kind_has_a_quarter_of_the_best_as_its_bar() {
         let incumbents = incumbents(&[(32.0, [4.0, 4.4]), (256.0, [0.1, 0.2])]);
         assert_eq!(incumbents.bar(&threads(64.0)), Some(1.0));
         // A slow kind is not worth keeping either.

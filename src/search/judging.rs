@@ -1,6 +1,6 @@
 //! What the judgement of a candidate gets from the search: what to beat, and which code not to repeat.
 //!
-//! Both depend on what has arrived, so they are no part of the state. The journal has what came of them.
+//! Both depend on which verdicts have arrived, so they do not belong to the state. The journal has the result of the judgement.
 
 use super::Search;
 use super::incumbents::Incumbents;
@@ -9,10 +9,10 @@ use super::pending::CandidateResult;
 use crate::base::Digest;
 
 impl Search {
-    /// What a candidate must beat now: the elites that no confirmation has refuted, and starting kernels that have passed before their turn in the fold. `None` if
-    /// nothing has passed.
+    /// What a candidate must beat now: the elites that no confirmation has refuted, and the starting kernels that have passed before their
+    /// turn in the fold. `None` if nothing has passed.
     ///
-    /// Starting kernels are always folded, so the one that dismisses another becomes an elite, or loses to one.
+    /// Starting kernels are always folded. So a starting kernel that dismisses another becomes an elite, or loses to an elite.
     pub fn incumbents(&self) -> Option<Incumbents> {
         let elites = self.unrefuted_elites();
         let elites = elites.map(|elite| (&elite.cell, elite.speedup));
@@ -27,8 +27,8 @@ impl Search {
         (!incumbents.is_empty()).then_some(incumbents)
     }
 
-    /// The code that a candidate must not repeat: that of its parents that passed and of all elites. Empty for a starting kernel, which is judged
-    /// in any case. Every step in it is earlier than the candidate's.
+    /// The code that a candidate must not repeat: that of its parents that passed and of all elites. Every step in it is earlier than the
+    /// candidate's. Empty for a starting kernel, which is judged in any case.
     pub fn code_to_avoid(&self, step: u64) -> Vec<KnownCode> {
         if self.starting_kernel(step).is_some() {
             return Vec::new();

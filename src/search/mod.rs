@@ -3,11 +3,11 @@
 //! A pure state machine: it opens no file, reads no clock, uses no socket or thread, and stores no random generator. A live run
 //! and a resume pass it the same events through `tell` and reach the same state.
 //!
-//! **The fold.** Events may arrive in any order. Steps are folded strictly in step order, each as soon as its events are
-//! complete. When step m has been folded, the brief of step m + window is decided from exactly that state and `ask` returns it;
-//! the briefs of steps 1 to window are decided at the start. A brief that asks a model, and those after it, wait until all starting
-//! kernels are folded, so that no model is asked about a kernel without a verdict. The state after n steps therefore depends on the settings, the
-//! seed, the starting kernels and the contents of the events, never on the order of arrival.
+//! **The fold.** Events may arrive in any order. Steps are folded strictly in step order, each as soon as its events are complete. When
+//! step m has been folded, the brief of step m + window is decided from exactly that state and `ask` returns it; the briefs of steps 1 to
+//! window are decided at the start. A brief that asks a model, and the briefs after it, wait until all starting kernels are folded, so that
+//! no model is asked about a kernel without a verdict. The state after n steps therefore depends on the settings, the seed, the starting
+//! kernels and the contents of the events, never on the order of arrival.
 //!
 //! **What completes a step**: a `failed` event; or a `proposed` and a `judged` event; or a `proposed` event alone, if an earlier
 //! step has the same source: the step is then a duplicate whatever other events say. A `failed: duplicate` of a *later* step
@@ -16,9 +16,9 @@
 //! fold waits for another `judged` event, or for a `failed: harness_error` event, which closes the step permanently.
 //!
 //! **Dismissed candidates.** A judgement may end early if the candidate is surely slower than an incumbent, or leave checks undone that
-//! only matter for a fast kernel. Such a candidate has passed, and nothing else: it is no elite, no parent, and no prompt shows it. What
-//! the judge compares with ([`Search::incumbents`]) depends on what has arrived, so it is no part of the state; the verdict says what
-//! came of it.
+//! only matter for a fast kernel. Such a candidate has passed, but it is no elite and no parent, and no prompt shows it. The incumbents
+//! that the judge compares with ([`Search::incumbents`]) depend on which verdicts have arrived, so they do not belong to the state. The
+//! verdict has the result.
 //!
 //! **Duels.** If a candidate has a better estimate than the elite of its cell, but the intervals overlap, the fold stops until a
 //! `dueled` event has the result of timing both against each other.

@@ -1,6 +1,6 @@
 //! The steps whose kernels may become parents, and how one is drawn.
 //!
-//! Draws come from the stream that the caller passes; there is no other source of chance.
+//! All random numbers come from the stream that the caller passes.
 
 use super::view::SearchView;
 use crate::base::RandomStream;

@@ -51,7 +51,7 @@ impl PlannedBrief {
         }
     }
 
-    /// Whether a recorded brief is the one that an earlier version decided where this one decides `brief`.
+    /// Whether an earlier version of kforge decided the brief `recorded` in the place of the planned one.
     pub(super) fn is_earlier_form(&self, recorded: &Brief) -> bool {
         let seed = self.drawn_seed;
         let planned = &self.brief;

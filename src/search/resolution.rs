@@ -13,7 +13,7 @@ use crate::event::{Failed, FailedReason};
 #[derive(Clone, Copy)]
 pub(super) enum StepResolution {
     Failed(FailedReason),
-    /// Its source is that of this earlier step.
+    /// It has the same source as this earlier step.
     Duplicate(u64),
     /// Its proposal and verdict are those of this step: the step itself, or a later one with the same source.
     Judged(u64),

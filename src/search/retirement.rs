@@ -1,7 +1,7 @@
 //! Which transformations are no longer tried on a family of kernels, because their children do not compile.
 //!
-//! Reads the outcomes of folded steps, in step order, and nothing else. A transformation is retired for a family by its second
-//! compile error there, and two families are no longer recombined after two. `planner` writes the retired ones into its briefs.
+//! Reads the outcomes of folded steps, in step order, and nothing else. A transformation is retired for a family by its second compile
+//! error there, and two families are no longer recombined after two. `planner` writes the retired transformations into its briefs.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -104,7 +104,7 @@ impl Retirement {
             }
             return;
         }
-        // Of two transformations, the one that has never compiled by itself is to blame.
+        // Of two transformations, blame the transformation that has never compiled by itself.
         let mut blamed: Vec<_> = names
             .iter()
             .filter(|name| !self.compiled.contains(*name))

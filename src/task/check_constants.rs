@@ -44,7 +44,8 @@ fn check_missing_values(parts: &TaskCheckInput<'_>, found: &mut KeyedFailures) {
     }
 }
 
-/// A scalar with a value in `task.yaml` and another one in a workload: whichever won, a reader of the other file would be wrong.
+/// A scalar with one value in `task.yaml` and another value in a workload is an error: a reader of either file must see the value that is
+/// used.
 fn check_values_given_twice(parts: &TaskCheckInput<'_>, found: &mut KeyedFailures) {
     for (name, tensor) in &parts.definition.inputs {
         let Some(here) = task_value(parts, name).filter(|_| tensor.shape.is_none()) else {

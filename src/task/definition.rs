@@ -103,7 +103,7 @@ impl Definition {
         }
     }
 
-    /// As [`Definition::bind`], and appends everything that is wrong. An axis without a valid size has no size in the result.
+    /// Like [`Definition::bind`], and appends everything that is wrong. An axis without a valid size has no size in the result.
     pub(super) fn bind_sizes(
         &self,
         variables: &IndexMap<String, i64>,
@@ -197,7 +197,7 @@ impl Definition {
                 }
                 !is_ready
             });
-            // An axis that is left depends on one that has no size, which is reported already.
+            // An axis that is left depends on an axis without a size, and that is reported already.
             if left.is_empty() || left.len() == before {
                 return;
             }

@@ -1,7 +1,7 @@
 //! Turns the files of a task into a validated [`Task`], and reports everything that is wrong with them at once.
 //!
-//! Reads only the texts that `files` has collected; it looks into the folder for the hint of a missing file alone. `check` validates
-//! the parts against each other.
+//! Reads only the texts that `files` has collected; only for the hint about a missing file it lists the folder. `check` validates the parts
+//! against each other.
 
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! Tasks: a definition, its workloads and kforge's settings for them (tolerances, regimes, baselines, profiles).
 //!
-//! `files` finds a task folder, `load` reads its files; `check` validates its parts against each other. This module never compiles or runs a
-//! kernel. `eval` uses it to judge kernels.
+//! `files` finds a task folder, `load` reads its files; `check` validates its parts against each other. This module never compiles or runs
+//! a kernel; `eval` does.
 
 use indexmap::IndexMap;
 

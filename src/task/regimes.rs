@@ -17,7 +17,7 @@ const LARGER: f64 = 4.0;
 const LARGE_EPSILON: f64 = 0.5;
 /// A larger whole number is hardly an exponent or a count.
 const LARGEST_COUNT: f64 = 1e9;
-/// Another value for 0, which has no neighbours by a factor.
+/// The other value of an input that is usually 0, because a factor does not change 0.
 const NOT_ZERO: f64 = 0.25;
 
 /// The regimes of a task, by name: those of `task.yaml`, or the default ones; then other values of constant inputs that none of
@@ -51,8 +51,8 @@ pub(super) fn task_regimes(
 
 /// Other values of an input with this usual value, each with a word for the name of its regime.
 ///
-/// A value keeps its sign. A value up to 1 stays up to 1, because it may be a probability or a share. A whole number above 1 stays
-/// one, because it may be an exponent.
+/// A value keeps its sign. A value up to 1 stays up to 1, because it may be a probability or a share. A whole number above 1 stays a whole
+/// number, because it may be an exponent.
 fn other_values(name: &str, usual: f64) -> Vec<(&'static str, f64)> {
     if usual == 0.0 {
         return vec![("other", NOT_ZERO)];
@@ -159,12 +159,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_values_stay_what_the_value_may_mean() {
+    fn other_values_of_an_input_keep_its_kind() {
         let of = |name: &str, usual: f64| -> Vec<f64> {
             let values = other_values(name, usual).into_iter();
             values.map(|(_, value)| value).collect()
         };
-        // A probability stays one, and an epsilon gets a value that is visible.
+        // A probability stays a probability, and an epsilon gets a value that is visible.
         assert_eq!(of("p", 0.9), [0.45, 0.95]);
         assert_eq!(of("scale", 0.125), [0.0625, 0.5]);
         assert_eq!(of("eps", 1e-5), [0.5e-5, 4e-5, 0.5]);

@@ -45,8 +45,8 @@ pub struct Verdict {
     /// `unchecked` in verdicts of earlier versions, where the judge could not read what a kernel keeps between launches; absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
-    /// Result of the CPU screen before the kernel ran on a GPU: `passed`, `found`, `unsupported`, or `differs: …` for a source whose
-    /// program on the CPU is another one; absent if there was no screen.
+    /// Result of the CPU screen before the kernel ran on a GPU: `passed`, `found`, `unsupported`, or `differs: …` for a source that gives
+    /// another program on the CPU; absent if there was no screen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub screen: Option<String>,
     /// The share of timed runs whose outputs were compared with the oracle, 0 to 1; `None` if nothing was timed.
@@ -70,10 +70,10 @@ pub struct Verdict {
     /// The kernel that this one was timed against instead of the baseline; absent if the baseline was timed too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timed_against: Option<TimedAgainst>,
-    /// What a complete judgement does and this one did not, such as `bounds and race builds`. Nothing of it is claimed.
+    /// What a complete judgement does and this judgement did not, such as `bounds and race builds`. The verdict claims nothing about it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_done: Vec<String>,
-    /// Over all timed workloads; only if `status` is `passed`.
+    /// The speedup over all timed workloads; only if `status` is `passed`.
     pub speedup: Option<Speedup>,
     pub workloads: Vec<WorkloadVerdict>,
     pub resources: Resources,
@@ -148,9 +148,9 @@ impl Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Timing {
-    /// Until the interval was narrow enough or the timing budget was spent.
+    /// The kernel was timed until the interval was narrow enough or the timing budget was spent.
     Full,
-    /// Until it was surely slower than an incumbent. The interval is honest but wide.
+    /// The kernel was timed until it was surely slower than an incumbent. The interval is right, but wide.
     Dismissed,
 }
 

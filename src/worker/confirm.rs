@@ -11,7 +11,8 @@ use crate::verdict::{Duel, Seconds, Speedup, Status, TimeSummary, Verdict, Workl
 
 /// Number of fresh processes that confirm a kernel on a GPU. There, process noise is the largest source of error.
 const PROCESSES_ON_GPU: usize = 5;
-/// The same on a CPU. A machine that is busy for a while disturbs one of them, and their spread shows it.
+/// Number of fresh processes that confirm a kernel on a CPU. A machine that is busy for a while disturbs one of them, and their spread
+/// shows it.
 const PROCESSES_ON_CPU: usize = 3;
 /// Time for another process, as a multiple of the expected one: it may meet a busier machine.
 const TIME_RESERVE: f64 = 1.2;

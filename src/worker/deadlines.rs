@@ -12,7 +12,7 @@ use crate::eval::JudgeOptions;
 pub(super) const BEAT: Duration = Duration::from_secs(2);
 /// A worker that is silent for this long is stopped, or its machine is: at least seven beats are missing.
 pub(super) const MAX_SILENCE: Duration = Duration::from_secs(15);
-/// As `MAX_SILENCE`, until the first sign: the program may have to be loaded from a slow disk.
+/// Like `MAX_SILENCE`, until the first sign: the program may have to be loaded from a slow disk.
 pub(super) const MAX_START_SILENCE: Duration = Duration::from_secs(120);
 /// A worker that completes nothing for this long is stuck, for example in a call of a GPU's driver. Launches, compilers and
 /// locks do not count: they have limits of their own.
@@ -35,9 +35,9 @@ pub(super) const REMEDY: &str = "stop other programs that use the machine, judge
 /// The deadlines of a pool.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadlines {
-    /// Until a worker is ready.
+    /// How long a worker may take until it is ready.
     pub(super) start: Duration,
-    /// Of one request.
+    /// How long one request may take.
     pub(super) request: Duration,
 }
 
@@ -52,7 +52,7 @@ impl Deadlines {
         }
     }
 
-    /// Of a whole evaluation, with its repetitions. `processes`: the most fresh processes of a confirmation.
+    /// The deadline of a whole evaluation, with its repetitions. `processes`: the most fresh processes of a confirmation.
     pub(super) fn evaluation(&self, kind: &JobKind, processes: u32) -> Duration {
         match kind {
             JobKind::Judge => self.start + REQUESTS * self.request,

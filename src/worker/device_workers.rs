@@ -84,7 +84,7 @@ impl DeviceWorkers {
         }
     }
 
-    /// Takes an idle worker that is still alive. `fresh`: only one that has served no request.
+    /// Takes an idle worker that is still alive. `fresh`: only a worker that has served no request.
     pub(super) fn take_idle(&self, fresh: bool) -> Option<Worker> {
         let mut idle = self.idle.lock().ok()?;
         loop {

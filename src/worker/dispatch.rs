@@ -1,9 +1,9 @@
 //! Dispatches requests to the workers of a task: chooses a device, starts workers when needed, and waits for the response.
 //!
-//! A GPU worker ends after a kernel that was judged completely or was faulty; the next one starts in the background. After one that
-//! lost it stays idle for the next request, as CPU workers do. A device on which workers no longer become ready is quarantined: this
-//! process uses it no more. Dropping a `Worker` kills it. Judges nothing, which `eval` does in the worker, and interprets no verdict
-//! beyond that, which `pool` does.
+//! A GPU worker ends after a kernel that was judged completely or was faulty, and the next worker starts in the background. After a
+//! kernel that lost, the worker stays idle for the next request, as CPU workers do. A device on which workers no longer become ready is
+//! quarantined: this process does not use it again. Dropping a `Worker` kills it. Judges nothing: `eval` does, in the worker. Of a
+//! verdict it reads only whether the worker must end; `pool` interprets the rest.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -70,7 +70,7 @@ impl Dispatcher {
     ) -> anyhow::Result<Self> {
         let on_cpu = gpus.is_empty();
         let first = serde_json::to_string(&greeting)?;
-        // The first worker has checked it, or there would be no other.
+        // The first worker has checked the baseline. Without that, no other worker starts.
         greeting.baseline_is_proven = true;
         let usual = serde_json::to_string(&greeting)?;
         if on_cpu {
@@ -153,10 +153,10 @@ impl Dispatcher {
         self.request_after(Compilation::NONE, request, choice).await
     }
 
-    /// As `request`, for a kernel that is being compiled: the worker may start meanwhile.
+    /// Like `request`, for a kernel that is being compiled: the worker may start meanwhile.
     ///
     /// # Errors
-    /// As `request`.
+    /// See `request`.
     pub(super) async fn request_after(
         self: Arc<Self>,
         compilation: Compilation,
@@ -213,7 +213,7 @@ impl Dispatcher {
     /// If no worker becomes ready. A GPU is then quarantined.
     pub(super) async fn retest_device(&self, index: usize) -> anyhow::Result<()> {
         let device = &self.devices[index];
-        // Not one that was started earlier: it may have checked the baseline before the fault.
+        // A new worker: a waiting worker may have checked the baseline before the fault.
         let worker = self
             .start_with_retries(device, &self.greetings.usual)
             .await?;
@@ -317,7 +317,7 @@ impl Dispatcher {
     }
 
     fn report_fault(&self, device: &DeviceWorkers, error: &anyhow::Error) {
-        // Nobody listens in commands that keep no journal.
+        // Commands that keep no journal have no receiver.
         let _ = self.faults.send(WorkerFault {
             device: device.describe(),
             error: format!("{error:#}"),
@@ -326,8 +326,8 @@ impl Dispatcher {
 }
 
 /// Whether a GPU worker may serve another request. A candidate runs in its process and may have damaged it, so a process whose kernel was
-/// judged completely, or did anything forbidden, ends. Of a kernel that lost, the next one has nothing to gain: it has other inputs, and what
-/// is reported is confirmed in fresh processes.
+/// judged completely, or did anything forbidden, ends. What a kernel that lost leaves behind does not help the next kernel: that has other
+/// inputs, and reported results are confirmed in fresh processes.
 fn may_serve_again(worker: &Worker, response: &WorkerResponse) -> bool {
     let WorkerResponse::Judged(judged) = response else {
         return false;

@@ -74,7 +74,7 @@ impl PointCompiler {
     }
 }
 
-/// Prepares points until there are no more, or nobody waits for them.
+/// Prepares points until all are prepared, or the receiver is gone.
 fn prepare_all(
     plan: &PointPlan,
     next: &AtomicUsize,

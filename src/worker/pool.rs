@@ -49,7 +49,7 @@ pub(crate) struct WorkerPool {
     precompiler: Option<Precompiler>,
     profiler: Profiler,
     deadlines: Deadlines,
-    /// Until the driver takes it.
+    /// `None` once the driver has taken it.
     faults: Mutex<Option<UnboundedReceiver<WorkerFault>>>,
 }
 
@@ -296,7 +296,7 @@ impl WorkerPool {
             if self.dispatcher.retest_device(index).await.is_ok() {
                 break (verdict, index);
             }
-            // The verdict of a broken GPU means nothing, unless the kernel is what breaks GPUs.
+            // The verdict of a broken GPU means nothing, unless the kernel breaks GPUs.
             broken_devices += 1;
             if broken_devices == MAX_BROKEN_DEVICES {
                 return Ok(Judgement::Verdict(verdict));

@@ -1,6 +1,6 @@
 //! Compiles kernels for a GPU while the worker that will judge them starts. The worker then finds the result in the cache.
 //!
-//! Only fills the cache: the worker compiles again whatever is not there, and only it reports errors. Judges nothing.
+//! Only fills the cache: the worker compiles whatever the cache lacks, and only the worker reports errors. Judges nothing.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -53,7 +53,7 @@ pub(super) enum WorkerRequest {
     },
     /// Time the baseline against itself.
     SelfTest,
-    /// Measure a point. For a worker that measures a recorded space, as the next one.
+    /// Measure a point. This and the next request are for a worker that measures a recorded space.
     Point(eval::PointRequest),
     /// What all points of the space share.
     SpaceFacts,
@@ -99,7 +99,7 @@ pub(super) enum WorkerResponse {
     Judged(Box<Judged>),
     Duel {
         duel: Option<Duel>,
-        /// As `seconds.device` of a verdict.
+        /// Device time in seconds, like `seconds.device` of a verdict.
         device_seconds: f64,
     },
     SelfTest(Vec<SelfTest>),

@@ -124,8 +124,8 @@ impl Output {
     }
 }
 
-/// Sends signs of life while this process works, and ends it as soon as the driver has ended for any reason. Otherwise it would
-/// keep the device busy with a verdict that nothing reads.
+/// Sends signs of life while this process works, and ends it as soon as the driver has ended for any reason. Otherwise it would keep the
+/// device busy for a verdict that nothing receives.
 fn watch_driver(output: Output) -> anyhow::Result<()> {
     let watch = move || {
         let mut pipe = libc::pollfd {
@@ -298,7 +298,7 @@ fn handle_point(
     output.respond(&response.unwrap_or_else(|error| failure_response(&error)))
 }
 
-/// A judge whose baseline works. What another worker has proven of it is not checked again.
+/// A judge whose baseline works. What another worker has already checked of it is not checked again.
 fn open_judge<'a>(
     device: &'a dyn Device,
     task: &'a Task,

@@ -68,7 +68,7 @@ impl SpaceWorker {
         Ok((space, facts))
     }
 
-    /// Measures one point. A kernel that ends its process twice has a fault.
+    /// Measures one point. If a kernel ends its process twice, the kernel has a fault.
     ///
     /// # Errors
     /// If the machinery is broken.

@@ -83,7 +83,7 @@ fn same_seed_gives_the_same_search() {
 }
 
 #[test]
-fn books_balance_and_no_kernel_is_faster_than_the_optimum() {
+fn counts_add_up_and_no_kernel_is_faster_than_the_optimum() {
     for (name, landscape, machine) in [
         ("stairs", terrains::stairs(1), CARD),
         ("trap", terrains::trap(1), CARD),
@@ -114,7 +114,7 @@ fn books_balance_and_no_kernel_is_faster_than_the_optimum() {
 
 /// A straggler is in flight for 15 minutes. The card must have other work meanwhile.
 #[test]
-fn stragglers_take_as_long_as_they_are_said_to() {
+fn stragglers_take_the_configured_time() {
     let models = CARD_WITH_MODELS.models.unwrap();
     let mut dice = simulation::dice::Dice::new(&[1]);
     let answers: Vec<f64> = (0..10_000).map(|_| models.answer(&mut dice)).collect();

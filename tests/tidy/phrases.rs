@@ -2,11 +2,12 @@
 //! glossary.
 
 /// Phrases of the old style, in lower case. A phrase matches whole words, over line ends too.
-const PHRASES: [&str; 33] = [
+const PHRASES: [&str; 37] = [
     "anew",
     "among so many",
     "beyond doubt",
     "by all that",
+    "came of it",
     "comes to its end",
     "for good",
     "for want of",
@@ -17,6 +18,7 @@ const PHRASES: [&str; 33] = [
     "in force",
     "in need",
     "is no address",
+    "its like",
     "looked into",
     "mend",
     "mended",
@@ -26,6 +28,8 @@ const PHRASES: [&str; 33] = [
     "say more on standard error",
     "somebody",
     "stands here twice",
+    "stays one",
+    "strangers",
     "take up again",
     "taken up again",
     "takes up again",

@@ -57,12 +57,12 @@ impl WriteBatch {
         Ok(())
     }
 
-    /// As [`WriteBatch::write`], for a copy of what a journal has: after a loss of power it is whole or missing.
+    /// Like [`WriteBatch::write`], for a copy of what a journal has: after a loss of power it is whole or missing.
     pub(crate) fn write_copy(&mut self, path: PathBuf, contents: &[u8]) -> Result<()> {
         self.write_temporary(path, contents)
     }
 
-    /// As [`WriteBatch::write`], into a folder that may not exist yet, in a folder that may not exist yet. The folder above must
+    /// Like [`WriteBatch::write`], but the folder and the folder above it may not exist yet. The folder above these two must
     /// exist: a folder that vanished is not made again.
     pub(crate) fn write_in_new_folder(&mut self, path: PathBuf, contents: &[u8]) -> Result<()> {
         let folder = parent_folder(&path);
@@ -130,7 +130,7 @@ impl WriteBatch {
     }
 }
 
-/// A folder of a batch existed before, so one that is missing has vanished.
+/// The folders of a batch existed when it was made, so a missing folder has vanished.
 fn explain(action: &str, path: &Path, error: io::Error) -> anyhow::Error {
     match error.kind() {
         io::ErrorKind::NotFound => vanished(parent_folder(path)),

@@ -145,7 +145,7 @@ mod asynchronous {
         accepted
     }
 
-    /// Waits for accepted requests. One that Linux does not report counts as failed.
+    /// Waits for accepted requests. A request that Linux does not report counts as failed.
     fn collect(queue: u64, accepted: usize, results: &mut [Option<io::Result<()>>]) {
         let mut events = vec![SyncResult::default(); accepted];
         let mut left = accepted;

@@ -72,7 +72,7 @@ pub(crate) fn replace(path: &Path, contents: &[u8]) -> Result<()> {
     replace_contents(path, contents).map_err(|error| explain_io_error("write", path, error))
 }
 
-/// As [`replace`], and durable when it returns.
+/// Like [`replace`], and durable when it returns.
 ///
 /// # Errors
 /// If it cannot be written. A missing folder is an error too: it was deleted while kforge ran.
@@ -139,7 +139,7 @@ pub(crate) fn append_durably(file: &mut File, path: &Path, bytes: &[u8]) -> Resu
 /// Appends bytes to a file. They may be lost if the power fails before the next [`sync`].
 ///
 /// # Errors
-/// As [`append_durably`].
+/// See [`append_durably`].
 pub(crate) fn append(file: &mut File, path: &Path, bytes: &[u8]) -> Result<()> {
     if was_deleted(file, path) {
         return Err(io_error::vanished(path));

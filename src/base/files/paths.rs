@@ -12,7 +12,7 @@ pub(super) fn temporary_name(path: &Path) -> io::Result<PathBuf> {
     Ok(path.with_file_name(name))
 }
 
-/// As [`temporary_name`], for a file that several processes may write at the same time: `.NAME.RANDOM.tmp`.
+/// Like [`temporary_name`], for a file that several processes may write at the same time: `.NAME.RANDOM.tmp`.
 pub(super) fn unique_temporary_name(path: &Path) -> io::Result<PathBuf> {
     let mut name = hidden_name(path)?;
     name.push(format!(".{:016x}.tmp", crate::base::random::fresh_seed()));

@@ -56,7 +56,7 @@ pub(super) struct CpuBoundKernel {
     executable: PathBuf,
     build: Build,
     input_cache: Rc<RefCell<InputCache>>,
-    /// Of the noise in the guard zones. Every launch has a new one.
+    /// The key of the noise in the guard zones; new for every launch.
     guard_key: u64,
     /// `None` for the builds that run once.
     saved_memory: Option<SavedMemory>,
@@ -77,7 +77,7 @@ pub(super) struct StartingKernel<'a> {
 }
 
 impl<'a> StartingKernel<'a> {
-    /// Starts the process of a kernel. As an error inside: the kernel asks for too much.
+    /// Starts the process of a kernel. The inner result is an error if the kernel asks for too much.
     pub(super) fn begin(
         program: &'a Program,
         plan: &'a LaunchPlan,
@@ -331,7 +331,7 @@ impl Launching for CpuBoundKernel {
     fn launch(&mut self, deadline: Duration) -> anyhow::Result<LaunchOutcome> {
         self.renew_noise();
         if self.build == Build::Fast {
-            // So that a result which depends on a lane that takes no part in a shuffle differs from launch to launch.
+            // With another value in each launch, a result that depends on a lane that takes no part in a shuffle differs between launches.
             self.memory.control_mut().seed ^= SEED_ABSENT_BIT;
         }
         let control = self.memory.bytes()[..control_slack(&self.layouts).end].to_vec();

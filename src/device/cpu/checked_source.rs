@@ -1,6 +1,7 @@
-//! A kernel's source as the compiler gets it, with everything that may still count against it.
+//! A kernel's source as the C++ compiler gets it, and the possible reasons to refuse it.
 //!
-//! Data only: `source_checks` makes it, `explain` reads it after a failed compilation.
+//! Whether a reason counts is known after the compilation, because only the compiler's preprocessor knows which code is present. Data
+//! only: `source_checks` makes it, and `explain` reads it after a failed compilation.
 
 use crate::device::Refusal;
 use crate::device::source_rewrite::SourceRewrite;
@@ -9,17 +10,17 @@ use crate::verdict::Status;
 /// The result of the checks before compilation.
 #[derive(Debug, Default)]
 pub(super) struct CheckedSource {
-    /// With as many lines as the kernel file.
+    /// The source for the compiler. It has as many lines as the kernel file.
     pub(super) text: String,
-    /// Refusals of directives, which count if the compiler reaches them.
+    /// Refused directives, each edited into an `#error`. A refusal counts if the compiler reaches the directive.
     pub(super) edits: SourceRewrite,
-    /// Words that this device does not know. They count if the compiler reports an error about one of them.
+    /// Words that this device does not know. A refusal counts if the compiler reports an error about the word.
     pub(super) suspect_words: Vec<SuspectWord>,
-    /// Headers without content here. One counts if the compiler reaches it and then misses a name.
+    /// Headers that have no content on the CPU. A refusal counts if the compiler reaches the header, and later misses a name.
     pub(super) empty_headers: Vec<Refusal>,
     /// The lines with inline PTX. A thread that reaches one ends the process.
     pub(super) ptx_lines: Vec<u32>,
-    /// Whether the preprocessor can make directives or words that are not in the text, such as a name joined with `##`.
+    /// Whether the preprocessor can make words or directives that are not in the text, for example by `##`.
     pub(super) joins_tokens: bool,
 }
 

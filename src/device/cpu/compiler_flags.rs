@@ -101,7 +101,7 @@ const LINK_FLAGS: &[&str] = &[
     "-no-pie",
     "-pthread",
     "-Wl,--as-needed",
-    // Nothing is bound during a launch: that would be a change of memory.
+    // Binds all symbols at the start. Binding a symbol during a launch would change the memory of the process.
     "-Wl,-z,now",
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     "-Wl,-e,kforge_start",

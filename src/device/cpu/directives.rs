@@ -1,5 +1,5 @@
-//! Edits the directives of a source: refuses files that no kernel needs, empties headers that do not exist here, drops pragmas
-//! that are not CUDA's.
+//! Edits the directives of a source: refuses includes of files that no kernel needs, empties headers that do not exist on the CPU, drops
+//! pragmas that are not CUDA's.
 //!
 //! A refused directive becomes an `#error`, so that it counts only where the preprocessor reaches it. Words in the bodies of
 //! macros are edited by `words`.

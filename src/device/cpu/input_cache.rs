@@ -13,8 +13,7 @@ use crate::task::{DType, Distribution};
 
 /// Maximum size of the cache, in bytes.
 const MAX_INPUT_BYTES: usize = 256 << 20;
-/// Above this number of entries of one size, the oldest is reused: new pages are expensive, and old values are not requested
-/// again.
+/// The most entries of one size. Beyond that the oldest is reused: new pages are expensive, and old values are not requested again.
 const MAX_ENTRIES_PER_SIZE: usize = 16;
 
 /// Which values to generate.

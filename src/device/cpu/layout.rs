@@ -100,7 +100,7 @@ impl BufferLayout {
     }
 }
 
-/// Fills a range of memory with bytes that nobody can foresee without the key.
+/// Fills a range of memory with bytes that cannot be predicted without the key.
 pub(super) fn fill_with_noise(memory: &mut [u8], range: Range<usize>, key: u64) {
     let words = whole_words(&range);
     for position in (range.start..words.start).chain(words.end..range.end) {

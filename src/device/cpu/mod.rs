@@ -61,8 +61,8 @@ use super::{
 use crate::kernel::plan::{LaunchPlan, TranslationUnit};
 use crate::verdict::DeviceIdentity;
 
-/// The number of timing blocks that one pair of processes is used for. The placement of a process in memory affects its times for
-/// its whole life, so pairs are replaced often.
+/// The number of timing blocks that one pair of processes serves. Where a process is placed in memory affects all of its times, so pairs
+/// are replaced often.
 const BLOCKS_PER_PROCESS: usize = 2;
 
 /// This machine's processor with its C++ compiler.
@@ -90,10 +90,11 @@ impl CpuDevice {
         })
     }
 
-    /// As `new`, to compile what a GPU's compiler would: `macros` are its macros, and a source's code for the CPU is left out.
+    /// Like `new`, for a screen: compiles what a GPU's compiler would compile. `macros`: the macros of that compiler. A source's code for
+    /// the CPU is left out.
     ///
     /// # Errors
-    /// As `new`.
+    /// See `new`.
     pub fn for_screen(macros: GpuMacros) -> anyhow::Result<Self> {
         let device = Self::new()?;
         let screened = ScreenedCompiler::new(device.compiler(), macros)?;
@@ -103,8 +104,8 @@ impl CpuDevice {
         })
     }
 
-    /// The first difference between what a GPU's compiler and this one compile of a source, as far as their preprocessors decide it.
-    /// `trace`: of the GPU's compiler. `None` too without `for_screen`.
+    /// The first difference between the source trace of a GPU's compiler (`trace`) and that of this device's compiler. `None` if they are
+    /// equal, and for a device that was not made by `for_screen`.
     ///
     /// # Errors
     /// If the preprocessor cannot be run.
@@ -152,7 +153,7 @@ pub(crate) fn cores() -> u32 {
 }
 
 impl CpuDevice {
-    /// Starts the process of a kernel. As an error inside: the kernel is refused.
+    /// Starts the process of a kernel. The inner result is an error if the kernel is refused.
     fn begin<'a>(
         &'a self,
         program: &'a Program,

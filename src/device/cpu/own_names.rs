@@ -1,9 +1,9 @@
 //! Names that a source may not use as they are: those of the runtime and of the sanitizers' calls, attributes that switch instrumentation
 //! off, and macros and built-ins with another value in each build.
 //!
-//! A source that knows which build it runs in behaves well only where it is inspected. So these words are renamed in a source, and
-//! macros that differ are not defined. Renaming refuses nothing: an unknown attribute has no effect, and a name of the
-//! source's own stays one name. Text only.
+//! A source that knows its build could behave well only in the builds that inspect it. So these words are renamed in a source, and macros
+//! that differ are not defined. Renaming refuses nothing: an unknown attribute has no effect, and a name of the source itself is renamed
+//! everywhere. Text only.
 
 use std::fmt::Write;
 
@@ -19,7 +19,7 @@ const RUNTIME: [&str; 7] = [
     "kforge_memmove",
     "kforge_memset",
 ];
-/// Beginnings of the names of calls that only the instrumented builds have, and of all C++ symbols.
+/// The beginnings of the names of calls that only the instrumented builds have, and the beginning of all C++ symbols.
 const CALLS: [&str; 4] = ["__tsan_", "__asan_", "__ubsan_", "_Z"];
 /// Attributes that switch instrumentation or optimisation of a function, or make a symbol optional, so that a program can look
 /// whether it exists. Without leading and closing underscores.
@@ -43,7 +43,7 @@ const BUILTINS: [&str; 4] = [
     "__has_extension",
     "__has_feature",
 ];
-/// Whether the optimiser knows a value. It may always say no.
+/// It asks whether the optimiser knows a value, and may always return 0.
 const CONSTANT_TEST: &str = "__builtin_constant_p";
 /// Macros that some builds define and others do not, by their flags. A test lists those of the installed compiler.
 const OF_BUILDS: [&str; 14] = [
@@ -91,12 +91,13 @@ const TYPE_NAMES: [&str; 17] = [
     "types",
 ];
 
-/// The word that replaces one of a source; `None` if it stays.
+/// The word that replaces a word of a source; `None` if the word stays.
 pub(super) fn renamed(word: &str) -> Option<String> {
     is_reserved(word).then(|| format!("{RENAMED_PREFIX}{word}"))
 }
 
-/// Whether a renamed word belongs to kforge or to a build. Other ones are attributes, which may name anything in a source.
+/// Whether a renamed word belongs to kforge or to a build. All other renamed words are attributes; a source may use their names for
+/// anything.
 pub(super) fn is_own(word: &str) -> bool {
     is_reserved(word) && !is_attribute(word)
 }

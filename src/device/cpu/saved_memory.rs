@@ -36,7 +36,7 @@ pub(super) struct SavedMemory {
     areas: Vec<SavedArea>,
     /// The number of pages in all mappings.
     mapped_pages: u64,
-    /// All mappings, to find a new one that keeps the number of pages. `None` if the process cannot change its mappings.
+    /// All mappings, to find a new mapping that leaves the number of pages the same. `None` if the process cannot change its mappings.
     mappings: Option<Vec<PrivateMapping>>,
     /// The content of pages that were not saved.
     zeros: Vec<u8>,

@@ -1,7 +1,7 @@
 //! Rewrites `__shared__` declarations into C++ that takes the memory from the runtime.
 //!
 //! A static variable becomes a reference into the shared memory of the block, a dynamic one a pointer to its end. At namespace
-//! scope a variable stays a thread-local one that is registered with the runtime. Malformed declarations are left unchanged, so
+//! scope a variable stays thread-local and is registered with the runtime. Malformed declarations are left unchanged, so
 //! that the compiler reports them.
 
 use std::fmt::Write;

@@ -62,7 +62,7 @@ pub(super) fn check_source(source: &str) -> CheckedSource {
     check(source, choose_fallbacks)
 }
 
-/// As `check_source`, for the program that a GPU runs: its inline PTX stays.
+/// Like `check_source`, for the program that a GPU runs: its inline PTX stays.
 pub(super) fn check_source_for_gpu(source: &str) -> CheckedSource {
     check(source, |_, _| HashMap::new())
 }
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_does_not_reach_the_compiler() {
+    fn refused_kernels_do_not_reach_the_compiler() {
         for (source, expected) in [
             ("asm volatile(\"x\");", "KFORGE_PTX_AT_LINE_1(\"x\");"),
             (

@@ -120,7 +120,7 @@ impl Words<'_> {
         lexeme.map_or("", |lexeme| &self.source[lexeme.range.clone()])
     }
 
-    /// Edits the word at an index, if it is one that needs it.
+    /// Edits the word at an index if the CPU needs that.
     pub(super) fn edit(&self, index: usize, checked: &mut CheckedSource) {
         let lexeme = &self.lexemes[index];
         if lexeme.kind != LexemeKind::Identifier || self.is_joined(index) {

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_of_parameters_are_fine() {
+    fn reads_of_parameters_are_accepted() {
         for body in [
             "ld.param.u64 %rd1, [k_param_0]; cvta.to.global.u64 %rd2, %rd1; st.global.u32 [%rd2], %r1;",
             "mov.b64 %rd1, k_param_1; cvta.param.u64 %rd2, %rd1; prefetch.tensormap [%rd2]; ld.global.u64 %rd3, [%rd4]; st.global.u32 [%rd3], %r1;",

@@ -84,10 +84,10 @@ impl Compiler {
         Self::open_with_program(nvrtc_process::current_program()?, arch)
     }
 
-    /// As `open`, for a caller that is not the kforge program itself: `program` is its path.
+    /// Like `open`, for a caller that is not the kforge program itself: `program` is its path.
     ///
     /// # Errors
-    /// As `open`.
+    /// See `open`.
     pub fn open_with_program(program: PathBuf, arch: &str) -> anyhow::Result<Self> {
         let is_arch = arch.strip_prefix("sm_").is_some_and(|rest| {
             rest.starts_with(|first: char| first.is_ascii_digit())
@@ -229,7 +229,7 @@ impl Compiler {
     /// Compiles several units, each in its own child process, in parallel on all cores.
     ///
     /// # Errors
-    /// As `compile`: the first failure of the machinery.
+    /// The first failure of the machinery, as in `compile`.
     pub(crate) fn compile_all(&self, units: &[TranslationUnit]) -> anyhow::Result<Vec<Compiled>> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let next = AtomicUsize::new(0);

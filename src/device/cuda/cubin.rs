@@ -151,7 +151,7 @@ struct Attribute<'a> {
     value: &'a [u8],
 }
 
-/// The attributes of a section. `None` for one that cannot be read; nothing follows it.
+/// The attributes of a section. It ends with `None` at an attribute that cannot be read.
 fn attributes(mut rest: &[u8]) -> impl Iterator<Item = Option<Attribute<'_>>> {
     std::iter::from_fn(move || {
         if rest.is_empty() {

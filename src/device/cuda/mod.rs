@@ -97,10 +97,10 @@ impl CudaDevice {
         Self::open_with_program(nvrtc_process::current_program()?, ordinal, capture)
     }
 
-    /// As `open`, for a caller that is not the kforge program itself: `program` is its path.
+    /// Like `open`, for a caller that is not the kforge program itself: `program` is its path.
     ///
     /// # Errors
-    /// As `open`.
+    /// See `open`.
     pub fn open_with_program(
         program: PathBuf,
         ordinal: u32,
@@ -114,10 +114,10 @@ impl CudaDevice {
         })
     }
 
-    /// As `open`, without measuring rates: a tool that instruments every instruction would distort them.
+    /// Like `open`, without measuring rates: a tool that instruments every instruction would distort them.
     ///
     /// # Errors
-    /// As `open`.
+    /// See `open`.
     pub(crate) fn open_for_tools(ordinal: u32, capture: bool) -> anyhow::Result<Self> {
         Self::open_without_rates(nvrtc_process::current_program()?, ordinal, capture)
     }

@@ -116,7 +116,7 @@ impl AssemblyComments {
     }
 }
 
-/// The length of a block comment. The compiler writes none, so one that hides the compiler's own text began in inline PTX.
+/// The length of a block comment. The compiler writes none. A block comment that hides text of the compiler began in inline PTX.
 fn block_comment_length(rest: &str) -> Result<usize, Ambiguity> {
     let end = rest[2..].find("*/");
     let end = end.ok_or(Ambiguity("a comment without end"))? + 4;

@@ -1,6 +1,7 @@
 //! A toolkit: the NVRTC library and its headers, as installed on this machine.
 //!
-//! Paths only: never loads the library. `toolkit_search` finds a toolkit, and `toolkit_cache` caches the result of the search.
+//! Plain paths, and the stamps of files. Never loads the library. `toolkit_search` finds a toolkit, and `toolkit_cache` caches the result
+//! of the search.
 
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -14,7 +15,7 @@ pub(super) const REQUIRED_HEADERS: &[(&str, &str)] = &[
     ("nv/target", "nvidia-cuda-cccl"),
 ];
 
-/// Further files in [`Toolkit::identity`]. The empty name is the folder itself.
+/// Files whose stamps are part of [`Toolkit::identity`], in addition to the required headers. The empty name is the folder itself.
 const IDENTIFYING_FILES: [&str; 6] = [
     "",
     "cuda_bf16.hpp",

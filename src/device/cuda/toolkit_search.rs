@@ -1,7 +1,8 @@
-//! Searches for NVRTC and its headers: in the folders that environment variables name, the loader's folders, the usual ones, and
-//! Python packages.
+//! Searches this machine for NVRTC and its headers: in the folders that environment variables name, the loader's folders, the usual
+//! installation folders, and Python packages.
 //!
-//! Loads nothing and caches nothing. Records every path that decided the search, for `toolkit_cache`.
+//! Loads no library and caches nothing. Records every path that decided the search (a witness): `toolkit_cache` searches again when one of
+//! them has changed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,8 +14,8 @@ use crate::base::{Failure, environment};
 
 /// The first display driver that runs code of CUDA 13.
 const MIN_DRIVER_FOR_CUDA_13: u32 = 580;
-/// How long a program may take to print its folders.
-const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// How long `ldconfig` or `python3` may take to print its folders.
+const PROGRAM_LIMIT: Duration = Duration::from_secs(30);
 
 /// A location that may contain the library, the headers, or both.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +28,7 @@ struct ToolkitLocation {
 /// A search in progress.
 #[derive(Default)]
 pub(super) struct ToolkitSearch {
-    /// The paths that the result depends on, with their stamps.
+    /// The paths that the result depends on. Each has the stamp that it had during the search.
     pub(super) witnesses: Vec<(PathBuf, Option<FileStamp>)>,
 }
 
@@ -125,7 +126,7 @@ impl ToolkitSearch {
         location
     }
 
-    /// An include folder, and the one of CCCL inside it; each only if it has a required header.
+    /// An include folder, and CCCL's folder inside it. Each is left out if it has no required header.
     fn headers_in(&mut self, folder: &Path) -> Vec<PathBuf> {
         let has_some = |folder: &PathBuf| {
             let mut headers = REQUIRED_HEADERS.iter();
@@ -151,13 +152,13 @@ impl ToolkitSearch {
         for program in ["ldconfig", "/sbin/ldconfig"] {
             let mut command = Command::new(program);
             command.arg("-p").env_clear();
-            let Ok(text) = read_output(&mut command, ANSWER_LIMIT) else {
+            let Ok(text) = read_output(&mut command, PROGRAM_LIMIT) else {
                 continue;
             };
-            let known = text.lines().filter(|line| line.contains("libnvrtc.so."));
-            let known =
-                known.filter_map(|line| Path::new(line.split_once("=> ")?.1.trim()).parent());
-            folders.extend(known.map(Path::to_owned));
+            let lines = text.lines().filter(|line| line.contains("libnvrtc.so."));
+            let listed =
+                lines.filter_map(|line| Path::new(line.split_once("=> ")?.1.trim()).parent());
+            folders.extend(listed.map(Path::to_owned));
             break;
         }
         let mut location = ToolkitLocation::default();
@@ -204,7 +205,7 @@ impl ToolkitSearch {
             .collect()
     }
 
-    /// Python's package folders.
+    /// Python's package folders, those of `KFORGE_PYTHON` or of the virtual environment first.
     fn python_package_folders(&mut self) -> Vec<PathBuf> {
         let mut folders = Vec::new();
         let environment = env_value("VIRTUAL_ENV").map(|root| PathBuf::from(root).join("lib"));
@@ -218,7 +219,7 @@ impl ToolkitSearch {
             command.env_remove(name);
         });
         command.args(["-c", "import sys; print('\\n'.join(sys.path))"]);
-        let text = read_output(&mut command, ANSWER_LIMIT).unwrap_or_default();
+        let text = read_output(&mut command, PROGRAM_LIMIT).unwrap_or_default();
         let listed = text
             .lines()
             .filter(|line| line.ends_with("-packages"))

@@ -1,4 +1,4 @@
-//! How far a step that asks a model has come, and what the journal says about it after a kill.
+//! The stage of a step that asks a model, live and as the journal describes it after a kill.
 //!
 //! Plain data. `requests`, `advance` and `replies` move exchanges on.
 

@@ -66,7 +66,7 @@ pub fn parse_replies(step: &ModelStep, max_edits: usize) -> ParsedReplies {
     parsed
 }
 
-/// The contents of a reply that can be used: a complete one, and whatever is certainly whole in one that is not.
+/// The usable part of a reply: all of a complete reply; of an incomplete reply the parts that are certainly whole.
 fn usable_reply(earlier: &EarlierReply) -> Option<ParsedReply> {
     match earlier.outcome {
         ReplyOutcome::Complete => Some(reply::parse_reply(&earlier.text, true)),
@@ -112,7 +112,7 @@ pub(super) fn reply_to_send_back(step: &ModelStep, max_edits: usize) -> Option<S
     })
 }
 
-/// The start of a text. Without a kernel in it, the rest helps nobody.
+/// The start of a text. Without a kernel in it, the rest is not needed.
 fn cut_text(text: &Arc<str>) -> Arc<str> {
     match text.char_indices().nth(MAX_SENT_BACK_CHARS) {
         Some((end, _)) => format!("{}\n…", &text[..end]).into(),

@@ -13,8 +13,8 @@ use super::{Syntax, children, descendants, named_children};
 /// How deeply an expression may nest, names included.
 const MAX_EVALUATION_DEPTH: usize = 64;
 
-/// Maximum number of nodes that one evaluator visits. Without it a chain of constants that each use the next one twice would take
-/// exponential time.
+/// Maximum number of nodes that one evaluator visits. Without it, a chain of constants in which each uses the next constant twice would
+/// take exponential time.
 const MAX_NODES: u32 = 100_000;
 
 impl Syntax<'_> {

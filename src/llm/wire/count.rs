@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-/// A count, if the value is one. A float is rounded; a negative number is none.
+/// The value as a count; `None` if it is no count. A float is rounded. A negative number is no count.
 pub(super) fn count_of(value: &Value) -> Option<u64> {
     let from_float = |number: f64| {
         // A cast of a float is saturating.

@@ -52,7 +52,7 @@ struct ResponsesReply {
 struct OutputItem {
     #[serde(default)]
     content: Option<Vec<OutputContent>>,
-    /// Of a function call.
+    /// The arguments of a function call.
     #[serde(default)]
     arguments: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! Remembers how far `mutate` came on each parent, so that an attempt does not repeat the earlier ones.
+//! Remembers the kernels that `mutate` has made from each parent, so that an attempt does not make the earlier ones again.
 //!
 //! Only saves time: a proposal is the same with a new cache. A parent that was not used for long is forgotten.
 

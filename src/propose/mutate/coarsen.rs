@@ -115,7 +115,7 @@ fn is_independent(scope: &Scope<'_, '_>) -> bool {
     }) && !scope.subject.hides_code(scope.function.body)
 }
 
-/// Whether a call runs a function of the file that depends on the block, such as one with a barrier.
+/// Whether a call runs a function of the file that depends on the block, for example because it has a barrier.
 fn calls_block_function(scope: &Scope<'_, '_>, call: Node<'_>) -> bool {
     let syntax = &scope.subject.syntax;
     let called = call

@@ -1,6 +1,6 @@
-//! Who accesses the memory of a parameter: needed where iterations move from one thread to another.
+//! Finds the accesses to the memory of a parameter, for transformations that move iterations from one thread to another.
 //!
-//! Errs on the safe side: an access that cannot be followed counts as one of another element.
+//! Errs on the safe side: an access that cannot be followed counts as an access to any element.
 
 use tree_sitter::Node;
 

@@ -22,7 +22,7 @@ pub(super) struct KernelSites<'a> {
     subject: Subject<'a>,
     names: ParentNames<'a>,
     task: &'a Task,
-    /// By transformation. Empty until the first use.
+    /// The sites by transformation. Empty until the first use.
     sites: Vec<OnceLock<Vec<RewriteSite>>>,
 }
 

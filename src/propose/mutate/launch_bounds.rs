@@ -18,10 +18,10 @@ use crate::propose::source_edits::SourceEdits;
 /// block: 128          __global__ void __launch_bounds__(128, 8) f(…)
 /// ```
 ///
-/// Legal if every launch of the function has at most that many threads in a block. Always so: the number is taken from the header,
-/// and a bound that the code already has is kept.
+/// Legal if no launch of the function has more threads in a block. This always holds: the number is taken from the header, and a bound that
+/// the code already has is kept.
 ///
-/// More blocks leave fewer registers to a thread, so that more loads are in flight; a spilled register costs more than that gains.
+/// With more blocks more loads are in flight, but each thread has fewer registers, and a spilled register costs more than that gains.
 /// Without a bound the compiler allows for 1,024 threads, and no thread gets more than 64 registers.
 pub(super) struct LaunchBounds;
 

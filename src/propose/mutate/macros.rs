@@ -18,7 +18,7 @@ pub(super) struct Macros<'a> {
 }
 
 /// A `#define`, cut into words.
-struct Definition<'a> {
+struct MacroDefinition<'a> {
     parameters: Vec<&'a str>,
     value: &'a str,
 }
@@ -26,7 +26,7 @@ struct Definition<'a> {
 impl<'a> Macros<'a> {
     /// `is_constant`: whether a name is a tunable or a constant axis.
     pub(super) fn of(syntax: &Syntax<'a>, is_constant: &dyn Fn(&str) -> bool) -> Self {
-        let mut definitions: HashMap<&'a str, Option<Definition<'a>>> = HashMap::new();
+        let mut definitions: HashMap<&'a str, Option<MacroDefinition<'a>>> = HashMap::new();
         let mut has_functions = false;
         for node in descendants(syntax.root()) {
             if !matches!(node.kind(), "preproc_def" | "preproc_function_def") {
@@ -37,7 +37,7 @@ impl<'a> Macros<'a> {
                     .map_or("", |node| syntax.text(node))
             };
             has_functions |= node.kind() == "preproc_function_def";
-            let definition = Definition {
+            let definition = MacroDefinition {
                 parameters: words(text("parameters")).collect(),
                 value: text("value"),
             };
@@ -94,8 +94,8 @@ impl<'a> Macros<'a> {
     /// Whether a definition only computes a value from its parameters, constants, transparent macros and pure functions.
     fn is_value(
         &self,
-        definition: &Definition<'a>,
-        definitions: &HashMap<&'a str, Option<Definition<'a>>>,
+        definition: &MacroDefinition<'a>,
+        definitions: &HashMap<&'a str, Option<MacroDefinition<'a>>>,
         is_constant: &dyn Fn(&str) -> bool,
     ) -> bool {
         let value = definition.value;

@@ -1,8 +1,8 @@
 //! The `mutate` operator: rewrites a kernel's source by transformations of its syntax tree.
 //!
-//! Every transformation is meant to keep the results of the kernel up to rounding. None proves that: the judge checks each
-//! child. `child_check` drops children that would not compile. Deterministic: the same source, task and seed always give the same
-//! children in the same order. Never compiles or measures.
+//! Every transformation should keep the results of the kernel up to rounding. No transformation proves that: the judge checks each child.
+//! `child_check` drops children that would not compile. Deterministic: the same source, task and seed always give the same children in the
+//! same order. Never compiles or measures.
 //!
 //! To add a transformation, implement `Transformation` in a new file and add it to `list`.
 

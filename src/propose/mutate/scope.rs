@@ -48,7 +48,7 @@ pub(super) struct Declaration<'t, 'a> {
 }
 
 impl Declaration<'_, '_> {
-    /// Forgets what the declaration says. The name may refer to anything.
+    /// Forgets the facts of the declaration, because the name may refer to anything.
     fn make_unknown(&mut self) {
         self.type_name = "";
         self.is_reference = true;

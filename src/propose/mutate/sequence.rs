@@ -1,7 +1,7 @@
 //! All kernels that transformations make from one parent, in the order of a seed: by one transformation, then by two in sequence.
 //!
-//! Remembers how far it came, so that the next kernel costs the same however many came before. Holds no syntax trees: a kernel is
-//! parsed again when one is made from it. Never proposes a kernel that equals the parent or an earlier one by normal form.
+//! Remembers its place, so that the next kernel costs the same at any place. Holds no syntax trees: a kernel is parsed again when one is
+//! made from it. Never proposes a kernel that equals the parent or an earlier one by normal form.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -28,8 +28,8 @@ pub(super) struct ChildSequence {
     branches: Vec<Branch>,
     made: Vec<Made>,
     seen: HashSet<Digest>,
-    /// Of two transformations in sequence: in each round, the branches from 1 to the number of the round make one kernel each, so
-    /// that both transformations vary from one kernel to the next.
+    /// The round of the kernels with two transformations. In round n the branches 1 to n make one kernel each, so that both transformations
+    /// vary from one kernel to the next.
     round: usize,
     /// The branch that is next in the round.
     turn: usize,
@@ -41,14 +41,14 @@ pub(super) struct ChildSequence {
 struct Branch {
     source: Arc<str>,
     /// What made it; `None` for the parent.
-    change: Option<Change>,
+    change: Option<AppliedRewrite>,
     order: SiteOrder,
     is_exhausted: bool,
 }
 
 /// What a transformation changed.
 #[derive(Clone)]
-struct Change {
+struct AppliedRewrite {
     transformation: &'static str,
     detail: String,
 }
@@ -80,7 +80,7 @@ impl ChildSequence {
         }
     }
 
-    /// Whether the kernels so far, up to the one of `attempt`, are those that a sequence with `retired` makes.
+    /// Whether a sequence with `retired` makes the same kernels, up to the kernel of `attempt`.
     pub(super) fn agrees_with(&self, retired: &BTreeMap<String, u64>, attempt: usize) -> bool {
         let last = self.made.len().min(attempt + 1) as u64;
         let matters = |(_, since): &(&String, &u64)| **since < last;
@@ -201,7 +201,7 @@ impl ChildSequence {
         }
         let detail = match first {
             None => {
-                let change = Change {
+                let change = AppliedRewrite {
                     transformation: site.name(),
                     detail: detail.clone(),
                 };
@@ -230,7 +230,7 @@ fn is_left_out(retired: &BTreeMap<String, u64>, name: &str, passed: usize) -> bo
 }
 
 impl Branch {
-    fn new(source: Arc<str>, change: Option<Change>, seed: u64) -> Self {
+    fn new(source: Arc<str>, change: Option<AppliedRewrite>, seed: u64) -> Self {
         Self {
             order: SiteOrder::new(&source, seed),
             source,
@@ -239,7 +239,8 @@ impl Branch {
         }
     }
 
-    /// The next `count` rewrites; `None` for one that fails a check or is retired. `is_only`: no other branch draws at the same time.
+    /// The next `count` rewrites; `None` in the place of a rewrite that fails a check or is retired. `is_only`: no other branch draws at the
+    /// same time.
     fn draw(
         &mut self,
         count: usize,

@@ -9,7 +9,7 @@ use crate::base::{Digest, RandomStream};
 /// Draws every site of one kernel once.
 pub(super) struct SiteOrder {
     stream: RandomStream,
-    /// By transformation; `None` for one that was not drawn yet.
+    /// The sites of each transformation that are left; `None` if the transformation was not drawn yet.
     left: Vec<Option<SitesLeft>>,
 }
 

@@ -317,7 +317,7 @@ const SMALL_INTEGERS: [&str; 11] = [
     "int32_t",
 ];
 
-/// From the lowest rank to the highest.
+/// C++'s conversion ranks, from the lowest to the highest.
 const RANKS: [&str; 8] = [
     "int",
     "unsigned",

@@ -1,4 +1,4 @@
-//! Finds values that deserve a variable, for transformations that compute or load a value once instead of several times.
+//! Finds values that are worth a variable, for transformations that compute or load a value once instead of several times.
 
 use tree_sitter::Node;
 

@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_that_would_change_hands_are_left_alone() {
+    fn elements_that_other_threads_access_are_left_alone() {
         for body in [
             // The thread reads what it wrote itself.
             "    for (int i = threadIdx.x; i < 4096; i += 128) output[i] = x[i];\n    output[threadIdx.x] += 1.0f;\n",

@@ -43,7 +43,7 @@ impl Feedback {
         }
     }
 
-    /// The same without a parent, or with a parent that was not judged.
+    /// Describes a candidate without a parent, or with a parent that was not judged.
     pub(crate) fn describe_outcome(&self) -> String {
         match self.speedup {
             Some([estimate, ..]) if self.dismissed => format!(

@@ -31,7 +31,7 @@ pub struct Feedback {
     /// Whether it passed and was surely slower than an incumbent: the speedup is rough, and it is not shown to a model.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dismissed: bool,
-    /// Over all workloads: the estimate, and the ends of its 95 % interval.
+    /// The speedup over all workloads: the estimate, and the ends of its 95 % interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speedup: Option<[f64; 3]>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -64,7 +64,7 @@ pub struct Feedback {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkloadFeedback {
     pub id: String,
-    /// From paired timings.
+    /// The speedup from paired timings.
     pub speedup: f64,
     /// Half the width of the speedup's 95 % interval.
     pub half_width: f64,
@@ -97,7 +97,7 @@ pub struct FaultLocation {
     pub block: Option<[u32; 3]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub thread: Option<[u32; 3]>,
-    /// Of a race: a description of the other access, and its line.
+    /// For a race: a description of the other access, and its line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub other: Option<(String, Option<u32>)>,
     #[serde(skip_serializing_if = "Option::is_none")]

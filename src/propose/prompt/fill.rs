@@ -27,7 +27,7 @@ pub(super) struct BudgetedSections<'q> {
     input: &'q PromptInput<'q>,
     templates: &'q Templates,
     language: Language,
-    /// The step that showed a source first, by the source's digest.
+    /// The first step that showed each source, by the source's digest.
     step_of_source: HashMap<Digest, u64>,
     left_out: Vec<String>,
 }

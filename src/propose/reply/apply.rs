@@ -122,7 +122,8 @@ impl<'s> EditedSource<'s> {
         }
     }
 
-    /// Of several exact matches, the only one that consists of whole lines. Requires that `old_str` starts with indentation.
+    /// The only exact match that consists of whole lines, if there are several exact matches. Requires that `old_str` starts with
+    /// indentation.
     fn only_whole_lines(&self, edit: &Edit, exact: &[usize]) -> Option<Range<usize>> {
         let mut whole = exact
             .iter()

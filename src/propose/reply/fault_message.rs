@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use super::faults::{EditFault, NumberedLine, UnmatchedEdit};
 
-/// Of an ambiguous edit, the message lists at most this many lines.
+/// The most lines that the message lists for an ambiguous edit.
 const MAX_LISTED_LINES: usize = 8;
 
 /// The message for the next request to the model.

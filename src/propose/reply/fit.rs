@@ -1,6 +1,6 @@
 //! Fits the replacement of an edit to a match that differs in white space, line endings, quotes, entities or line numbers.
 //!
-//! Never searches: `apply` finds the match. Every difference that was bridged is reported as a `RepairKind`.
+//! Never searches: `apply` finds the match. Every difference that was ignored is reported as a `RepairKind`.
 
 use std::ops::Range;
 

@@ -19,7 +19,7 @@ const MAX_SHOWN_LINES: usize = 12;
 const CONTEXT_LINES: usize = 2;
 /// The most characters of a line that are shown.
 const MAX_SHOWN_CHARS: usize = 200;
-/// Of a longer text, only this many lines are used.
+/// The most lines of the text that are used.
 const MAX_ALIGNED_LINES: usize = 400;
 
 /// The similar part. Line numbers count from 1.

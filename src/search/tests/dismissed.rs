@@ -60,7 +60,7 @@ fn outcome(search: &Search, step: u64) -> StepOutcome {
 const DISMISSED: ArchiveDecision = ArchiveDecision::Dismissed;
 
 #[test]
-fn dismissed_candidate_passes_and_is_nothing_else() {
+fn dismissed_candidate_passes_and_is_no_elite_and_no_parent() {
     let mut search = search_of_one_kind();
     tell(&mut search, 2, passed(2.0));
     let updates = tell(&mut search, 1, dismissed(0.05));
@@ -126,7 +126,7 @@ fn incumbents_are_elites_and_starting_kernels_that_wait_for_the_fold() {
     let bar = |incumbents: Option<Incumbents>| incumbents?.bar(&IndexMap::new());
     let mut search = search_of_one_kind();
     assert_eq!(search.incumbents(), None);
-    // Another candidate may still lose to one that arrives before its turn.
+    // Another candidate may still lose to a candidate that arrives before its turn.
     tell(&mut search, 3, passed(5.0));
     tell(&mut search, 2, passed(2.0));
     assert_eq!(search.folded(), 0);

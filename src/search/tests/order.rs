@@ -326,7 +326,7 @@ fn fold_random_step(search: &mut Search, step: u64) {
 
 /// The time of a step follows from the size of these collections, so they must not grow with the number of steps.
 #[test]
-fn the_state_that_a_step_works_on_is_bounded() {
+fn state_of_the_search_is_bounded() {
     let steps = 20_000;
     let mut run = ScriptedRun::new(&SearchSettings::default(), steps);
     for step in 1..=steps {

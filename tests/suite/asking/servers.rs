@@ -278,7 +278,7 @@ fn steps_without_a_reply_are_reported_in_the_words_of_the_server() {
 }
 
 #[test]
-fn no_prompt_is_about_kernels_without_a_verdict() {
+fn prompts_show_only_kernels_with_a_verdict() {
     let root = tempfile::tempdir().unwrap();
     let server =
         Server::start(|number, seen| complete_reply(seen, &reply_to(&document(seen), number)));

@@ -33,23 +33,34 @@ fn missing_files_and_unknown_tasks_are_usage_errors() {
 }
 
 #[test]
-fn invalid_kernel_header_is_a_usage_error() {
+fn wrong_kernel_header_is_a_usage_error_that_is_reported_once() {
     let folder = Workspace::new();
     folder.write("bare.cu", "__global__ void softmax() {}\n");
-    folder
-        .run(&["eval", "softmax", "bare.cu"])
-        .assert_exit(2, &["bare.cu:1: no header", "starts with `/* kforge`"]);
     folder.write(
         "name.cu",
         &SOFTMAX_KERNEL.replace("grid: rows", "grid: rwos"),
     );
-    folder.run(&["eval", "softmax", "name.cu"]).assert_exit(
-        2,
-        &[
-            "name.cu:4: expression `rwos`: unknown name `rwos`",
+    let arguments = ["eval", "softmax", "bare.cu", "name.cu", "--backend", "cpu"];
+    let result = folder.run(&arguments);
+    result.assert_exit(2, &[]);
+    // The reason is on standard output only.
+    let lines: Vec<_> = result.stdout.lines().collect();
+    for (line, texts) in lines.iter().zip([
+        [
+            "bare.cu: rejected: header, line 1: no header",
+            "starts with `/* kforge`",
+        ],
+        [
+            "name.cu: rejected: header, line 4: expression `rwos`: unknown name `rwos`",
             "did you mean `rows`?",
         ],
-    );
+    ]) {
+        for text in texts {
+            assert!(line.contains(text), "{line}");
+        }
+    }
+    assert_eq!(lines.len(), 2, "{}", result.stdout);
+    assert!(!result.stderr.contains("header"), "{}", result.stderr);
 }
 
 #[test]

@@ -72,7 +72,7 @@ fn full_and_read_only_file_systems_leave_a_resumable_run() {
 }
 
 #[test]
-fn vanished_run_directory_is_an_error_and_the_run_resumes_when_it_is_back() {
+fn moved_run_directory_is_an_error_and_resumes_when_moved_back() {
     let root = tempfile::tempdir().unwrap();
     let (directory, moved) = (root.path().join("run"), root.path().join("moved"));
     let moving = ScriptedJudges(Box::new({

@@ -182,7 +182,7 @@ fn refuted_kernel_is_not_reported_as_best() {
 }
 
 #[test]
-fn judge_that_always_fails_ends_a_resumable_run() {
+fn run_whose_judge_always_fails_ends_and_can_be_resumed() {
     let root = tempfile::tempdir().unwrap();
     let (plain, faulty) = (root.path().join("plain"), root.path().join("faulty"));
     let error = run(

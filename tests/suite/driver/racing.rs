@@ -146,7 +146,7 @@ fn on_a_gpu_starting_kernels_race_as_soon_as_one_has_passed() {
 }
 
 #[test]
-fn dismissed_candidates_lead_to_nothing() {
+fn dismissed_candidates_have_no_children_duels_or_confirmations() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("run");
     let jobs = Jobs::default();

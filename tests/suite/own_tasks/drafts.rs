@@ -77,7 +77,7 @@ fn nothing_is_overwritten_and_wrong_names_are_refused() {
 }
 
 #[test]
-fn a_draft_from_a_definition_is_not_judged_by() {
+fn draft_from_a_definition_is_refused_as_a_reference() {
     let workspace = Workspace::new();
     workspace.write("gemm.json", super::definitions::GEMM);
     workspace

@@ -141,7 +141,7 @@ struct ControlPage {
         uint64_t site;
         uint32_t block[3];
         uint32_t thread[3];
-        uint32_t lane;    // the one that was read
+        uint32_t lane;    // that was read
         uint32_t reason;  // ABSENT_*; 0: there was no such shuffle
     } absent_read;
 };

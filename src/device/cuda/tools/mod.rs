@@ -18,7 +18,7 @@ pub(crate) fn find(name: &str) -> Result<PathBuf, String> {
     find_in(name, &path, home.as_deref(), Path::new("/"))
 }
 
-/// As `find`, with `root` in place of `/`.
+/// Like `find`, with `root` in place of `/`.
 fn find_in(name: &str, path: &OsStr, home: Option<&Path>, root: &Path) -> Result<PathBuf, String> {
     let mut folders: Vec<PathBuf> = std::env::split_paths(path)
         .filter(|folder| folder.is_absolute())

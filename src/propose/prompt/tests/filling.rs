@@ -115,7 +115,7 @@ fn context_is_filled_in_order_and_cut_at_the_budget() {
             );
         }
         last = last.max(kernels);
-        // No later kernel takes the room of an earlier one that would have fit.
+        // No later kernel takes the room of an earlier kernel that would have fit.
         if let Some(left) = prompt.left_out.iter().find(|line| line.contains(" left")) {
             let step: usize = left[5..].split(':').next().unwrap().parse().unwrap();
             assert!(text.matches("## Step").count() >= step - 10, "{left}");
