@@ -37,7 +37,7 @@ pub(crate) use header::{ArgumentHeader, Header, LaunchHeader, LocatedExpression}
 pub(crate) use normal_form::normal_form;
 pub(crate) use note::{with_note, without_note};
 pub use point::with_point;
-pub(crate) use point_rules::{KnownLimits, PointRules};
+pub use point_rules::{KnownLimits, PointRules};
 pub(crate) use space::SpacePoints;
 
 /// A kernel file whose header fits its task.

@@ -16,9 +16,9 @@ const MAX_RULES: usize = 64;
 
 /// The device limits that are known where rules are made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct KnownLimits {
-    pub(crate) sm_count: Option<i64>,
-    pub(crate) max_shared_bytes: Option<i64>,
+pub struct KnownLimits {
+    pub sm_count: Option<i64>,
+    pub max_shared_bytes: Option<i64>,
 }
 
 impl From<DeviceLimits> for KnownLimits {
@@ -32,7 +32,7 @@ impl From<DeviceLimits> for KnownLimits {
 
 /// Expressions over the tunables of a kernel, none of which may be 0.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct PointRules(Vec<Expression>);
+pub struct PointRules(Vec<Expression>);
 
 impl PointRules {
     /// The rules of a journal. A text that is no expression is left out.
@@ -41,7 +41,8 @@ impl PointRules {
         Self(parsed.filter_map(Result::ok).collect())
     }
 
-    pub(crate) fn texts(&self) -> Vec<String> {
+    /// The rules for a journal.
+    pub fn texts(&self) -> Vec<String> {
         let texts = self.0.iter().map(Expression::text);
         texts.map(str::to_owned).collect()
     }
@@ -60,7 +61,7 @@ impl PointRules {
 
 impl Kernel {
     /// The rules for the points of this kernel on some workloads.
-    pub(crate) fn point_rules(&self, bindings: &[&Binding], limits: KnownLimits) -> PointRules {
+    pub fn point_rules(&self, bindings: &[&Binding], limits: KnownLimits) -> PointRules {
         let mut rules = IndexSet::new();
         for binding in bindings {
             let Some(variant) = self.fixed_variant(binding, limits) else {

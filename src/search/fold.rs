@@ -4,6 +4,7 @@
 
 use super::Search;
 use super::archive::{Cell, ChallengeOutcome, Elite};
+use super::families::PointResult;
 use super::ledger::{ArchiveDecision, StepOutcome, StepRecord};
 use super::pending::{CandidateResult, PendingStep, valid_speedup};
 use super::planner::PlannedBrief;
@@ -214,10 +215,6 @@ impl Search {
         };
         match (pending.judged, decision) {
             (Some(CandidateResult::Passed { speedup, cell }), Some(insert)) => {
-                if let (Some(family), Some(proposed)) = (family, &folded.proposed) {
-                    self.families
-                        .record_speedup(family, &proposed.point, step, speedup.geomean);
-                }
                 folded.cell = Some(cell.clone());
                 folded.outcome = StepOutcome::Passed {
                     speedup: speedup.geomean,
@@ -230,7 +227,6 @@ impl Search {
                 };
                 self.insert_elite(elite, insert, updates);
             }
-            // It is no member to tune further, so its family does not learn its speedup.
             (Some(CandidateResult::Dismissed { speedup }), Some(insert)) => {
                 folded.outcome = StepOutcome::Passed {
                     speedup: speedup.geomean,
@@ -242,7 +238,28 @@ impl Search {
             }
             _ => {}
         }
+        self.note_point(step, &folded);
         folded
+    }
+
+    /// Tells the family of a candidate what became of its point.
+    fn note_point(&mut self, step: u64, folded: &FoldedCandidate) {
+        let (Some(family), Some(proposed)) = (folded.family, &folded.proposed) else {
+            return;
+        };
+        let result = match folded.outcome {
+            // It is no member to tune further.
+            StepOutcome::Passed {
+                speedup,
+                insert: ArchiveDecision::Dismissed,
+            } => PointResult::Dismissed(speedup),
+            StepOutcome::Passed { speedup, .. } => PointResult::Passed(speedup),
+            // Says nothing about the point.
+            StepOutcome::NotPassed(Status::Inconclusive) => return,
+            StepOutcome::NotPassed(_) => PointResult::Failed,
+            StepOutcome::Failed(_) | StepOutcome::Duplicate { .. } => return,
+        };
+        (self.families).record_result(family, &proposed.point, step, result);
     }
 
     /// Puts a candidate into the archive, if that was decided.

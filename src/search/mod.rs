@@ -43,9 +43,11 @@ mod model_brief;
 mod parent_pool;
 mod pending;
 mod planner;
+mod point_choice;
 mod resolution;
 mod retirement;
 mod settings;
+mod surrogate;
 #[cfg(test)]
 mod tests;
 mod tunable_space;

@@ -1,4 +1,4 @@
-//! The space of a family's tunables: which points it has, and which of them the rules of its kernel allow.
+//! The space of a family's tunables: which points it has, which of them the rules of its kernel allow, and how far they are apart.
 //!
 //! Knows values and rules, never a source or a result. `families` chooses points.
 
@@ -11,6 +11,12 @@ use crate::kernel::PointRules;
 const MAX_DRAWS: usize = 32;
 /// A space of up to this many points is listed, so that it can be searched in full.
 const MAX_LISTED_POINTS: u64 = 1 << 14;
+/// The most levels of a tunable. One with more values has several values in a level.
+const MAX_LEVELS: usize = 32;
+/// Along a tunable with many values, neighbours are at most this many values away.
+const MAX_NEIGHBOUR_DISTANCE: usize = 8;
+/// Values that grow at least by this factor from the first to the last are compared by their ratio.
+const WIDE_RANGE: f64 = 4.0;
 
 /// A tunable point: for each tunable, the index of its value.
 pub(super) type PointIndices = Box<[usize]>;
@@ -46,14 +52,18 @@ pub(super) struct TunableSpace {
     rules: PointRules,
     /// The numbers of all allowed points, ascending. `None` if there are more than `MAX_LISTED_POINTS` combinations.
     allowed: Option<Vec<u32>>,
+    /// For each tunable the position of each level, from 0 to 1.
+    positions: Vec<Vec<f64>>,
 }
 
 impl TunableSpace {
     pub(super) fn new(key: &SpaceKey) -> Self {
+        let positions = key.tunables.iter().map(|(_, values)| positions(values));
         let mut space = Self {
             tunables: key.tunables.clone(),
             rules: PointRules::of_texts(&key.constraints),
             allowed: None,
+            positions: positions.collect(),
         };
         let combinations = space.combinations();
         if combinations <= MAX_LISTED_POINTS {
@@ -74,6 +84,19 @@ impl TunableSpace {
         self.tunables.iter().fold(1, |size: u64, (_, values)| {
             size.saturating_mul(values.len() as u64)
         })
+    }
+
+    /// For each tunable the position of each level, from 0 to 1. Values far apart in size are placed by their logarithm.
+    pub(super) fn positions(&self) -> &[Vec<f64>] {
+        &self.positions
+    }
+
+    /// For each tunable the level of a point's value.
+    pub(super) fn levels(&self, indices: &[usize]) -> PointIndices {
+        let tunables = self.tunables.iter().zip(indices);
+        tunables
+            .map(|((_, values), index)| index * values.len().min(MAX_LEVELS) / values.len())
+            .collect()
     }
 
     /// A number for the point. It is unique if the space has at most 2^64 points; in a larger space two points may share a number,
@@ -116,11 +139,13 @@ impl TunableSpace {
         })
     }
 
-    /// The allowed points that differ from another in the value of one tunable.
+    /// The allowed points that differ from another in the value of one tunable. Along a long list only the next values count.
     pub(super) fn neighbours(&self, of: &[usize]) -> Vec<PointIndices> {
         let mut neighbours = Vec::new();
         for (tunable, (_, values)) in self.tunables.iter().enumerate() {
-            for index in (0..values.len()).filter(|index| *index != of[tunable]) {
+            let first = of[tunable].saturating_sub(MAX_NEIGHBOUR_DISTANCE);
+            let last = (of[tunable] + MAX_NEIGHBOUR_DISTANCE).min(values.len() - 1);
+            for index in (first..=last).filter(|index| *index != of[tunable]) {
                 let mut neighbour: PointIndices = of.into();
                 neighbour[tunable] = index;
                 if self.allows(&neighbour) {
@@ -144,6 +169,21 @@ impl TunableSpace {
                     .collect()
             }
         }
+    }
+
+    /// Draws some allowed points. A point may be drawn twice. There are fewer if many points are not allowed.
+    pub(super) fn draw_many(&self, count: usize, stream: &mut RandomStream) -> Vec<PointIndices> {
+        let drawn = (0..count).map(|_| self.draw(stream));
+        drawn.filter(|point| self.allows(point)).collect()
+    }
+
+    /// The sum of the distances between the positions of two points, given by their levels.
+    pub(super) fn distance(&self, one: &[usize], other: &[usize]) -> f64 {
+        let indices = one.iter().zip(other);
+        let distances = self.positions.iter().zip(indices);
+        distances
+            .map(|(positions, (one, other))| (positions[*one] - positions[*other]).abs())
+            .sum()
     }
 
     /// Draws an allowed point that is free. In a space that is not listed it may miss the last few.
@@ -179,6 +219,32 @@ impl TunableSpace {
         }
         indices
     }
+}
+
+/// The positions of the levels of a list. Half by rank and half by size, so that neither many close values nor one far one decides alone.
+fn positions(values: &[i64]) -> Vec<f64> {
+    let count = values.len();
+    let levels = count.min(MAX_LEVELS);
+    let values: Vec<i64> = (0..levels)
+        .map(|level| values[(level * count).div_ceil(levels)])
+        .collect();
+    let (Some(first), Some(last)) = (values.first(), values.last()) else {
+        return Vec::new();
+    };
+    if first == last {
+        return vec![0.0; values.len()];
+    }
+    let (first, last) = (*first as f64, *last as f64);
+    let is_wide = first > 0.0 && last / first >= WIDE_RANGE;
+    let size = |value: f64| if is_wide { libm::log(value) } else { value };
+    let span = size(last) - size(first);
+    let ranks = (values.len() - 1) as f64;
+    let values = values.iter().enumerate();
+    values
+        .map(|(rank, value)| {
+            0.5 * rank as f64 / ranks + 0.5 * (size(*value as f64) - size(first)) / span
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -218,5 +284,22 @@ mod tests {
         assert_eq!(space.size(), 0);
         let mut stream = RandomStream::new(1, "test", 0);
         assert_eq!(space.draw_free(&mut stream, |_| true), None);
+    }
+
+    #[test]
+    fn positions_go_from_0_to_1_by_rank_and_size() {
+        let close = |values: &[i64], expected: &[f64]| {
+            let found = positions(values);
+            let pairs = found.iter().zip(expected);
+            assert!(
+                pairs.clone().all(|(one, other)| (one - other).abs() < 1e-9),
+                "{values:?}: {found:?}"
+            );
+        };
+        close(&[1, 2, 4, 8], &[0.0, 1.0 / 3.0, 2.0 / 3.0, 1.0]);
+        close(&[0, 1, 4], &[0.0, 0.375, 1.0]);
+        close(&[7], &[0.0]);
+        let many: Vec<i64> = (0..1000).collect();
+        assert_eq!(positions(&many).len(), MAX_LEVELS);
     }
 }
