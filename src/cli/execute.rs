@@ -209,6 +209,7 @@ fn run_record(resolved: &ResolvedConfig, prompts: Option<String>) -> RunRecord {
         host: run::host_name(),
         seed: resolved.seed,
         window: resolved.window,
+        order: resolved.order,
         backend: resolved.backend.clone(),
         device: resolved.gpus.first().cloned().unwrap_or_else(cpu::identity),
         tasks: tasks.collect(),

@@ -99,7 +99,11 @@ pub(super) fn resume_run(
     let raises_limit = adds_time || raises_limit(&recorded, &config);
     config::check_from_unchanged(&record.config, &config.from)?;
     config.output = Some(directory);
-    let resolved = config::resolve_for_resume(&config, warm_starts)?;
+    let kept = config::Recorded {
+        warm_starts,
+        order: record.order,
+    };
+    let resolved = config::resolve_for_resume(&config, kept)?;
     let start = RunStart::Resume {
         accept_changes: flags.accept_changes,
         raises_limit,

@@ -26,7 +26,7 @@ pub(crate) use devices::DeviceChoice;
 pub(crate) use find::find_config;
 pub use overrides::apply_overrides;
 pub use resolve::resolve;
-pub(crate) use resolve::resolve_for_resume;
+pub(crate) use resolve::{Recorded, resolve_for_resume};
 pub use resolved::ResolvedConfig;
 pub(crate) use warm_start::{WarmStartKernel, check_from_unchanged, recorded_warm_starts};
 

@@ -28,7 +28,7 @@ eval.precision | number, below 1 | the profile's | Half width of the speedup's 9
 eval.racing | boolean | | Stop judging a kernel as soon as it surely cannot reach the best kernel of its kind: its interval is wide, and it is never kept. And time kernels against a fast starting kernel instead of a slow baseline.
 eval.require_sandbox | boolean | | Fail unless the full sandbox is available.
 search.mode | `evolve`, `tune` | | `evolve` fills an archive of kernels of different kinds; `tune` edits one kernel with a model. `kforge tune` sets it.
-search.window | integer, up to 100000 | `evolve`: twice what runs at once; `tune`: 1 | Step n is planned from the results of all steps up to n - window. Also the maximum number of steps in flight.
+search.window | integer, up to 100000 | `evolve`: twice what runs at once; `tune`: 1 | The maximum number of steps in flight. Steps that ask a model take at most half of it, unless no other operator is used.
 search.features | map of lists | | Axes of the archive: a [feature](#features) and the ascending edges of its bins. A value belongs to the bin of the last edge not above it.
 search.operators.autotune | number | | Weight of `autotune`: change the values of tunables. 0 switches an operator off.
 search.operators.mutate | number | | Weight of `mutate`: transform the syntax tree.

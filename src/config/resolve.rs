@@ -15,7 +15,8 @@ use super::{Config, ScreenChoice};
 use crate::base::text::did_you_mean;
 use crate::base::{Failure, random};
 use crate::llm::{BudgetLimits, LlmSettings, ModelList};
-use crate::search::{SearchMode, SearchSettings};
+use crate::run::{RunDirectory, RunRecord};
+use crate::search::{FoldOrder, SearchMode, SearchSettings};
 use crate::task::{Task, TaskFiles};
 use crate::verdict::DeviceIdentity;
 
@@ -29,10 +30,16 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<ResolvedConfig
     resolve_with(config, &format!("{name}-{time}"), None)
 }
 
-/// Resolves the config of a run that is resumed, with the warm starts that it recorded.
+/// What a resumed run keeps from its record, whatever the config says now.
+pub(crate) struct Recorded {
+    pub(crate) warm_starts: WarmStarts,
+    pub(crate) order: FoldOrder,
+}
+
+/// Resolves the config of a run that is resumed.
 pub(crate) fn resolve_for_resume(
     config: &Config,
-    recorded: WarmStarts,
+    recorded: Recorded,
 ) -> Result<ResolvedConfig, Failure> {
     resolve_with(config, "run", Some(recorded))
 }
@@ -40,7 +47,7 @@ pub(crate) fn resolve_for_resume(
 fn resolve_with(
     config: &Config,
     name: &str,
-    recorded: Option<WarmStarts>,
+    recorded: Option<Recorded>,
 ) -> Result<ResolvedConfig, Failure> {
     config.check()?;
     let mut choices = Vec::new();
@@ -69,9 +76,9 @@ fn resolve_with(
             Ok((named, task))
         })
         .collect::<Result<Vec<_>, Failure>>()?;
-    let from = match recorded {
-        Some(recorded) => recorded,
-        None => find_warm_starts(&config.from, &found)?,
+    let (from, order) = match recorded {
+        Some(recorded) => (recorded.warm_starts, recorded.order),
+        None => (find_warm_starts(&config.from, &found)?, choose_order(&llm)),
     };
     check_kernels_can_be_made(&config.search, &llm)?;
     let names: Vec<String> = found.iter().map(|(named, _)| named.name.clone()).collect();
@@ -103,6 +110,7 @@ fn resolve_with(
         racing: config.eval.racing,
         require_sandbox: config.eval.require_sandbox,
         window,
+        order,
         search: config.search.clone(),
         llm,
         limits: BudgetLimits::new(config.budget.usd, config.budget.tokens),
@@ -161,6 +169,14 @@ fn choose_window(search: &SearchSettings, llm: &LlmSettings, in_flight: usize) -
         SearchMode::Tune => 1,
     };
     search.window.unwrap_or(default).max(1)
+}
+
+/// The order of the fold of a new run. A run that replays another has the order of that one, because it must decide the same briefs.
+fn choose_order(llm: &LlmSettings) -> FoldOrder {
+    let replayed = llm.replayed_run().map(RunDirectory::new);
+    // A directory that cannot be read is reported when the models are opened.
+    let record = replayed.and_then(|directory| RunRecord::read(&directory).ok());
+    record.map_or(FoldOrder::Journal, |record| record.order)
 }
 
 /// Loads a task, and sets the config's timing budget and precision in its profile.

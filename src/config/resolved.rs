@@ -44,6 +44,8 @@ pub struct ResolvedConfig {
     pub racing: bool,
     pub require_sandbox: bool,
     pub window: u64,
+    /// The order in which the searches take the results of steps.
+    pub order: search::FoldOrder,
     pub search: search::SearchSettings,
     /// The models and how they are used, resolved.
     pub llm: llm::LlmSettings,

@@ -28,6 +28,7 @@ mod options;
 mod point_limits;
 mod promote;
 mod proposer;
+mod replay_turns;
 mod reporter;
 mod results;
 mod resume;

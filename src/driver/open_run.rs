@@ -15,6 +15,7 @@ use super::journal_writer::JournalWriter;
 use super::options::{RunOptions, StartMode};
 use super::point_limits::PointLimits;
 use super::proposer::Proposer;
+use super::replay_turns::ReplayTurns;
 use super::reporter::Reporter;
 use super::resume;
 use super::scheduler::Scheduler;
@@ -30,8 +31,8 @@ use crate::event::{
 };
 use crate::llm::{Budget, BudgetLimits};
 use crate::report::{Observer, Progress, Standing};
-use crate::run::{self, Journal, RunDirectory, RunLock, RunRecord, TaskSessions};
-use crate::search::Search;
+use crate::run::{self, Journal, RunDirectory, RunLock, RunRecord, TaskDirectory, TaskSessions};
+use crate::search::{FoldOrder, Search};
 use crate::task::Task;
 use crate::verdict::SelfTest;
 use crate::worker::WorkerFault;
@@ -217,6 +218,7 @@ impl OpenRun {
             let max_history = options.search.history;
             ModelRequests::new(models, budget, replayed.feedback, max_history)
         });
+        let replay = replay_turns(options, task, &directory)?;
         let mut state = TaskState {
             task: task.clone(),
             search: replayed.search,
@@ -226,6 +228,7 @@ impl OpenRun {
             point_limits: PointLimits::new(&options.record, task),
             anchor: OnceCell::new(),
             requests,
+            replay,
             faults: FaultPolicy::default(),
             time: TaskTime::new(limits, replayed.earlier, replayed.time_tally),
             writer: JournalWriter::new(directory, replayed.journal, replayed.lines),
@@ -347,6 +350,21 @@ fn timing_seconds(record: &RunRecord, task: &Task) -> f64 {
     profile.map_or(0.0, |profile| profile.seconds)
 }
 
+/// The turns of a task's results if the run replays another. In step order nothing depends on them.
+fn replay_turns(
+    options: &RunOptions,
+    task: &Task,
+    directory: &TaskDirectory,
+) -> Result<Option<ReplayTurns>> {
+    let models = options.models.as_ref();
+    let replayed = models.and_then(|models| models.backend.replayed_run());
+    let Some(replayed) = replayed.filter(|_| options.record.order == FoldOrder::Journal) else {
+        return Ok(None);
+    };
+    let replayed = RunDirectory::new(&replayed).task_for_reading(&task.name)?;
+    ReplayTurns::open(&replayed.journal(), &directory.journal()).map(Some)
+}
+
 /// The search of a task before its first step.
 fn new_search(options: &RunOptions, task: &Task) -> Search {
     let starts: Vec<_> = task
@@ -355,8 +373,14 @@ fn new_search(options: &RunOptions, task: &Task) -> Search {
         .collect();
     let models = options.models.as_ref();
     let pool = models.map(|models| models.backend.model_pool());
-    let RunRecord { seed, window, .. } = options.record;
+    let RunRecord {
+        seed,
+        window,
+        order,
+        ..
+    } = options.record;
     Search::new(&options.search, seed, window, u64::MAX, &starts)
+        .with_order(order)
         .with_models(pool.unwrap_or_default())
         .with_baseline(Digest::of(task.baseline().1))
 }

@@ -17,7 +17,7 @@ pub struct RunOptions {
     pub directory: PathBuf,
     pub start: StartMode,
     /// What the results depend on. On resume it is compared with the record in the directory, so `record.window` must be the recorded
-    /// one unless the user has changed it.
+    /// one unless the user has changed it, and `record.order` always.
     pub record: RunRecord,
     /// The tasks of `record`, in the same order, each once.
     pub tasks: Vec<Arc<Task>>,

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::asking::ModelProposal;
 use super::fault_policy::harness_fault;
+use super::replay_turns::ReplayTurns;
 use super::round::Round;
 use super::running::{Evaluation, EvaluationPurpose, WorkResult};
 use super::task_state::TaskState;
@@ -32,9 +33,32 @@ struct Timed {
 }
 
 impl TaskState<'_> {
-    /// Makes all results durable and acts on them. A failure of the machinery is returned only after the other results are
-    /// recorded.
+    /// Makes all results durable and acts on them. In a replay, results wait until the replayed run had them.
     pub(super) fn settle(&mut self, results: Vec<WorkResult>) -> Result<()> {
+        let due = match &mut self.replay {
+            Some(turns) => turns.take_due(results),
+            None => results,
+        };
+        self.settle_due(due)
+    }
+
+    /// Settles the next results that wait for a turn which does not come. Returns whether there are any.
+    pub(super) fn settle_overdue(&mut self) -> Result<bool> {
+        let overdue = self.replay.as_mut().map(ReplayTurns::take_overdue);
+        let overdue = overdue.unwrap_or_default();
+        let is_any = !overdue.is_empty();
+        self.settle_due(overdue)?;
+        Ok(is_any)
+    }
+
+    /// Settles all results that wait for their turn. Later ones do not wait: the search has ended.
+    pub(super) fn end_replay(&mut self) -> Result<()> {
+        let held = self.replay.take().map(|mut turns| turns.take_all());
+        self.settle_due(held.unwrap_or_default())
+    }
+
+    /// Makes results durable and acts on them. A failure of the machinery is returned only after the other results are recorded.
+    fn settle_due(&mut self, results: Vec<WorkResult>) -> Result<()> {
         let mut round = Round::default();
         let mut first_error = None;
         for result in results {

@@ -121,6 +121,9 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
                 return Ok(LoopEnd::Finished);
             }
             if self.state.scheduler.running.is_empty() {
+                if self.state.settle_overdue()? {
+                    continue;
+                }
                 return self.end_of_search();
             }
             let deadline = self.state.time.search_end(self.state.first_to_confirm());
@@ -213,10 +216,13 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
         if requests.is_some_and(|requests| requests.awaits_mailbox()) {
             return Ok(LoopEnd::AwaitingReplies);
         }
-        bail!(
-            "deadlock: step {} has no pending work (a bug in kforge)",
-            self.state.search.folded() + 1
-        );
+        match self.state.search.unfinished().next() {
+            Some(unfinished) => bail!(
+                "deadlock: step {} has no pending work (a bug in kforge)",
+                unfinished.step
+            ),
+            None => bail!("deadlock: no step is in progress (a bug in kforge)"),
+        }
     }
 
     /// Ends the run if no model can be asked any more. Ends the search if the search says so, or the time is spent.
@@ -232,6 +238,7 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
             self.wait_for_replies().await?;
             // The fold has decided without the steps that are still in progress.
             self.state.scheduler.running.cancel_all().await;
+            self.state.replay = None;
             if let Some(requests) = &mut self.state.requests {
                 requests.clear();
             }
@@ -264,6 +271,7 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
 
     /// `budget`: the time budget that is spent.
     fn stop_at_last_step(&mut self, why: StopReason, budget: Option<Duration>) -> Result<()> {
+        self.state.end_replay()?;
         let at = self.state.briefs.last_step();
         let limit = budget.map(|budget| budget.as_secs_f64());
         self.state.stop(Stopped { why, at, limit })

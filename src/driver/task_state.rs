@@ -5,6 +5,7 @@
 //! | `briefs` | open steps |
 //! | `scheduler` | running work, and the queue in front of the judge |
 //! | `requests` | exchanges with models, and their budget |
+//! | `replay` | results that wait until the replayed run had them |
 //! | `faults` | harness errors |
 //! | `time` | time budgets, and what the time was spent on |
 //! | `writer` | the task's files and journal |
@@ -23,6 +24,7 @@ use super::briefs::OpenBriefs;
 use super::fault_policy::FaultPolicy;
 use super::journal_writer::JournalWriter;
 use super::point_limits::PointLimits;
+use super::replay_turns::ReplayTurns;
 use super::reporter::Reporter;
 use super::round::{FollowUp, Round};
 use super::scheduler::{DispatchParts, Scheduler};
@@ -45,6 +47,8 @@ pub(super) struct TaskState<'a> {
     pub(super) anchor: OnceCell<Option<Anchor>>,
     /// `None` if the run has no models.
     pub(super) requests: Option<ModelRequests<'a>>,
+    /// `None` if the run replays no other, or its search has ended.
+    pub(super) replay: Option<ReplayTurns>,
     pub(super) faults: FaultPolicy,
     pub(super) time: TaskTime,
     pub(super) writer: JournalWriter,

@@ -52,7 +52,7 @@ pub struct ModelBrief {
     /// Name of the strategy card to try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub card: Option<String>,
-    /// Last step that the prompt may mention. Whether later steps have ended depends on timing, so they are left out.
+    /// How many steps were folded when the brief was decided. The prompt may mention these: whether others have ended depends on timing.
     pub known: u64,
     /// Kernels to show besides the parents. The prompt takes as many as fit.
     #[serde(default)]

@@ -224,7 +224,7 @@ pub struct Compared {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stopped {
     pub why: StopReason,
-    /// Last step that counts.
+    /// How many steps count. After a stop by time or money: the last step that was planned.
     pub at: u64,
     /// `seconds`, `device_seconds`: the budget that was spent, in seconds. The search goes on only with a larger one. `None` for other
     /// reasons, and in journals of earlier versions.

@@ -3,6 +3,7 @@
 //! Writes no files and knows no prompts. How one request is sent is up to its provider (`http`, `command`, `mailbox`, `replay`).
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -34,6 +35,7 @@ const MAX_FIELD_CHANGES: u32 = 12;
 /// The models of a run. Shared by all concurrent requests.
 pub struct Client {
     models: Vec<ServedModel>,
+    replayed_run: Option<PathBuf>,
     slots: Semaphore,
     retries: u32,
     patience: Duration,
@@ -118,12 +120,18 @@ impl Client {
         }
         Ok(Self {
             models: served,
+            replayed_run: settings.replayed_run().map(Path::to_owned),
             slots: Semaphore::new(settings.concurrency),
             retries: settings.retries,
             patience: Duration::from_secs_f64(settings.patience_seconds),
             waiting: Mutex::default(),
             next_wait: AtomicU64::new(0),
         })
+    }
+
+    /// The directory of the run whose replies all models repeat, if they do.
+    pub(crate) fn replayed_run(&self) -> Option<&Path> {
+        self.replayed_run.as_deref()
     }
 
     /// The models, in the config's order.
@@ -155,12 +163,15 @@ impl Client {
         prices::worst_case(rates, bytes + MAX_OVERHEAD_TOKENS, request.max_output)
     }
 
-    /// The cost of a reply: from the provider's token counts; zero if it was certainly not billed; else the reserved worst case.
+    /// The cost of a reply: what the replayed run recorded, if the config has no other price; from the provider's token counts; zero if it was certainly not billed; else the reserved worst case.
     /// The tokens of `command` and `mailbox` are estimated from the bytes of prompt and reply.
     pub fn cost(&self, model: &str, request: &Request, reserved: &Cost, reply: &Reply) -> Cost {
         let Some(served) = self.served(model) else {
             return *reserved;
         };
+        if let (Some(recorded), None) = (reply.recorded_cost, &served.rates) {
+            return recorded;
+        }
         if let Some(usage) = &reply.usage {
             return prices::cost_of_usage(served.rates.as_ref(), usage);
         }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
-use crate::event::{ReplyOutcome, Usage};
+use crate::event::{Cost, ReplyOutcome, Usage};
 
 mod body;
 mod budget;
@@ -90,6 +90,8 @@ pub struct Reply {
     pub text: String,
     /// The provider's token counts; `None` if it reported none.
     pub usage: Option<Usage>,
+    /// `replay`: the cost in the journal of the earlier run.
+    pub recorded_cost: Option<Cost>,
     /// Whether the request may have been billed. False if no connection was made or the server turned it away.
     pub is_billable: bool,
     /// The number of requests sent, including those turned away.
@@ -110,6 +112,7 @@ impl Reply {
             outcome,
             text,
             usage: None,
+            recorded_cost: None,
             is_billable: true,
             tries: 1,
             seconds: 0.0,

@@ -1,6 +1,7 @@
-//! An earlier run as a model: its reply to the same task, step and ask, with the recorded outcome and usage.
+//! An earlier run as a model: its reply to the same task, step and ask, with the recorded outcome, usage and cost.
 //!
-//! Reads that run's journals and `response.md` files, and never writes there. It does not compare prompts.
+//! Reads that run's journals and `response.md` files, and never writes there. It does not compare prompts, and answers at once:
+//! `driver::replay_turns` holds each answer until its turn.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -73,6 +74,7 @@ impl ReplayProvider {
         };
         Ok(Reply {
             usage: replied.usage,
+            recorded_cost: Some(replied.cost_in_tokens()),
             detail: replied.detail.clone(),
             is_billable: !matches!(
                 replied.outcome,

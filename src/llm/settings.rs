@@ -2,7 +2,7 @@
 //!
 //! Sends nothing and reads no key, only whether one is set. Settings of single models are checked in `model_check`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -177,6 +177,18 @@ impl LlmSettings {
             }
         }
         Ok(())
+    }
+
+    /// The directory of the run whose replies all models repeat, if they do.
+    pub(crate) fn replayed_run(&self) -> Option<&Path> {
+        let ModelList::Listed(models) = &self.models else {
+            return None;
+        };
+        let run = models.first()?.from.as_deref()?;
+        let repeats = |model: &ModelSettings| {
+            model.provider == ProviderName::Replay && model.from.as_deref() == Some(run)
+        };
+        models.iter().all(repeats).then_some(run)
     }
 
     /// Resolves `auto`, URLs and keys. Also returns what was decided, one line each.

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use super::directory::RunDirectory;
 use crate::base::{Digest, Failure, exact, files, yaml};
 use crate::event::RecordChange;
+use crate::search::FoldOrder;
 use crate::verdict::DeviceIdentity;
 
 /// Version of the format of `run.yaml`.
@@ -25,8 +26,11 @@ pub struct RunRecord {
     pub host: String,
     #[serde(with = "exact::number")]
     pub seed: u64,
-    /// The brief of step n depends on the results of steps 1 to n - window.
+    /// The maximum number of steps in flight.
     pub window: u64,
+    /// The order in which the search takes the results of steps. Earlier versions recorded none.
+    #[serde(default = "order_of_earlier_versions")]
+    pub order: FoldOrder,
     pub backend: String,
     pub device: DeviceIdentity,
     pub tasks: IndexMap<String, TaskRecord>,
@@ -35,6 +39,10 @@ pub struct RunRecord {
     pub prompts: Option<String>,
     /// The resolved config.
     pub config: Value,
+}
+
+fn order_of_earlier_versions() -> FoldOrder {
+    FoldOrder::Step
 }
 
 /// Hashes of everything that a task consists of.
@@ -227,6 +235,7 @@ mod tests {
             host: "here".to_owned(),
             seed: u64::MAX,
             window: 4,
+            order: FoldOrder::Journal,
             backend: "cpu".to_owned(),
             device: DeviceIdentity::default(),
             tasks: IndexMap::from([("softmax".to_owned(), task)]),

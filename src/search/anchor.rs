@@ -86,7 +86,7 @@ impl Search {
     /// The starting kernels that have passed and were timed in full, the fastest first. `None` until all starting kernels are folded, so
     /// that it does not depend on the order in which they arrive.
     pub(crate) fn timed_starts(&self) -> Option<Vec<u64>> {
-        if self.folded() < self.starting_kernel_count() {
+        if !self.are_starts_folded() {
             return None;
         }
         let mut starts: Vec<_> = self.start_speedups.iter().collect();

@@ -7,8 +7,8 @@ use crate::event::{Brief, Operator};
 /// The recorded brief of a step differs from the planned one, because kforge, the config or the starting kernels have changed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Divergence {
-    /// The brief that this search decides.
-    pub planned: Brief,
+    /// The brief that this search decides. `None` if it would not decide one yet.
+    pub planned: Option<Brief>,
     /// The brief in the journal.
     pub recorded: Brief,
 }
@@ -17,13 +17,17 @@ impl std::error::Error for Divergence {}
 
 impl fmt::Display for Divergence {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { planned, recorded } = self;
         write!(
             formatter,
-            "step {} was asked as {}, but would now be asked as {}",
-            self.recorded.step,
-            BriefSummary(&self.recorded),
-            BriefSummary(&self.planned)
-        )
+            "step {} was asked as {}, but would now ",
+            recorded.step,
+            BriefSummary(recorded)
+        )?;
+        match planned {
+            Some(planned) => write!(formatter, "be asked as {}", BriefSummary(planned)),
+            None => formatter.write_str("not be asked yet"),
+        }
     }
 }
 

@@ -1,11 +1,12 @@
-//! The fold: applies complete steps in step order to the archive, the ledger and the planner, and decides when the search ends.
+//! The fold: applies complete steps to the archive, the ledger and the planner, one after the other, and decides when the search ends.
 //!
-//! `resolution` says when a step is complete and what its result is; `planner` decides briefs.
+//! `completion` says which step is next, `resolution` what its result is; `window` decides the next briefs.
 
 use super::Search;
 use super::archive::{Cell, ChallengeOutcome, Elite};
 use super::families::PointResult;
 use super::ledger::{ArchiveDecision, StepOutcome, StepRecord};
+use super::order::FoldOrder;
 use super::pending::{CandidateResult, PendingStep, valid_speedup};
 use super::planner::PlannedBrief;
 use super::resolution::StepResolution;
@@ -49,8 +50,12 @@ impl Search {
                 pending.asked = Some(brief.clone());
                 self.check_recorded_brief(step, updates);
                 self.continue_past_stop(step, updates);
+                self.adopt_recorded_brief(step, updates);
             }
-            Event::Proposed(proposed) => pending.proposed = Some(proposed.clone()),
+            Event::Proposed(proposed) => {
+                pending.proposed = Some(proposed.clone());
+                self.note_duplicate(step, proposed);
+            }
             Event::Failed(failed) => pending.failed = Some(failed.clone()),
             Event::Dueled(dueled) => pending.dueled.push(dueled.clone()),
             Event::Judged(_)
@@ -100,7 +105,9 @@ impl Search {
     /// Folds every step that is next in order and complete.
     pub(super) fn advance(&mut self, updates: &mut Vec<SearchUpdate>) {
         while self.stop_reason().is_none() {
-            let step = self.folded() + 1;
+            let Some(step) = self.next_to_fold() else {
+                return;
+            };
             let Some(resolution) = self.resolve_step(step) else {
                 return;
             };
@@ -118,9 +125,10 @@ impl Search {
                 StepResolution::Failed(_) | StepResolution::Duplicate(_) => None,
             };
             self.pending_duel = None;
-            let Some(planned) = self.planned.pop_front() else {
+            let Some(planned) = self.in_flight.remove(step) else {
                 return;
             };
+            self.complete.pop_front();
             self.fold_step(planned, resolution, decision, updates);
         }
     }
@@ -168,9 +176,14 @@ impl Search {
             detail: detail.into(),
             outcome,
             family: folded.family,
+            position: self.folded() + 1,
         };
         let kernel = folded.proposed.map(|proposed| proposed.kernel);
-        self.ledger.push(record, kernel);
+        self.ledger.push(step, record, kernel);
+        let is_start = self.starting_kernel(step).is_some();
+        if is_start || !self.are_starts_folded() {
+            self.last_gain = self.folded();
+        }
         self.planner
             .record_outcome(&planned.brief, &outcome, &self.settings);
         self.exhausted_in_a_row = if planned.exhausted && !outcome.has_candidate() {
@@ -186,7 +199,8 @@ impl Search {
         self.plan_steps(updates);
         self.decide_stop(step);
         if let Some(why) = self.stop_reason() {
-            updates.push(SearchUpdate::Stopped { why, at: step });
+            let at = self.folded();
+            updates.push(SearchUpdate::Stopped { why, at });
         }
     }
 
@@ -278,6 +292,8 @@ impl Search {
         let (step, speedup) = (elite.step, elite.speedup);
         if is_proven {
             self.best_proven = Some((step, speedup));
+            // The step is not in the ledger yet.
+            self.last_gain = self.folded() + 1;
         }
         self.archive.insert(elite);
         let fastest = self.archive.elites().first();
@@ -291,34 +307,35 @@ impl Search {
             let mut elites = self.archive.elites().iter();
             elites.any(|elite| elite.step == step && elite.speedup.ci95[0] >= target)
         };
-        let last_gain = self.last_gain();
-        let has_lost_patience = |patience| step >= last_gain.saturating_add(patience);
+        let has_lost_patience = |patience| self.steps_without_gain() >= patience;
         self.stopped = if self.settings.target_speedup.is_some_and(has_reached) {
             Some(StopReason::Target)
         } else if self.settings.patience.is_some_and(has_lost_patience) {
             Some(StopReason::Patience)
-        } else if self.exhausted_in_a_row >= self.window {
+        } else if self.is_exhausted() {
             Some(StopReason::Exhausted)
         } else {
             None
         };
     }
 
-    /// The step from which patience counts: the last proven improvement, and not before the starting kernels are over.
-    fn last_gain(&self) -> u64 {
-        let proven = self.best_proven.map_or(0, |(step, _)| step);
-        proven.max(self.starting_kernels.len() as u64)
+    /// Whether nothing is left to try, and no step in flight can change that.
+    fn is_exhausted(&self) -> bool {
+        match self.order {
+            FoldOrder::Step => self.exhausted_in_a_row >= self.window,
+            FoldOrder::Journal => self.in_flight.is_empty(),
+        }
     }
 
-    /// Number of steps since the last proven improvement, which patience limits.
+    /// Number of steps since the last proven improvement, and not before all starting kernels are folded. Patience limits it.
     pub(crate) fn steps_without_gain(&self) -> u64 {
-        self.folded().saturating_sub(self.last_gain())
+        self.folded() - self.last_gain
     }
 
     /// Continues past a stop that the journal has passed already: `asked` was planned from steps after it. The user has lowered
     /// a limit since, and what was found after it stays.
     pub(super) fn continue_past_stop(&mut self, asked: u64, updates: &mut Vec<SearchUpdate>) {
-        while self.stopped.is_some() && asked > self.folded() + self.window {
+        while self.stopped.is_some() && asked >= self.in_flight.next_step() {
             let folded = self.folded();
             self.stopped = None;
             self.advance(updates);

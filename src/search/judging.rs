@@ -27,8 +27,8 @@ impl Search {
         (!incumbents.is_empty()).then_some(incumbents)
     }
 
-    /// The code that a candidate must not repeat: that of its parents that passed and of all elites. Every step in it is earlier than the
-    /// candidate's. Empty for a starting kernel, which is judged in any case.
+    /// The code that a candidate must not repeat: that of its parents that passed and of all elites. Empty for a starting kernel, which is judged
+    /// in any case.
     pub fn code_to_avoid(&self, step: u64) -> Vec<KnownCode> {
         if self.starting_kernel(step).is_some() {
             return Vec::new();
@@ -44,8 +44,7 @@ impl Search {
             let code = self.code_of(step)?;
             Some(KnownCode { code, step })
         };
-        let earlier = steps.into_iter().filter(|earlier| *earlier < step);
-        earlier.filter_map(known).collect()
+        steps.into_iter().filter_map(known).collect()
     }
 
     /// Whether two steps are known to have the same compiled code.

@@ -82,6 +82,8 @@ pub(crate) struct StepRecord {
     pub outcome: StepOutcome,
     /// The number of the candidate's family, if there is a candidate.
     pub(super) family: Option<u32>,
+    /// How many steps were folded with it: 1 for the first.
+    pub position: u64,
 }
 
 /// Sums over the folded steps.
@@ -152,24 +154,39 @@ impl SearchCounts {
     }
 }
 
-/// The records of steps 1, 2, …, without gaps, and their counts.
+/// The records of the folded steps, and their counts.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    records: Vec<StepRecord>,
+    /// By step, from 1. `None`: not folded yet.
+    records: Vec<Option<StepRecord>>,
+    /// The steps in the order of the fold.
+    order: Vec<u64>,
     /// The first recorded step with each source, by the source's hash.
     by_kernel: HashMap<Digest, u64>,
     pub(super) counts: SearchCounts,
 }
 
 impl Ledger {
-    /// The last recorded step; 0 if there is none.
-    pub(super) fn last(&self) -> u64 {
-        self.records.len() as u64
+    /// The number of folded steps.
+    pub(super) fn folded(&self) -> u64 {
+        self.order.len() as u64
     }
 
     pub(super) fn get(&self, step: u64) -> Option<&StepRecord> {
-        self.records
-            .get(usize::try_from(step.checked_sub(1)?).ok()?)
+        let index = usize::try_from(step.checked_sub(1)?).ok()?;
+        self.records.get(index)?.as_ref()
+    }
+
+    /// Whether a step is folded.
+    pub(super) fn contains(&self, step: u64) -> bool {
+        self.get(step).is_some()
+    }
+
+    /// The first `count` steps in the order of the fold, the last one first. `count`: at most the number of folded steps.
+    pub(super) fn latest_of(&self, count: u64) -> impl Iterator<Item = u64> {
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let first = &self.order[..count.min(self.order.len())];
+        first.iter().rev().copied()
     }
 
     /// The family of a step's candidate.
@@ -182,14 +199,17 @@ impl Ledger {
         self.by_kernel.get(kernel).copied()
     }
 
-    /// Records the next step.
-    pub(super) fn push(&mut self, record: StepRecord, kernel: Option<Digest>) {
+    /// Records a step, whose position is the next one.
+    pub(super) fn push(&mut self, step: u64, record: StepRecord, kernel: Option<Digest>) {
         self.counts.add(record.operator, &record.outcome);
-        self.records.push(record);
+        self.order.push(step);
+        let index = usize::try_from(step - 1).unwrap_or(usize::MAX);
+        if index >= self.records.len() {
+            self.records.resize(index + 1, None);
+        }
+        self.records[index] = Some(record);
         if let Some(kernel) = kernel {
-            self.by_kernel
-                .entry(kernel)
-                .or_insert(self.records.len() as u64);
+            self.by_kernel.entry(kernel).or_insert(step);
         }
     }
 }

@@ -3,17 +3,22 @@
 //! A pure state machine: it opens no file, reads no clock, uses no socket or thread, and stores no random generator. A live run
 //! and a resume pass it the same events through `tell` and reach the same state.
 //!
-//! **The fold.** Events may arrive in any order. Steps are folded strictly in step order, each as soon as its events are complete. When
-//! step m has been folded, the brief of step m + window is decided from exactly that state and `ask` returns it; the briefs of steps 1 to
-//! window are decided at the start. A brief that asks a model, and the briefs after it, wait until all starting kernels are folded, so that
-//! no model is asked about a kernel without a verdict. The state after n steps therefore depends on the settings, the seed, the starting
-//! kernels and the contents of the events, never on the order of arrival.
+//! **The fold.** A step is folded once its events are complete: in the order in which the journal made them complete
+//! ([`FoldOrder::Journal`]), so no step waits for another. Whenever a step has been folded, the window has room for another brief. It is
+//! decided from exactly that state, and `ask` returns it; the first briefs are decided at the start. A brief that asks a model, and those
+//! after it, wait until all starting kernels are folded, so that no model is asked about a kernel without a verdict. Steps that ask a model
+//! take at most half of the window, so that kforge's own operators always have room. The state follows from the settings, the seed, the
+//! starting kernels and the events in their order.
 //!
-//! **What completes a step**: a `failed` event; or a `proposed` and a `judged` event; or a `proposed` event alone, if an earlier
-//! step has the same source: the step is then a duplicate whatever other events say. A `failed: duplicate` of a *later* step
+//! Runs of earlier versions have [`FoldOrder::Step`]: steps are folded by their numbers, and the brief of step n is decided when step
+//! n - window has been folded. There the state does not depend on the order of the events.
+//!
+//! **What completes a step**: a `failed` event; or a `proposed` and a `judged` event; or a `proposed` event alone, if a step before it
+//! has the same source: the step is then a duplicate whatever other events say. Before it means in the journal, whatever the numbers of
+//! the steps. In step order it means a smaller number: a `failed: duplicate` of a *later* step
 //! takes over the verdict of that step, and the later step becomes the duplicate. A candidate whose compiled code is that of an earlier
 //! step has a `proposed` event and a `failed: duplicate`. A `judged: harness_error` is not a result: the
-//! fold waits for another `judged` event, or for a `failed: harness_error` event, which closes the step permanently.
+//! step waits for another `judged` event, or for a `failed: harness_error` event, which closes the step permanently.
 //!
 //! **Dismissed candidates.** A judgement may end early if the candidate is surely slower than an incumbent, or leave checks undone that
 //! only matter for a fast kernel. Such a candidate has passed, but it is no elite and no parent, and no prompt shows it. The incumbents
@@ -21,7 +26,7 @@
 //! verdict has the result.
 //!
 //! **Duels.** If a candidate has a better estimate than the elite of its cell, but the intervals overlap, the fold stops until a
-//! `dueled` event has the result of timing both against each other.
+//! `dueled` event has the result of timing both against each other. Steps that become complete meanwhile are folded after it.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -31,15 +36,18 @@ use crate::verdict::{Duel, Speedup, Status, VerdictSummary};
 
 mod anchor;
 mod archive;
+mod completion;
 mod confirmation;
 mod divergence;
 mod families;
 mod fold;
+mod in_flight;
 mod incumbents;
 mod judging;
 mod known_code;
 mod ledger;
 mod model_brief;
+mod order;
 mod parent_pool;
 mod pending;
 mod planner;
@@ -53,25 +61,26 @@ mod tests;
 mod tunable_space;
 mod updates;
 mod view;
+mod window;
 
 pub use anchor::{Anchor, AnchorWorkload};
 pub(crate) use archive::{Archive, ChallengeOutcome, Elite};
-pub(crate) use divergence::Divergence;
 pub use incumbents::Incumbents;
 pub use known_code::KnownCode;
 pub use ledger::{ArchiveDecision, StepOutcome};
 pub(crate) use ledger::{OperatorCounts, SearchCounts, StepRecord};
+pub use order::FoldOrder;
 pub use settings::{FEATURES, OperatorWeights, SearchMode, SearchSettings};
 pub(crate) use updates::{Confirmation, UnfinishedStep};
 pub use updates::{DuelRequest, SearchUpdate};
 pub use view::ModelPool;
 
 use families::Families;
+use in_flight::StepsInFlight;
 use known_code::CodeLog;
 use ledger::Ledger;
 use pending::PendingStep;
-use planner::{PlannedBrief, Planner};
-use view::SearchView;
+use planner::Planner;
 
 /// The state of one task's search.
 #[derive(Debug)]
@@ -79,6 +88,7 @@ pub struct Search {
     settings: SearchSettings,
     seed: u64,
     window: u64,
+    order: FoldOrder,
     steps: u64,
     starting_kernels: Vec<String>,
     model_pool: ModelPool,
@@ -89,16 +99,19 @@ pub struct Search {
     ledger: Ledger,
     families: Families,
     planner: Planner,
-    /// The briefs of the steps after the fold, in step order.
-    planned: VecDeque<PlannedBrief>,
+    in_flight: StepsInFlight,
     /// The events of steps that have not been folded.
     pending: BTreeMap<u64, PendingStep>,
+    /// Only in journal order: the steps that are complete and not folded, in the order in which they became complete.
+    complete: VecDeque<u64>,
     pending_duel: Option<DuelRequest>,
     /// Why the fold ended. `None` also if only the planned steps have run out.
     stopped: Option<StopReason>,
     /// The last kernel that was proven faster than the previous value of this field, and its speedup.
     best_proven: Option<(u64, Speedup)>,
-    /// How many of the last folded steps, without a gap, had an exhausted brief and brought no candidate.
+    /// The number of folded steps at the last proven improvement, and at least when the last starting kernel was folded.
+    last_gain: u64,
+    /// Only used in step order: how many of the last folded steps, without a gap, had an exhausted brief and brought no candidate.
     exhausted_in_a_row: u64,
     confirmations: BTreeMap<u64, Confirmation>,
     /// Kernels that were timed against a starting kernel. `None`: without a result.
@@ -111,7 +124,7 @@ pub struct Search {
 }
 
 impl Search {
-    /// A search without models: it uses kforge's own operators only.
+    /// A search without models, which uses kforge's own operators only, in journal order.
     ///
     /// `settings` must have passed `SearchSettings::check`. `window` is how many steps may be in flight, `steps` how many are
     /// planned; `starting_kernels` are file names.
@@ -126,6 +139,7 @@ impl Search {
             settings: settings.clone(),
             seed,
             window: window.max(1),
+            order: FoldOrder::Journal,
             steps,
             starting_kernels: starting_kernels.to_vec(),
             model_pool: ModelPool::default(),
@@ -134,11 +148,13 @@ impl Search {
             ledger: Ledger::default(),
             families: Families::default(),
             planner: Planner::default(),
-            planned: VecDeque::new(),
+            in_flight: StepsInFlight::default(),
             pending: BTreeMap::new(),
+            complete: VecDeque::new(),
             pending_duel: None,
             stopped: None,
             best_proven: None,
+            last_gain: 0,
             exhausted_in_a_row: 0,
             confirmations: BTreeMap::new(),
             comparisons: BTreeMap::new(),
@@ -153,11 +169,20 @@ impl Search {
     /// The same search with models to choose from. Call it before the first `tell`.
     #[must_use]
     pub fn with_models(self, model_pool: ModelPool) -> Self {
+        Self { model_pool, ..self }.planned_again()
+    }
+
+    /// The same search with another order of the fold. Call it before the first `tell`.
+    #[must_use]
+    pub fn with_order(self, order: FoldOrder) -> Self {
+        Self { order, ..self }.planned_again()
+    }
+
+    fn planned_again(self) -> Self {
         let mut search = Self {
-            model_pool,
             families: Families::default(),
             planner: Planner::default(),
-            planned: VecDeque::new(),
+            in_flight: StepsInFlight::default(),
             stopped: None,
             ..self
         };
@@ -174,15 +199,13 @@ impl Search {
         }
     }
 
-    /// The brief of a step. `None` for steps that are folded or further ahead than the window, and if the search is over.
+    /// The brief of a step. `None` for steps that are folded or not decided yet, and if the search is over.
     pub fn ask(&self, step: u64) -> Option<Brief> {
-        let offset = step.checked_sub(self.folded() + 1)?;
         if step > self.steps || self.stopped.is_some() {
             return None;
         }
-        self.planned
-            .get(usize::try_from(offset).ok()?)
-            .map(|planned| planned.brief.clone())
+        let planned = self.in_flight.get(step)?;
+        Some(planned.brief.clone())
     }
 
     /// Applies an event; the only way to change the state besides `set_steps`. Folded steps do not change, except that an elite
@@ -203,8 +226,9 @@ impl Search {
         if let Event::Judged(judged) = event {
             return self.tell_judged(judged.step, &(&judged.verdict).into());
         }
-        if let Some(step) = event.step().filter(|step| *step > self.folded()) {
+        if let Some(step) = event.step().filter(|step| !self.ledger.contains(*step)) {
             self.store_event(step, event, &mut updates);
+            self.queue_if_complete(step);
             self.advance(&mut updates);
         }
         updates
@@ -216,10 +240,11 @@ impl Search {
         if verdict.status != Status::HarnessError {
             self.note_start_verdict(step, verdict);
         }
-        if step <= self.folded() {
+        if self.ledger.contains(step) {
             self.remeasure_elite(step, verdict, &mut updates);
         } else {
             self.store_verdict(step, verdict, &mut updates);
+            self.queue_if_complete(step);
             self.advance(&mut updates);
         }
         updates
@@ -230,7 +255,7 @@ impl Search {
         self.pending_duel
     }
 
-    /// Why the search is over; `None` while it is not. The last step that counts is [`Search::folded`].
+    /// Why the search is over; `None` while it is not. The folded steps are those that count.
     pub fn stop_reason(&self) -> Option<StopReason> {
         self.stopped
             .or((self.folded() >= self.steps).then_some(StopReason::Steps))
@@ -255,9 +280,9 @@ impl Search {
         updates
     }
 
-    /// The last folded step; 0 before the first.
+    /// The number of folded steps.
     pub fn folded(&self) -> u64 {
-        self.ledger.last()
+        self.ledger.folded()
     }
 
     pub fn archive(&self) -> &Archive {
@@ -266,6 +291,11 @@ impl Search {
 
     pub fn counts(&self) -> &SearchCounts {
         &self.ledger.counts
+    }
+
+    /// The steps that were folded first, at most `count` of them, the last of them first.
+    pub(crate) fn latest_of(&self, count: u64) -> impl Iterator<Item = u64> {
+        self.ledger.latest_of(count)
     }
 
     /// The record of a folded step.
@@ -295,83 +325,14 @@ impl Search {
             let proposed = pending.proposed.as_ref();
             let is_duplicate = proposed
                 .is_some_and(|proposed| self.ledger.step_of_kernel(&proposed.kernel).is_some());
-            let is_finished = pending.failed.is_some() || pending.judged.is_some() || is_duplicate;
+            let is_finished = pending.failed.is_some()
+                || pending.judged.is_some()
+                || is_duplicate
+                || pending.is_queued;
             (!is_finished).then_some(UnfinishedStep {
                 step: *step,
                 proposed,
             })
         })
-    }
-
-    /// Decides the briefs that need no result. Without a starting kernel and without models there are none.
-    fn plan_first_steps(&mut self) {
-        if self.starting_kernels.is_empty() && self.model_pool.models.is_empty() {
-            self.stopped = Some(StopReason::Exhausted);
-            return;
-        }
-        self.plan_steps(&mut Vec::new());
-    }
-
-    /// Decides the briefs of all steps within the window, in step order. Stops at a step that asks a model while a starting kernel
-    /// is not folded: the model would be asked about kernels without a verdict. Such a step is decided once all of them are folded.
-    fn plan_steps(&mut self, updates: &mut Vec<SearchUpdate>) {
-        while (self.planned.len() as u64) < self.window {
-            let step = self.folded() + self.planned.len() as u64 + 1;
-            if !self.plan_step(step, updates) {
-                return;
-            }
-        }
-    }
-
-    /// Decides the brief of a step, and compares it with the recorded one. Returns whether it could be decided.
-    fn plan_step(&mut self, step: u64, updates: &mut Vec<SearchUpdate>) -> bool {
-        let view = SearchView {
-            settings: &self.settings,
-            seed: self.seed,
-            starting_kernels: &self.starting_kernels,
-            archive: &self.archive,
-            ledger: &self.ledger,
-            families: &self.families,
-            model_pool: &self.model_pool,
-        };
-        let planned = self.planner.decide_brief(&view, step);
-        let all_starts_folded = self.folded() >= self.starting_kernels.len() as u64;
-        if planned.brief.operator.asks_model() && !all_starts_folded {
-            return false;
-        }
-        self.planner
-            .record_brief(&planned.brief, &self.ledger, &mut self.families);
-        self.planned.push_back(planned);
-        self.check_recorded_brief(step, updates);
-        true
-    }
-
-    /// Compares the planned brief of a step with the one in the journal. The recorded brief wins: the recorded proposal was made
-    /// for it.
-    fn check_recorded_brief(&mut self, step: u64, updates: &mut Vec<SearchUpdate>) {
-        let Some(offset) = step
-            .checked_sub(self.folded() + 1)
-            .and_then(|offset| usize::try_from(offset).ok())
-        else {
-            return;
-        };
-        let Some(planned) = self.planned.get_mut(offset) else {
-            return;
-        };
-        let pending = self.pending.get(&step);
-        let Some(recorded) = pending.and_then(|pending| pending.asked.as_ref()) else {
-            return;
-        };
-        if planned.is_earlier_form(recorded) {
-            planned.brief = recorded.clone();
-        } else if *recorded != planned.brief {
-            let planned = std::mem::replace(&mut planned.brief, recorded.clone());
-            self.planner
-                .record_brief(recorded, &self.ledger, &mut self.families);
-            updates.push(SearchUpdate::Diverged(Box::new(Divergence {
-                planned,
-                recorded: recorded.clone(),
-            })));
-        }
     }
 }

@@ -13,7 +13,7 @@ use crate::event::{Brief, ContextKernels, ModelBrief, Operator};
 use crate::verdict::Status;
 
 /// How many steps back recent kernels, failures and kernels to repair are looked for.
-const MAX_LOOK_BACK: u64 = 256;
+const MAX_LOOK_BACK: usize = 256;
 
 /// How many of the latest broken kernels are candidates for a repair.
 const MAX_REPAIR_CANDIDATES: usize = 8;
@@ -112,8 +112,8 @@ fn is_repairable(status: Status) -> bool {
 
 /// The folded steps, the latest first.
 fn recent_steps(view: &SearchView<'_>) -> impl Iterator<Item = u64> {
-    let last = view.ledger.last();
-    (last.saturating_sub(MAX_LOOK_BACK) + 1..=last).rev()
+    let latest = view.ledger.latest_of(view.ledger.folded());
+    latest.take(MAX_LOOK_BACK)
 }
 
 /// What a model gets besides the parents. `None` if there is no model.
@@ -134,7 +134,7 @@ pub(super) fn choose_model_brief(
     Some(ModelBrief {
         name: name.clone(),
         card,
-        known: view.ledger.last(),
+        known: view.ledger.folded(),
         context: choose_context(view, parents, stream),
     })
 }

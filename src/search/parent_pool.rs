@@ -29,7 +29,7 @@ impl ParentPool {
         let starts = 1..=view.starting_kernels.len() as u64;
         let not_judged: Vec<_> = starts
             .clone()
-            .filter(|step| *step > view.ledger.last())
+            .filter(|step| !view.ledger.contains(*step))
             .collect();
         Self::StartingKernels(if not_judged.is_empty() {
             starts.collect()

@@ -14,6 +14,10 @@ pub(super) struct PendingStep {
     pub(super) failed: Option<Failed>,
     pub(super) judged: Option<CandidateResult>,
     pub(super) dueled: Vec<Dueled>,
+    /// Only in journal order: the earlier step with the same source.
+    pub(super) duplicate_of: Option<u64>,
+    /// Only in journal order: it is complete and waits for its turn in the fold.
+    pub(super) is_queued: bool,
 }
 
 /// The part of a verdict that the fold needs.

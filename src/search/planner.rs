@@ -43,7 +43,8 @@ pub(super) struct PlannedBrief {
 }
 
 impl PlannedBrief {
-    fn useful(brief: Brief, drawn_seed: u64) -> Self {
+    /// A brief that has something to try.
+    pub(super) fn useful(brief: Brief, drawn_seed: u64) -> Self {
         Self {
             brief,
             drawn_seed,

@@ -5,6 +5,7 @@
 use super::Search;
 use super::archive::ChallengeOutcome;
 use super::ledger::ArchiveDecision;
+use super::order::FoldOrder;
 use super::pending::{CandidateResult, PendingStep};
 use super::updates::DuelRequest;
 use crate::event::{Failed, FailedReason};
@@ -13,9 +14,9 @@ use crate::event::{Failed, FailedReason};
 #[derive(Clone, Copy)]
 pub(super) enum StepResolution {
     Failed(FailedReason),
-    /// It has the same source as this earlier step.
+    /// Its source is that of this step, which comes before it.
     Duplicate(u64),
-    /// Its proposal and verdict are those of this step: the step itself, or a later one with the same source.
+    /// Its proposal and verdict are those of this step: the step itself; or, in step order, a later one with the same source.
     Judged(u64),
 }
 
@@ -29,19 +30,21 @@ impl Search {
             .as_ref()
             .map(|proposed| proposed.kernel)
             .or(failed.and_then(|failed| failed.kernel));
-        if let Some(earlier) = kernel.and_then(|kernel| self.ledger.step_of_kernel(&kernel)) {
+        let earlier = kernel.and_then(|kernel| self.ledger.step_of_kernel(&kernel));
+        if let Some(earlier) = earlier.or(pending.duplicate_of) {
             return Some(StepResolution::Duplicate(earlier));
         }
         match failed {
             None => is_judged(pending).then_some(StepResolution::Judged(step)),
-            Some(failed) if failed.reason == FailedReason::Duplicate => {
-                self.resolve_duplicate(step, failed)
-            }
+            Some(failed) if failed.reason == FailedReason::Duplicate => match self.order {
+                FoldOrder::Step => self.resolve_duplicate(step, failed),
+                FoldOrder::Journal => Some(StepResolution::Duplicate(failed.of.unwrap_or(0))),
+            },
             Some(failed) => Some(StepResolution::Failed(failed.reason)),
         }
     }
 
-    /// The result of a duplicate. If it names a later step, which proposed the source first, that step has the verdict; a later
+    /// The result of a duplicate in step order. If it names a later step, which proposed the source first, that step has the verdict; a later
     /// step may be a duplicate of one later still.
     fn resolve_duplicate(&self, step: u64, failed: &Failed) -> Option<StepResolution> {
         let mut of = failed.of.unwrap_or(0);

@@ -46,8 +46,8 @@ const MAX_EDGES: usize = 1000;
 pub struct SearchSettings {
     /// How parents are chosen.
     pub mode: SearchMode,
-    /// The maximum number of steps in flight. The brief of step n is decided from the results of steps 1 to n - window.
-    /// From 1 to 100,000. Default: 2 × (`eval.in_flight` + `llm.concurrency` if there are models); 1 for `tune`.
+    /// The maximum number of steps in flight. Steps that ask a model take at most half of it, so that kforge's own operators have the
+    /// rest, if they are used. From 1 to 100,000. Default: 2 × (`eval.in_flight` + `llm.concurrency` if there are models); 1 for `tune`.
     pub window: Option<u64>,
     /// The axes of the archive: a feature, and the edges of its bins in ascending order, at most 1,000. Bin 0 has the values below the
     /// first edge, and bin i those with `edge[i - 1] <= value < edge[i]`, counting edges from 0. More axes make more cells: more kinds
@@ -152,6 +152,11 @@ impl Default for OperatorWeights {
 }
 
 impl OperatorWeights {
+    /// Whether an operator that asks no model has a weight.
+    pub(super) fn uses_own_operators(&self) -> bool {
+        self.autotune + self.mutate + self.recombine > 0.0
+    }
+
     pub(super) fn weight_of(&self, operator: Operator) -> f64 {
         match operator {
             Operator::Start => 0.0,

@@ -257,8 +257,8 @@ impl ModelRequests<'_> {
         Ok(context)
     }
 
-    /// A kernel with its feedback. Steps after `known` have none: whether they have ended depends on timing, and the same brief
-    /// must give the same prompt.
+    /// A kernel with its feedback. Steps that were not among the first `known` in the fold have none: whether they have ended depends on
+    /// timing, and the same brief must give the same prompt.
     fn run_kernel(
         &mut self,
         step: u64,
@@ -270,7 +270,8 @@ impl ModelRequests<'_> {
         }
         let search = parts.search;
         let record = search.record(step);
-        let feedback = if step <= known {
+        let is_known = record.is_some_and(|record| record.position <= known);
+        let feedback = if is_known {
             self.feedback.feedback(step, &parts.judged_steps())?
         } else {
             None

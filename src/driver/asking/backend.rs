@@ -3,6 +3,7 @@
 //! `template_backend` implements it; tests bring their own. Holds no state of a run.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -43,6 +44,11 @@ pub trait ModelBackend: Send + Sync {
     /// Whether the model is a mailbox: a request that was sent once waits for its reply permanently, and is not sent again after
     /// a kill.
     fn is_mailbox(&self, model: &str) -> bool;
+
+    /// The directory of the run whose replies all models repeat, if they do.
+    fn replayed_run(&self) -> Option<PathBuf> {
+        None
+    }
 
     /// One line for each waiting request: model, reason and remaining time.
     fn waiting_lines(&self) -> Vec<String>;

@@ -14,7 +14,7 @@ use crate::propose::prompt::{Feedback, HistoryEntry, describe_failed_step};
 use crate::search::StepOutcome;
 
 /// Number of steps that are searched for each entry of the history.
-const SCANNED_PER_ENTRY: u64 = 16;
+const SCANNED_PER_ENTRY: usize = 16;
 
 /// Number of steps whose feedback is kept in memory.
 const MAX_KEPT: usize = 256;
@@ -74,18 +74,18 @@ impl FeedbackLog {
         Ok(feedback)
     }
 
-    /// The most recent steps up to `known` that are worth mentioning, at most `max`, in step order: those that asked a model, and
-    /// those that entered the archive.
+    /// The most recent of the first `known` folded steps that are worth mentioning, at most `max`, in the order of the fold: those that
+    /// asked a model, and those that entered the archive.
     pub(super) fn history(
         &mut self,
         steps: &JudgedSteps<'_>,
         known: u64,
         max: u64,
     ) -> Result<Vec<HistoryEntry>> {
-        let first = known.saturating_sub(max.saturating_mul(SCANNED_PER_ENTRY)) + 1;
         let max = usize::try_from(max).unwrap_or(usize::MAX);
+        let scanned = max.saturating_mul(SCANNED_PER_ENTRY);
         let mut history = Vec::new();
-        for step in (first..=known).rev() {
+        for step in steps.search.latest_of(known).take(scanned) {
             if history.len() >= max {
                 break;
             }

@@ -2,6 +2,7 @@
 //!
 //! Decides nothing about steps or budgets; `requests` does.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -194,6 +195,10 @@ impl ModelBackend for TemplateBackend {
     fn is_mailbox(&self, model: &str) -> bool {
         let provider = self.client.model(model).map(|facts| facts.provider);
         provider == Some(ProviderName::Mailbox)
+    }
+
+    fn replayed_run(&self) -> Option<PathBuf> {
+        self.client.replayed_run().map(Path::to_owned)
     }
 
     fn waiting_lines(&self) -> Vec<String> {

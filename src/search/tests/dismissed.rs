@@ -124,7 +124,7 @@ fn dismissed_candidate_stays_out_when_the_incumbent_is_removed() {
 #[test]
 fn incumbents_are_elites_and_starting_kernels_that_wait_for_the_fold() {
     let bar = |incumbents: Option<Incumbents>| incumbents?.bar(&IndexMap::new());
-    let mut search = search_of_one_kind();
+    let mut search = search_of_one_kind().with_order(FoldOrder::Step);
     assert_eq!(search.incumbents(), None);
     // Another candidate may still lose to a candidate that arrives before its turn.
     tell(&mut search, 3, passed(5.0));
@@ -252,7 +252,7 @@ fn candidates_with_the_same_code_need_no_duel() {
 #[test]
 fn dismissals_do_not_make_the_order_of_arrival_matter() {
     let run = |schedule| {
-        let mut run = ScriptedRun::new(&settings(), 60);
+        let mut run = ScriptedRun::in_order(FoldOrder::Step, &settings(), 60);
         run.dismissals = 0.4;
         run.run_until(schedule, usize::MAX);
         run
@@ -284,7 +284,8 @@ fn dismissals_do_not_make_the_order_of_arrival_matter() {
         let other = run(schedule);
         assert_eq!(other.state(), state);
         for cut in (0..other.journal.len()).step_by(17) {
-            let mut resumed = ScriptedRun::resume(&settings(), 60, &other.journal[..cut]);
+            let resumed = ScriptedRun::in_order(FoldOrder::Step, &settings(), 60);
+            let mut resumed = resumed.resumed(&other.journal[..cut]);
             resumed.dismissals = 0.4;
             resumed.run_until(schedule, usize::MAX);
             assert_eq!(resumed.state(), state, "cut at {cut}");

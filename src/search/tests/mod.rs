@@ -1,6 +1,7 @@
 //! Tests of the search against scripted proposers and verdicts, with steps in flight that finish in any order.
 
 mod dismissed;
+mod journal_order;
 mod order;
 mod retire;
 mod steps;
@@ -27,6 +28,13 @@ impl Search {
         self.ledger
             .step_of_kernel(kernel)
             .or_else(|| in_pending().map(|(step, _)| *step))
+    }
+
+    /// The briefs that are decided, and not folded.
+    fn planned(&self) -> Vec<Brief> {
+        let steps = 1..self.in_flight.next_step();
+        let planned = steps.filter_map(|step| self.in_flight.get(step));
+        planned.map(|planned| planned.brief.clone()).collect()
     }
 }
 
@@ -150,9 +158,13 @@ fn settings() -> SearchSettings {
 
 impl ScriptedRun {
     fn new(settings: &SearchSettings, steps: u64) -> Self {
+        Self::in_order(FoldOrder::Journal, settings, steps)
+    }
+
+    fn in_order(order: FoldOrder, settings: &SearchSettings, steps: u64) -> Self {
         let search = Search::new(settings, 42, 4, steps, &starts());
         Self {
-            search,
+            search: search.with_order(order),
             journal: vec![],
             sources: BTreeMap::new(),
             briefs: BTreeMap::new(),
@@ -163,8 +175,8 @@ impl ScriptedRun {
     }
 
     /// A run that starts from a journal, as a resumed run does.
-    fn resume(settings: &SearchSettings, steps: u64, journal: &[Event]) -> Self {
-        let mut run = Self::new(settings, steps);
+    fn resumed(mut self, journal: &[Event]) -> Self {
+        let run = &mut self;
         let mut pending = BTreeMap::new();
         for event in journal {
             if let Event::Asked(brief) = event {
@@ -185,7 +197,7 @@ impl ScriptedRun {
             }
             run.tell(event.clone());
         }
-        run
+        self
     }
 
     fn tell(&mut self, event: Event) {
@@ -288,13 +300,14 @@ impl ScriptedRun {
             while (in_flight.len() as u64) < schedule.in_flight
                 && let Some(brief) = self.search.ask(next)
             {
-                assert!(
-                    brief
-                        .parents
-                        .iter()
-                        .all(|parent| parent + 4 <= brief.step || *parent <= 2),
-                    "{brief:?} was decided too early"
-                );
+                for parent in &brief.parents {
+                    let is_known = match self.search.order {
+                        FoldOrder::Step => parent + 4 <= brief.step,
+                        FoldOrder::Journal => self.search.record(*parent).is_some(),
+                    };
+                    let is_known = is_known || *parent <= 2;
+                    assert!(is_known, "{brief:?} was decided too early");
+                }
                 self.briefs.insert(next, brief.clone());
                 self.tell(Event::Asked(brief.clone()));
                 in_flight.push(brief);
@@ -393,24 +406,19 @@ impl ScriptedRun {
         false
     }
 
-    /// The state that must not depend on the order of arrival.
+    /// The state that follows from the events.
     fn state(&self) -> ComparableState {
         let search = &self.search;
+        let is_folded = |brief: &&Brief| search.record(brief.step).is_some();
         ComparableState {
-            briefs: self
-                .briefs
-                .range(..=search.folded())
-                .map(|(_, brief)| brief.clone())
-                .collect(),
-            records: (1..=search.folded())
-                .map(|step| search.record(step).unwrap().clone())
+            briefs: self.briefs.values().filter(is_folded).cloned().collect(),
+            records: (1..search.in_flight.next_step())
+                .filter_map(|step| search.record(step).cloned())
                 .collect(),
             archive: search.archive.clone(),
             counts: search.counts().clone(),
             stop: search.stop_reason(),
-            next: (1..=search.window)
-                .map(|ahead| search.planned[ahead as usize - 1].brief.clone())
-                .collect(),
+            next: search.planned(),
         }
     }
 }
@@ -431,6 +439,12 @@ struct ComparableState {
 
 fn run_to_end(steps: u64, schedule: Schedule) -> ScriptedRun {
     let mut run = ScriptedRun::new(&settings(), steps);
+    run.run_until(schedule, usize::MAX);
+    run
+}
+
+fn run_in_step_order(steps: u64, schedule: Schedule) -> ScriptedRun {
+    let mut run = ScriptedRun::in_order(FoldOrder::Step, &settings(), steps);
     run.run_until(schedule, usize::MAX);
     run
 }

@@ -1,10 +1,15 @@
-//! Tests of whole runs: the same state in any order of arrival and after a kill at any point, with a bounded state.
+//! Tests of whole runs in step order: the same state in any order of arrival and after a kill at any point. And in both orders: nothing is
+//! tried twice, the search ends, its state is bounded.
 
 use super::*;
 
+fn in_step_order(steps: u64) -> ScriptedRun {
+    ScriptedRun::in_order(FoldOrder::Step, &settings(), steps)
+}
+
 #[test]
 fn the_same_verdicts_in_any_order_give_the_same_briefs_and_archive() {
-    let reference = run_to_end(150, SEQUENTIAL);
+    let reference = run_in_step_order(150, SEQUENTIAL);
     let expected = reference.state();
     // The reference must have the cases that could go wrong.
     assert!(
@@ -38,7 +43,7 @@ fn the_same_verdicts_in_any_order_give_the_same_briefs_and_archive() {
     );
     let mut backwards = 0;
     for order in 0..60 {
-        let run = run_to_end(
+        let run = run_in_step_order(
             150,
             Schedule {
                 in_flight: 4,
@@ -57,7 +62,7 @@ fn the_same_verdicts_in_any_order_give_the_same_briefs_and_archive() {
 
 #[test]
 fn a_journal_replayed_in_any_order_gives_the_same_state() {
-    let reference = run_to_end(
+    let reference = run_in_step_order(
         80,
         Schedule {
             in_flight: 4,
@@ -68,7 +73,7 @@ fn a_journal_replayed_in_any_order_gives_the_same_state() {
     for order in 0..40 {
         let mut journal = reference.journal.clone();
         RandomStream::new(order, "shuffle", 0).shuffle(&mut journal);
-        let mut run = ScriptedRun::new(&settings(), 80);
+        let mut run = in_step_order(80);
         run.briefs = reference.briefs.clone();
         for event in journal {
             run.tell(event);
@@ -89,9 +94,9 @@ fn a_run_killed_after_any_event_resumes_to_the_same_state() {
         arrival_seed: 9,
         fault_rate: 0.1,
     };
-    let reference = run_to_end(60, schedule);
+    let reference = run_in_step_order(60, schedule);
     for cut in 0..reference.journal.len() {
-        let mut run = ScriptedRun::resume(&settings(), 60, &reference.journal[..cut]);
+        let mut run = in_step_order(60).resumed(&reference.journal[..cut]);
         run.run_until(
             Schedule {
                 arrival_seed: cut as u64,
@@ -105,13 +110,13 @@ fn a_run_killed_after_any_event_resumes_to_the_same_state() {
 
 #[test]
 fn steps_added_later_get_the_same_briefs_as_steps_planned_at_once() {
-    let expected = run_to_end(90, SEQUENTIAL).state();
+    let expected = run_in_step_order(90, SEQUENTIAL).state();
     let schedule = Schedule {
         in_flight: 4,
         arrival_seed: 3,
         fault_rate: 0.0,
     };
-    let mut run = run_to_end(40, schedule);
+    let mut run = run_in_step_order(40, schedule);
     assert_eq!(
         (
             run.search.stop_reason(),
@@ -132,7 +137,7 @@ fn steps_added_later_get_the_same_briefs_as_steps_planned_at_once() {
         at: 40,
         limit: None,
     }));
-    let mut again = ScriptedRun::resume(&settings(), 90, &run.journal);
+    let mut again = in_step_order(90).resumed(&run.journal);
     again.run_until(schedule, usize::MAX);
     assert_eq!(again.state(), expected);
     // Confirmations at the first end must not affect later briefs.
@@ -150,7 +155,7 @@ fn steps_added_later_get_the_same_briefs_as_steps_planned_at_once() {
 
 #[test]
 fn no_point_of_a_family_is_tried_twice() {
-    let run = run_to_end(
+    let run = run_in_step_order(
         400,
         Schedule {
             in_flight: 4,
@@ -176,9 +181,10 @@ fn no_point_of_a_family_is_tried_twice() {
 }
 
 #[test]
-fn a_search_with_nothing_left_stops_as_exhausted_at_a_fixed_step() {
-    let small = |schedule| {
-        let mut run = ScriptedRun::new(
+fn a_search_with_nothing_left_stops_as_exhausted() {
+    let small = |order, schedule| {
+        let mut run = ScriptedRun::in_order(
+            order,
             &SearchSettings {
                 operators: OperatorWeights {
                     propose: 0.0,
@@ -196,18 +202,19 @@ fn a_search_with_nothing_left_stops_as_exhausted_at_a_fixed_step() {
         run.run_until(schedule, usize::MAX);
         run
     };
-    let expected = small(SEQUENTIAL);
+    let expected = small(FoldOrder::Step, SEQUENTIAL);
     assert_eq!(expected.search.stop_reason(), Some(StopReason::Exhausted));
-    for order in 0..5 {
-        assert_eq!(
-            small(Schedule {
-                in_flight: 4,
-                arrival_seed: order,
-                fault_rate: 0.0
-            })
-            .state(),
-            expected.state()
-        );
+    for arrival_seed in 0..5 {
+        let schedule = Schedule {
+            in_flight: 4,
+            arrival_seed,
+            fault_rate: 0.0,
+        };
+        assert_eq!(small(FoldOrder::Step, schedule).state(), expected.state());
+        let by_journal = small(FoldOrder::Journal, schedule).search;
+        assert_eq!(by_journal.stop_reason(), Some(StopReason::Exhausted));
+        // It ends when the last step in flight has brought nothing, without a step that tries nothing.
+        assert!(by_journal.in_flight.is_empty());
     }
     assert_eq!(
         Search::new(&settings(), 1, 4, 10, &[]).stop_reason(),
@@ -263,7 +270,7 @@ fn patience_and_target_stop_at_the_same_step_in_any_arrival_order() {
         ),
     ] {
         let stopped = |schedule| {
-            let mut run = ScriptedRun::new(&settings, 5000);
+            let mut run = ScriptedRun::in_order(FoldOrder::Step, &settings, 5000);
             run.run_until(schedule, usize::MAX);
             (run.search.stop_reason(), run.state())
         };
@@ -337,7 +344,7 @@ fn state_of_the_search_is_bounded() {
         let search = &run.search;
         assert_eq!(search.folded(), step);
         assert!(search.pending.is_empty(), "after step {step}");
-        assert_eq!(search.planned.len() as u64, search.window);
+        assert_eq!(search.in_flight.len(), search.window);
         let cells = search.archive.axes().iter();
         let cells: usize = cells.map(|axis| axis.edges.len() + 2).product();
         let elites = search.archive.elites();

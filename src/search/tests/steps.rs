@@ -102,9 +102,9 @@ fn no_model_is_asked_before_all_starting_kernels_are_folded() {
 }
 
 #[test]
-fn the_later_step_is_the_duplicate_even_if_it_arrived_first() {
+fn in_step_order_the_later_step_is_the_duplicate_even_if_it_arrived_first() {
     for later_first in [false, true] {
-        let mut search = manual_search();
+        let mut search = manual_search().with_order(FoldOrder::Step);
         let (first, second) = if later_first { (2, 1) } else { (1, 2) };
         search.tell(&proposed(&search, first, "same"));
         assert_eq!(search.step_of_kernel(&Digest::of("same")), Some(first));

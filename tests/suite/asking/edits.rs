@@ -61,7 +61,13 @@ fn missed_edits_are_retried_once_and_counted() {
     let server = Server::start(|number, seen| {
         complete_reply(seen, &scripted_reply(number, &document(seen)))
     });
-    Scenario::new(&server.url, STEPS).finish_all_steps(root.path());
+    // kforge's own operators would take every step for which no model has room.
+    let models_alone = json!({"propose": 4, "edit": 8, "crossover": 1, "repair": 2, "autotune": 0, "mutate": 0, "recombine": 0});
+    let scenario = Scenario {
+        operators: models_alone,
+        ..Scenario::new(&server.url, STEPS)
+    };
+    scenario.finish_all_steps(root.path());
     let log = RequestLog::read(root.path());
     log.assert_files_match_journal(root.path());
     assert_second_requests(&server, &log);

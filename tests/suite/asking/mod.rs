@@ -13,6 +13,7 @@ mod kills;
 mod mailbox;
 pub(crate) mod model;
 mod program;
+mod replay;
 mod run_log;
 pub(crate) mod scenario;
 mod servers;

@@ -154,13 +154,19 @@ pub(crate) fn block_size_edits(parent: &str, number: usize) -> Vec<(String, Stri
         );
         return vec![(line.to_owned(), new)];
     }
-    let grid = lines
-        .clone()
-        .find(|line| line.contains("grid: ceil_div(rows, "));
-    let block = lines.find(|line| line.contains("    block: "));
+    let block = lines.clone().find_map(|line| {
+        let size = line.strip_prefix("    block: ")?;
+        size.parse::<usize>().ok().map(|size| (line, size))
+    });
+    let grid = block.and_then(|(_, size)| {
+        let old = format!("ceil_div(rows, {size})");
+        let line = lines.find(|line| line.contains("grid: ") && line.contains(&old))?;
+        let new = format!("ceil_div(rows, {odd})");
+        Some((line, line.replace(&old, &new)))
+    });
     match (grid, block) {
-        (Some(grid), Some(block)) => vec![
-            (grid.to_owned(), format!("    grid: ceil_div(rows, {odd})")),
+        (Some((grid, new_grid)), Some((block, _))) => vec![
+            (grid.to_owned(), new_grid),
             (block.to_owned(), format!("    block: {odd}")),
         ],
         _ => panic!("not a kernel of the task:\n{parent}"),

@@ -17,9 +17,11 @@ use kforge::event::StopReason;
 use kforge::llm::{BudgetLimits, Client, LlmSettings};
 use kforge::propose::prompt::Templates;
 use kforge::report::{Observer, SilentObserver};
+use kforge::run::RunRecord;
+use kforge::search::{FoldOrder, Search};
 use kforge::verdict::DeviceIdentity;
 
-use crate::driver::scripted::{judges, options};
+use crate::driver::scripted::{judges, options_in};
 
 /// Environment variables of the process that can be killed.
 pub(crate) const DIRECTORY: &str = "KFORGE_TEST_DIRECTORY";
@@ -43,6 +45,7 @@ pub(crate) struct Scenario {
     pub(crate) max_judging_ms: u64,
     /// Weights of the operators.
     pub(crate) operators: Value,
+    pub(crate) order: FoldOrder,
 }
 
 /// A model behind the server at `url`, with additional settings.
@@ -77,6 +80,7 @@ impl Scenario {
             target: None,
             max_judging_ms: 0,
             operators: json!({"propose": 4, "edit": 8, "crossover": 1, "repair": 2, "autotune": 0.5, "mutate": 0.5, "recombine": 0}),
+            order: FoldOrder::Journal,
         }
     }
 
@@ -90,7 +94,8 @@ impl Scenario {
         let typed: LlmSettings = serde_json::from_value(self.llm.clone())?;
         let (settings, _) = typed.resolved()?;
         settings.check_budget(self.usd, self.tokens)?;
-        let mut options = options(directory, &[crate::asking::run_log::TASK], self.steps);
+        let tasks = [crate::asking::run_log::TASK];
+        let mut options = options_in(self.order, directory, &tasks, self.steps);
         options.search.operators = serde_json::from_value(self.operators.clone())?;
         options.search.target_speedup = self.target;
         let templates = Arc::new(Templates::embedded()?);
@@ -114,6 +119,17 @@ impl Scenario {
             }),
         });
         Ok(options)
+    }
+
+    /// The search of the run before its first event.
+    pub(crate) fn search(&self, directory: &Path) -> Search {
+        let options = self.options(directory).unwrap();
+        let starts = options.tasks[0].starting_kernels();
+        let starts: Vec<_> = starts.map(|(name, _)| name.to_owned()).collect();
+        let RunRecord { seed, window, .. } = options.record;
+        Search::new(&options.search, seed, window, self.steps, &starts)
+            .with_order(self.order)
+            .with_models(options.models.unwrap().backend.model_pool())
     }
 
     /// Starts or resumes the run in this process, to its end.

@@ -9,19 +9,15 @@ use kforge::base::Failure;
 use kforge::driver::StartMode;
 use kforge::event::Event;
 
-use super::scripted::{ScriptedJudge, ScriptedJudges, judges, options};
-use super::{events, process, run, set_environment, state};
+use super::scripted::{ScriptedJudge, ScriptedJudges, judges, options, step_options};
+use super::{STEP_ORDER, events, process, run, set_environment, state};
 
 const STEPS: u64 = 60;
 
-/// The end of a run that was not disturbed.
+/// The end of a run in step order that was not disturbed.
 fn undisturbed(root: &Path) -> String {
     let directory = root.join("undisturbed");
-    run(
-        options(&directory, &["softmax"], STEPS),
-        &judges(Duration::ZERO),
-    )
-    .unwrap();
+    run(step_options(&directory, STEPS), &judges(Duration::ZERO)).unwrap();
     state(&directory, "softmax", STEPS)
 }
 
@@ -58,6 +54,7 @@ fn full_and_read_only_file_systems_leave_a_resumable_run() {
         .arg(std::env::current_exe().unwrap())
         .arg(root.path());
     set_environment(&mut command, &directory, STEPS, Duration::ZERO);
+    command.env(STEP_ORDER, "");
     assert!(command.status().unwrap().success());
     let read = |name: &str| std::fs::read_to_string(root.path().join(name)).unwrap();
     let full = read("full");
@@ -90,7 +87,7 @@ fn moved_run_directory_is_an_error_and_resumes_when_moved_back() {
             })
         }
     }));
-    let error = run(options(&directory, &["softmax"], STEPS), &moving).unwrap_err();
+    let error = run(step_options(&directory, STEPS), &moving).unwrap_err();
     let failure = error.downcast_ref::<Failure>().unwrap();
     assert!(
         failure.message.contains("was moved or deleted"),
@@ -147,6 +144,7 @@ fn process_without_locks(directory: &Path, steps: u64, delay: Duration) -> Comma
     .unwrap();
     let program: BpfProgram = filter.try_into().unwrap();
     let mut command = process(directory, steps, delay);
+    command.env(STEP_ORDER, "");
     // SAFETY: a system call on a program that was made before.
     unsafe {
         command.pre_exec(move || {
@@ -219,7 +217,7 @@ fn step_clock_back(journal: &Path, seconds: &mut u64) {
 /// Accepts a change in the middle of a run. Returns how often each step was confirmed and judged.
 fn run_with_accepted_change(directory: &Path, between: impl Fn()) -> Vec<(u64, &'static str)> {
     let judges = judges(Duration::ZERO);
-    run(options(directory, &["softmax"], 30), &judges).unwrap();
+    run(step_options(directory, 30), &judges).unwrap();
     between();
     let mut changed = options(directory, &["softmax"], 30);
     changed.record.kforge = "0.0.1".to_owned();

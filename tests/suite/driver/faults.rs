@@ -12,8 +12,10 @@ use kforge::event::{Event, FailedReason};
 use kforge::verdict::Status;
 use kforge::worker::{Job, JobKind, JobOutcome};
 
-use crate::driver::scripted::{ScriptedJudge, ScriptedJudges, judges, options, verdict};
-use crate::driver::{events, run, set_environment, state};
+use crate::driver::scripted::{
+    ScriptedJudge, ScriptedJudges, judges, options, step_options, verdict,
+};
+use crate::driver::{STEP_ORDER, events, run, set_environment, state};
 
 /// Judges whose jobs pass through `fault` first.
 fn faulty_judges(
@@ -57,7 +59,7 @@ fn failed_oracle_ends_only_its_own_task() {
 fn occasional_judge_failures_are_retried() {
     let root = tempfile::tempdir().unwrap();
     let (plain, faulty) = (root.path().join("plain"), root.path().join("faulty"));
-    run(options(&plain, &["softmax"], 30), &judges(Duration::ZERO)).unwrap();
+    run(step_options(&plain, 30), &judges(Duration::ZERO)).unwrap();
     // Two of three tries fail: one with an error, one with a `harness_error` verdict.
     let judges = faulty_judges(|job| {
         static CALLS: AtomicUsize = AtomicUsize::new(0);
@@ -81,7 +83,7 @@ fn occasional_judge_failures_are_retried() {
         }
     });
     // One kernel at a time, so that the calls come in this order.
-    let mut faulty_options = options(&faulty, &["softmax"], 30);
+    let mut faulty_options = step_options(&faulty, 30);
     faulty_options.in_flight = 1;
     run(faulty_options, &judges).unwrap();
     assert_eq!(state(&faulty, "softmax", 30), state(&plain, "softmax", 30));
@@ -110,12 +112,8 @@ pub(crate) fn judges_that_fail_twice() -> ScriptedJudges {
 fn judging_dueling_and_confirming_are_retried_separately() {
     let root = tempfile::tempdir().unwrap();
     let (plain, faulty) = (root.path().join("plain"), root.path().join("faulty"));
-    run(options(&plain, &["softmax"], 30), &judges(Duration::ZERO)).unwrap();
-    run(
-        options(&faulty, &["softmax"], 30),
-        &judges_that_fail_twice(),
-    )
-    .unwrap();
+    run(step_options(&plain, 30), &judges(Duration::ZERO)).unwrap();
+    run(step_options(&faulty, 30), &judges_that_fail_twice()).unwrap();
     assert_eq!(state(&faulty, "softmax", 30), state(&plain, "softmax", 30));
     let confirmed = |directory: &Path| {
         let events = events(directory, "softmax").into_iter();
@@ -186,7 +184,7 @@ fn run_whose_judge_always_fails_ends_and_can_be_resumed() {
     let root = tempfile::tempdir().unwrap();
     let (plain, faulty) = (root.path().join("plain"), root.path().join("faulty"));
     let error = run(
-        options(&faulty, &["softmax"], 30),
+        step_options(&faulty, 30),
         &faulty_judges(|_| anyhow::bail!("gone")),
     )
     .unwrap_err();
@@ -200,8 +198,8 @@ fn run_whose_judge_always_fails_ends_and_can_be_resumed() {
             .all(|event| !matches!(event, Event::Judged(_)))
     );
     assert!(given_up(&faulty).is_empty());
-    run(options(&faulty, &["softmax"], 30), &judges(Duration::ZERO)).unwrap();
-    run(options(&plain, &["softmax"], 30), &judges(Duration::ZERO)).unwrap();
+    run(step_options(&faulty, 30), &judges(Duration::ZERO)).unwrap();
+    run(step_options(&plain, 30), &judges(Duration::ZERO)).unwrap();
     assert_eq!(state(&faulty, "softmax", 30), state(&plain, "softmax", 30));
 }
 
@@ -255,9 +253,9 @@ fn duel_is_not_lost_when_the_judge_breaks() {
     static BROKEN: AtomicBool = AtomicBool::new(false);
     let root = tempfile::tempdir().unwrap();
     let (plain, faulty) = (root.path().join("plain"), root.path().join("faulty"));
-    run(options(&plain, &["softmax"], 60), &judges(Duration::ZERO)).unwrap();
+    run(step_options(&plain, 60), &judges(Duration::ZERO)).unwrap();
     let error = run(
-        options(&faulty, &["softmax"], 60),
+        step_options(&faulty, 60),
         &faulty_judges(|job| {
             if matches!(job.kind, JobKind::Duel { .. }) {
                 BROKEN.store(true, Ordering::Relaxed);
@@ -271,7 +269,7 @@ fn duel_is_not_lost_when_the_judge_breaks() {
     let dueled = |event: &Event| matches!(event, Event::Dueled(_));
     assert!(!events(&faulty, "softmax").iter().any(dueled));
     assert!(given_up(&faulty).is_empty());
-    run(options(&faulty, &["softmax"], 60), &judges(Duration::ZERO)).unwrap();
+    run(step_options(&faulty, 60), &judges(Duration::ZERO)).unwrap();
     assert_eq!(state(&faulty, "softmax", 60), state(&plain, "softmax", 60));
 }
 
@@ -289,6 +287,7 @@ fn full_disk_leaves_a_resumable_run() {
         .arg(script)
         .arg(std::env::current_exe().unwrap());
     set_environment(&mut command, &full, STEPS, Duration::ZERO);
+    command.env(STEP_ORDER, "");
     assert!(command.status().unwrap().success());
     let error = std::fs::read_to_string(full.with_extension("error")).unwrap();
     assert!(
@@ -298,12 +297,8 @@ fn full_disk_leaves_a_resumable_run() {
     assert!(error.contains("hint: free some space"), "{error}");
     assert!(lines(&full.join("softmax/events.jsonl")) > 10);
 
-    run(options(&full, &["softmax"], STEPS), &judges(Duration::ZERO)).unwrap();
-    run(
-        options(&plain, &["softmax"], STEPS),
-        &judges(Duration::ZERO),
-    )
-    .unwrap();
+    run(step_options(&full, STEPS), &judges(Duration::ZERO)).unwrap();
+    run(step_options(&plain, STEPS), &judges(Duration::ZERO)).unwrap();
     assert_eq!(
         state(&full, "softmax", STEPS),
         state(&plain, "softmax", STEPS)

@@ -9,7 +9,7 @@ use std::time::Duration;
 use kforge::driver::{self, RunEnd, RunOptions};
 use kforge::event::Event;
 use kforge::run::{Journal, RunDirectory, RunRecord};
-use kforge::search::Search;
+use kforge::search::{Search, SearchUpdate};
 use kforge::worker::{Job, JobKind};
 
 mod anchor;
@@ -24,11 +24,15 @@ mod resume;
 pub(crate) mod scripted;
 mod stopping;
 
-use scripted::{ScriptedJudge, ScriptedJudges, ScriptedProposer, options, run_until, task};
+use scripted::{
+    ScriptedJudge, ScriptedJudges, ScriptedProposer, options, run_until, step_options, task,
+};
 
 const DIRECTORY: &str = "KFORGE_TEST_DIRECTORY";
 const STEPS: &str = "KFORGE_TEST_STEPS";
 const DELAY: &str = "KFORGE_TEST_DELAY";
+/// Set for a run in step order.
+const STEP_ORDER: &str = "KFORGE_TEST_STEP_ORDER";
 
 /// Not a test: the process that the tests kill, interrupt and run out of disk space. Starts or resumes a run.
 /// Writes two files next to the run directory: `.log` with a line per job, and `.error` if the run does not end normally.
@@ -53,7 +57,10 @@ fn driver_process() {
             })
         }
     }));
-    let options = options(directory, &["softmax"], number(STEPS));
+    let options = match std::env::var_os(STEP_ORDER) {
+        Some(_) => step_options(directory, number(STEPS)),
+        None => options(directory, &["softmax"], number(STEPS)),
+    };
     let signals = || driver::watch_signals().unwrap();
     match run_until(options, PROPOSER, &judges, signals) {
         Ok(ended) if ended.interrupted => {
@@ -128,7 +135,8 @@ pub(crate) fn events(directory: &Path, task: &str) -> Vec<Event> {
     events
 }
 
-/// The state of a run: its briefs by step, its archive, its best kernel. Equal for equal runs at any speed.
+/// The state of a run: its briefs by step, its archive, its best kernel. Fails unless the journal leads to each of its briefs. In step
+/// order it is equal for equal runs at any speed.
 pub(crate) fn state(directory: &Path, task_name: &str, steps: u64) -> String {
     let events = events(directory, task_name);
     let task = task(task_name);
@@ -137,15 +145,24 @@ pub(crate) fn state(directory: &Path, task_name: &str, steps: u64) -> String {
         .map(|(name, _)| name.to_owned())
         .collect();
     let options = options(directory, &[task_name], steps);
-    let RunRecord { seed, window, .. } = options.record;
-    let mut search = Search::new(&options.search, seed, window, steps, &starts);
+    let RunRecord {
+        seed,
+        window,
+        order,
+        ..
+    } = options.record;
+    let search = Search::new(&options.search, seed, window, steps, &starts);
+    let mut search = search.with_order(order);
     let mut briefs = std::collections::BTreeMap::new();
     for event in &events {
         if let Event::Asked(brief) = event {
             let before = briefs.insert(brief.step, brief.clone());
             assert!(before.is_none(), "step {} was asked twice", brief.step);
         }
-        search.tell(event);
+        for update in search.tell(event) {
+            let diverged = matches!(update, SearchUpdate::Diverged(_));
+            assert!(!diverged, "{}: {update:?}", directory.display());
+        }
     }
     assert_eq!(search.folded(), steps);
     let elites: Vec<_> = search

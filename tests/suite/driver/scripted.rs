@@ -16,7 +16,7 @@ use kforge::event::{Brief, Operator};
 use kforge::propose::{BriefOutcome, Candidate, Parent};
 use kforge::report::{Observer, SilentObserver};
 use kforge::run::{RECORD_SCHEMA, RunRecord, TaskRecord};
-use kforge::search;
+use kforge::search::{self, FoldOrder};
 use kforge::task::{Task, TaskFiles};
 use kforge::verdict::{
     AccessFigures, DeviceIdentity, Duel, Resources, Seconds, Speedup, Status, TimeSummary, Verdict,
@@ -369,8 +369,29 @@ pub(crate) fn task(name: &str) -> Arc<Task> {
     tasks.entry(name.to_owned()).or_insert_with(load).clone()
 }
 
-/// A run with four kernels in flight. A resume if the directory holds a run already.
+/// A run with four kernels in flight. A resume, in the order of the run, if the directory holds a run already.
 pub(crate) fn options(directory: &Path, tasks: &[&str], steps: u64) -> RunOptions {
+    let record = std::fs::read_to_string(directory.join("run.yaml"));
+    let in_step_order = record.is_ok_and(|record| record.contains("\norder: step\n"));
+    let order = match in_step_order {
+        true => FoldOrder::Step,
+        false => FoldOrder::Journal,
+    };
+    options_in(order, directory, tasks, steps)
+}
+
+/// The options of a new run in step order, as earlier versions made them. Two such runs with the same verdicts are equal.
+pub(crate) fn step_options(directory: &Path, steps: u64) -> RunOptions {
+    options_in(FoldOrder::Step, directory, &["softmax"], steps)
+}
+
+/// As `options`, in this order.
+pub(crate) fn options_in(
+    order: FoldOrder,
+    directory: &Path,
+    tasks: &[&str],
+    steps: u64,
+) -> RunOptions {
     let tasks: Vec<_> = tasks.iter().map(|name| task(name)).collect();
     let mut search = search::SearchSettings::default();
     // Kernels of one cell are about as fast as each other, so that there are duels.
@@ -402,6 +423,7 @@ pub(crate) fn options(directory: &Path, tasks: &[&str], steps: u64) -> RunOption
             host: "scripted".to_owned(),
             seed: 7,
             window: 8,
+            order,
             backend: "scripted".to_owned(),
             device: DeviceIdentity::default(),
             tasks: records.collect(),

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use kforge::driver::RunOptions;
 use kforge::event::{Event, StopReason};
 use kforge::report::Unmeasured;
+use kforge::search::FoldOrder;
 use kforge::worker::{Job, JobKind};
 use tokio::sync::watch;
 
 use crate::driver::scripted::{
-    DEVICE_SECONDS, Pause, ScriptedJudge, ScriptedJudges, judges, options, run_until,
+    DEVICE_SECONDS, Pause, ScriptedJudge, ScriptedJudges, judges, options, run_until, step_options,
 };
 use crate::driver::{PROPOSER, events, process, run, state};
 
@@ -21,7 +22,7 @@ fn interrupted_run_resumes_to_the_same_result() {
     let root = tempfile::tempdir().unwrap();
     let (plain, stopped) = (root.path().join("plain"), root.path().join("stopped"));
     let judges = judges(Duration::from_millis(10));
-    run(options(&plain, &["softmax"], STEPS), &judges).unwrap();
+    run(step_options(&plain, STEPS), &judges).unwrap();
     let mut interruptions = 0;
     loop {
         // The pause grows so that the run makes progress on a busy machine too.
@@ -34,13 +35,7 @@ fn interrupted_run_resumes_to_the_same_result() {
             });
             receiver
         };
-        let ended = run_until(
-            options(&stopped, &["softmax"], STEPS),
-            PROPOSER,
-            &judges,
-            soon,
-        )
-        .unwrap();
+        let ended = run_until(step_options(&stopped, STEPS), PROPOSER, &judges, soon).unwrap();
         if !ended.interrupted {
             break;
         }
@@ -98,13 +93,9 @@ fn time_budget_includes_earlier_processes() {
     let root = tempfile::tempdir().unwrap();
     let (plain, timed) = (root.path().join("plain"), root.path().join("timed"));
     let slow = judges(Duration::from_millis(30));
-    run(
-        options(&plain, &["softmax"], STEPS),
-        &judges(Duration::ZERO),
-    )
-    .unwrap();
+    run(step_options(&plain, STEPS), &judges(Duration::ZERO)).unwrap();
     let with_budget = |milliseconds| {
-        let mut options = options(&timed, &["softmax"], STEPS);
+        let mut options = step_options(&timed, STEPS);
         options.budget = Some(Duration::from_millis(milliseconds));
         // A confirmation that is not cut short on a busy machine.
         options.confirm_share = 0.8;
@@ -242,13 +233,15 @@ fn judgement_that_does_not_fit_is_cancelled_and_made_by_a_resume() {
     let root = tempfile::tempdir().unwrap();
     let (plain, directory) = (root.path().join("plain"), root.path().join("run"));
     let fast = judges(Duration::ZERO);
-    run(options(&plain, &["softmax"], STEPS), &fast).unwrap();
+    run(step_options(&plain, STEPS), &fast).unwrap();
     let slow = pausing(|job| match job.kind {
         JobKind::Judge if job.step > 12 => FOREVER,
         _ => Duration::ZERO,
     });
     let started = Instant::now();
-    let ended = run(with_budget(&directory, STEPS, 1000), &slow).unwrap();
+    let mut options = with_budget(&directory, STEPS, 1000);
+    options.record.order = FoldOrder::Step;
+    let ended = run(options, &slow).unwrap();
     assert!(started.elapsed() < Duration::from_secs(20));
     let task = &ended.tasks[0];
     assert_eq!(task.stop_reason(), Some(StopReason::Seconds));

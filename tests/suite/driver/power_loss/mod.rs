@@ -13,10 +13,11 @@ use kforge::base::Digest;
 use kforge::base::files::observe_changes;
 use kforge::event::Event;
 use kforge::run::{Journal, ParseLine, RunDirectory};
+use kforge::search::FoldOrder;
 use serde_json::Value;
 
 use super::resume::folder_in_memory;
-use super::scripted::{judges, options};
+use super::scripted::{judges, step_options};
 use super::{events, run, state};
 use crate::asking::model::{complete_reply, document, reply_to};
 use crate::asking::scenario::Scenario;
@@ -91,7 +92,8 @@ static RECORDED_RUN: LazyLock<RecordedRun> = LazyLock::new(|| {
 });
 
 fn resume_without_models(directory: &Path, steps: u64) -> anyhow::Result<()> {
-    let options = options(directory, &["softmax"], steps);
+    // Only in step order does a resumed run come to the same end.
+    let options = step_options(directory, steps);
     run(options, &judges(Duration::ZERO)).map(drop)
 }
 
@@ -103,7 +105,10 @@ static SCENARIO: LazyLock<Scenario> = LazyLock::new(|| {
         prompt.hash(&mut hasher);
         complete_reply(seen, &reply_to(&prompt, hasher.finish() as usize % 1000))
     });
-    Scenario::new(&server.url, STEPS)
+    Scenario {
+        order: FoldOrder::Step,
+        ..Scenario::new(&server.url, STEPS)
+    }
 });
 
 /// A run in which nearly every step asks a model.
