@@ -3,7 +3,9 @@
 use kforge::search::{OperatorWeights, SearchSettings};
 
 use crate::simulation::landscape::Landscape;
-use crate::simulation::machine::{CARD, CARD_WITH_MODELS, Machine, SHARED_CPU};
+use crate::simulation::machine::{
+    CARD, CARD_WITH_A_WEAK_MODEL, CARD_WITH_MODELS, Machine, SHARED_CPU,
+};
 use crate::simulation::record::RunRecord;
 use crate::simulation::simulator::{Limits, Simulator};
 use crate::simulation::strategies::{ElitePool, MapElites, MuPlusLambda, RandomSearch, Setup};
@@ -57,7 +59,7 @@ impl Scenario {
             // As `config::resolve` chooses it.
             window: 2 * (self.machine.in_flight + concurrency) as u64,
             starts: landscape.starts().len() as u64,
-            has_models: concurrency > 0,
+            models: self.machine.models.map_or(&[], |models| models.names),
         };
         let mut strategy = (entry.make)(self, setup);
         let limits = Limits {
@@ -96,6 +98,20 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
             minutes: 120.0,
             at_minutes: [30.0, 120.0],
             ..Scenario::new("ideas", terrains::ideas)
+        },
+        Scenario {
+            machine: CARD_WITH_A_WEAK_MODEL,
+            operators: OperatorWeights::default(),
+            minutes: 120.0,
+            at_minutes: [30.0, 120.0],
+            ..Scenario::new("ideas, two models", terrains::ideas)
+        },
+        Scenario::new("sites", terrains::sites),
+        Scenario {
+            machine: SHARED_CPU,
+            minutes: 60.0,
+            at_minutes: [15.0, 60.0],
+            ..Scenario::new("sites on a CPU", terrains::sites)
         },
         Scenario {
             machine: SHARED_CPU,

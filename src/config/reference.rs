@@ -37,7 +37,7 @@ search.operators.propose | number | | Weight of `propose`: a model writes a new 
 search.operators.edit | number | | Weight of `edit`: a model edits a kernel.
 search.operators.crossover | number | | Weight of `crossover`: a model combines two kernels.
 search.operators.repair | number | | Weight of `repair`: a model fixes a kernel that did not pass.
-search.learning | number, 0 to 1 | | How strongly operators that recently improved the archive are preferred. 0 uses the weights as they are.
+search.learning | number, 0 to 1 | | How strongly operators, models and strategy cards are preferred whose children were recently faster than their parents, for what they cost. Transformations of `mutate` follow their gains fully. 0 uses the weights as they are.
 search.exploration | number, 0 to 1 | | Share of steps whose parent is drawn evenly from all cells instead of preferring the fastest.
 search.patience | integer | never | Stop after this many steps without a kernel that is faster with 95 % confidence.
 search.target_speedup | number | never | Stop once the low end of a kernel's 95 % interval reaches this speedup.

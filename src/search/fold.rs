@@ -4,6 +4,7 @@
 
 use super::Search;
 use super::archive::{Cell, ChallengeOutcome, Elite};
+use super::credit::Spent;
 use super::ledger::{ArchiveDecision, StepOutcome, StepRecord};
 use super::pending::{CandidateResult, PendingStep, valid_speedup};
 use super::planner::PlannedBrief;
@@ -52,9 +53,12 @@ impl Search {
             Event::Proposed(proposed) => pending.proposed = Some(proposed.clone()),
             Event::Failed(failed) => pending.failed = Some(failed.clone()),
             Event::Dueled(dueled) => pending.dueled.push(dueled.clone()),
+            Event::Replied(replied) => {
+                let cost = replied.cost.nano_usd.unwrap_or(0);
+                pending.nano_usd = pending.nano_usd.saturating_add(cost);
+            }
             Event::Judged(_)
             | Event::Sent(_)
-            | Event::Replied(_)
             | Event::Confirmed(_)
             | Event::Compared(_)
             | Event::Stopped(_) => {}
@@ -71,6 +75,7 @@ impl Search {
         let result = self.candidate_result(verdict);
         self.code_log.note(step, passed_code(verdict));
         let pending = self.pending.entry(step).or_default();
+        pending.device_seconds = verdict.seconds.device;
         match result {
             Some(_) => pending.judged = result,
             None => updates.push(SearchUpdate::HarnessError { step }),
@@ -78,7 +83,7 @@ impl Search {
     }
 
     /// The part of a verdict that the fold needs; `None` for a harness error, which is not a result.
-    fn candidate_result(&self, verdict: &VerdictSummary) -> Option<CandidateResult> {
+    fn candidate_result(&mut self, verdict: &VerdictSummary) -> Option<CandidateResult> {
         match verdict.status {
             Status::HarnessError => None,
             Status::Passed => {
@@ -90,7 +95,12 @@ impl Search {
                     return Some(CandidateResult::Dismissed { speedup });
                 }
                 let cell = self.archive.cell_of(&verdict.features, &speedup);
-                Some(CandidateResult::Passed { speedup, cell })
+                let figures = self.results.figures_of(speedup, verdict);
+                Some(CandidateResult::Passed {
+                    speedup,
+                    cell,
+                    figures,
+                })
             }
             status => Some(CandidateResult::NotPassed(status)),
         }
@@ -139,6 +149,11 @@ impl Search {
             .as_ref()
             .map(|proposed| proposed.detail.clone())
             .or_else(|| pending.failed.take().and_then(|failed| failed.detail));
+        let spent = Spent {
+            device_seconds: pending.device_seconds,
+            nano_usd: pending.nano_usd,
+        };
+        let mut figures = None;
         let folded = match resolution {
             StepResolution::Failed(reason) => {
                 FoldedCandidate::without_candidate(StepOutcome::Failed(reason))
@@ -154,6 +169,9 @@ impl Search {
                     });
                     self.source_steps.insert(step, from);
                 }
+                if let Some(CandidateResult::Passed { figures: known, .. }) = &pending.judged {
+                    figures = Some(known.clone());
+                }
                 self.fold_candidate(step, pending, decision, updates)
             }
         };
@@ -161,6 +179,14 @@ impl Search {
         let detail = detail.unwrap_or_default();
         self.planner
             .record_compilation(&planned.brief, &detail, &outcome, &self.ledger);
+        let change = (outcome.has_candidate())
+            .then(|| {
+                let seconds = spent.device_seconds;
+                (self.results).record(&planned.brief, &detail, figures, seconds)
+            })
+            .flatten();
+        self.planner
+            .record_earnings(&planned.brief, &detail, change, spent);
         let record = StepRecord {
             operator: planned.brief.operator,
             parents: planned.brief.parents.clone().into(),
@@ -213,7 +239,7 @@ impl Search {
             cell: None,
         };
         match (pending.judged, decision) {
-            (Some(CandidateResult::Passed { speedup, cell }), Some(insert)) => {
+            (Some(CandidateResult::Passed { speedup, cell, .. }), Some(insert)) => {
                 if let (Some(family), Some(proposed)) = (family, &folded.proposed) {
                     self.families
                         .record_speedup(family, &proposed.point, step, speedup.geomean);
@@ -328,7 +354,13 @@ impl Search {
         self.code_log.note(step, passed_code(verdict));
         self.archive.remove(&old_cell);
         let mut kept = false;
-        if let CandidateResult::Passed { speedup, cell } = result {
+        if let CandidateResult::Passed {
+            speedup,
+            cell,
+            figures,
+        } = result
+        {
+            self.results.set_figures(step, Some(figures));
             let outcome = self.archive.challenge(&cell, &speedup);
             kept = !matches!(outcome, ChallengeOutcome::NotFaster(_));
             if kept {

@@ -19,7 +19,7 @@ impl Search {
         let early = self.pending.iter().filter_map(|(step, pending)| {
             self.starting_kernel(*step)?;
             match pending.judged.as_ref()? {
-                CandidateResult::Passed { speedup, cell } => Some((cell, *speedup)),
+                CandidateResult::Passed { speedup, cell, .. } => Some((cell, *speedup)),
                 CandidateResult::Dismissed { .. } | CandidateResult::NotPassed(_) => None,
             }
         });

@@ -32,6 +32,7 @@ use crate::verdict::{Duel, Speedup, Status, VerdictSummary};
 mod anchor;
 mod archive;
 mod confirmation;
+mod credit;
 mod divergence;
 mod families;
 mod fold;
@@ -44,6 +45,7 @@ mod parent_pool;
 mod pending;
 mod planner;
 mod resolution;
+mod results;
 mod retirement;
 mod settings;
 #[cfg(test)]
@@ -59,6 +61,7 @@ pub use incumbents::Incumbents;
 pub use known_code::KnownCode;
 pub use ledger::{ArchiveDecision, StepOutcome};
 pub(crate) use ledger::{OperatorCounts, SearchCounts, StepRecord};
+pub(crate) use results::{ResultCounts, Results};
 pub use settings::{FEATURES, OperatorWeights, SearchMode, SearchSettings};
 pub(crate) use updates::{Confirmation, UnfinishedStep};
 pub use updates::{DuelRequest, SearchUpdate};
@@ -104,6 +107,7 @@ pub struct Search {
     /// Steps whose source is in the folder of a later step that proposed it first, and that later step.
     source_steps: BTreeMap<u64, u64>,
     code_log: CodeLog,
+    results: Results,
     /// The starting kernels whose last verdict passed and was timed in full, and their speedups.
     start_speedups: BTreeMap<u64, f64>,
 }
@@ -142,6 +146,7 @@ impl Search {
             comparisons: BTreeMap::new(),
             source_steps: BTreeMap::new(),
             code_log: CodeLog::default(),
+            results: Results::default(),
             start_speedups: BTreeMap::new(),
         };
         search.plan_first_steps();
@@ -264,6 +269,11 @@ impl Search {
 
     pub fn counts(&self) -> &SearchCounts {
         &self.ledger.counts
+    }
+
+    /// Children against their parents, over the folded steps.
+    pub(crate) fn results(&self) -> &Results {
+        &self.results
     }
 
     /// The record of a folded step.

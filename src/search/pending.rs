@@ -3,6 +3,7 @@
 //! Plain data; the fold decides when a step is complete and what follows.
 
 use super::archive::Cell;
+use super::results::Figures;
 use crate::event::{Brief, Dueled, Failed, Proposed};
 use crate::verdict::{Speedup, Status, VerdictSummary};
 
@@ -14,6 +15,10 @@ pub(super) struct PendingStep {
     pub(super) failed: Option<Failed>,
     pub(super) judged: Option<CandidateResult>,
     pub(super) dueled: Vec<Dueled>,
+    /// Device time of the judgement.
+    pub(super) device_seconds: f64,
+    /// What the requests of the step cost, in billionths of a dollar; 0 if no price is known.
+    pub(super) nano_usd: u64,
 }
 
 /// The part of a verdict that the fold needs.
@@ -22,6 +27,7 @@ pub(super) enum CandidateResult {
     Passed {
         speedup: Speedup,
         cell: Cell,
+        figures: Figures,
     },
     /// It passed, but is surely slower than an incumbent, and its judgement ended early.
     Dismissed {

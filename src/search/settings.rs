@@ -55,8 +55,8 @@ pub struct SearchSettings {
     pub features: IndexMap<String, Vec<f64>>,
     /// How often each operator is used, relative to the others; 0 switches it off. Operators that are not given keep their default.
     pub operators: OperatorWeights,
-    /// How strongly operators that recently added to the archive are preferred: 0 uses the weights as given, 1
-    /// multiplies each by the gain rate of its operator relative to the mean rate (`planner`).
+    /// How strongly operators, models and strategy cards are preferred that earned more lately: 0 uses the weights as given, 1 multiplies
+    /// each by what its choice earns for its cost, relative to the mean (`credit`).
     pub learning: f64,
     /// The probability that a brief draws its parent evenly from all cells. The other briefs prefer the fastest elites.
     pub exploration: f64,
