@@ -190,9 +190,8 @@ pub(crate) fn ablations() -> Vec<Entry> {
             let edges = vec![0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0];
             settings.features.insert("speedup".to_owned(), edges);
         }),
-        changed("features with shared_bytes", |settings| {
-            let edges = vec![1.0];
-            settings.features.insert("shared_bytes".to_owned(), edges);
+        changed("features without shared_bytes", |settings| {
+            settings.features.shift_remove("shared_bytes");
         }),
         changed("features: {}", |settings| settings.features.clear()),
         changed("operators.autotune: 0.3", |settings| {

@@ -29,7 +29,7 @@ eval.racing | boolean | | Stop judging a kernel as soon as it surely cannot reac
 eval.require_sandbox | boolean | | Fail unless the full sandbox is available.
 search.mode | `evolve`, `tune` | | `evolve` fills an archive of kernels of different kinds; `tune` edits one kernel with a model. `kforge tune` sets it.
 search.window | integer, up to 100000 | `evolve`: twice what runs at once; `tune`: 1 | Step n is planned from the results of all steps up to n - window. Also the maximum number of steps in flight.
-search.features | map of lists | | Axes of the archive: a [feature](#features) and the ascending edges of its bins. A value belongs to the bin of the last edge not above it.
+search.features | map of lists | | Axes of the archive: a [feature](#features) and the ascending edges of its bins. A value belongs to the bin of the last edge not above it. A new run leaves out axes that its device cannot supply, and says so.
 search.operators.autotune | number | | Weight of `autotune`: change the values of tunables. 0 switches an operator off.
 search.operators.mutate | number | | Weight of `mutate`: transform the syntax tree.
 search.operators.recombine | number | | Weight of `recombine`: combine tunables and device functions of two kernels.
@@ -122,6 +122,16 @@ strided_share | Share of strided requests.
 bank_conflicts | Passes over the shared memory banks, over the fewest possible; 1 is none.
 bytes_ratio | Accessed bytes over the least bytes of the task.
 arithmetic_per_byte | Operations of the task per accessed byte.
+registers | Registers per thread. This and the following are counted in the code that is compiled for a GPU.
+spill_bytes | Bytes of registers that are spilled to memory.
+vector_load_bytes | Widest load, in bytes.
+vector_store_bytes | Widest store, in bytes.
+mma | Instructions of the tensor cores, `wgmma` not counted.
+wgmma | `wgmma` instructions.
+async_copies | Asynchronous copies (`cp.async`).
+bulk_copies | Bulk copies.
+shuffles | Shuffles.
+atomics | Atomic operations.
 "#;
 
 /// One line of a table above.

@@ -62,6 +62,7 @@ pub use known_code::KnownCode;
 pub use ledger::{ArchiveDecision, StepOutcome};
 pub(crate) use ledger::{OperatorCounts, SearchCounts, StepRecord};
 pub(crate) use results::{ResultCounts, Results};
+pub(crate) use settings::FeatureSources;
 pub use settings::{FEATURES, OperatorWeights, SearchMode, SearchSettings};
 pub(crate) use updates::{Confirmation, UnfinishedStep};
 pub use updates::{DuelRequest, SearchUpdate};

@@ -13,8 +13,8 @@ use crate::base::text::did_you_mean;
 use crate::event::Operator;
 
 /// The features that can be axes of the archive. Each is a number that the judge determines for a kernel: `docs/configuration.md`
-/// has their units, `eval::features` their formulas.
-pub const FEATURES: [&str; 14] = [
+/// has their units, `eval::features` and `device::cuda::ptx` their formulas.
+pub const FEATURES: [&str; 24] = [
     "block_threads",
     "vector_bytes",
     "shared_bytes",
@@ -29,7 +29,63 @@ pub const FEATURES: [&str; 14] = [
     "bank_conflicts",
     "bytes_ratio",
     "arithmetic_per_byte",
+    "registers",
+    "spill_bytes",
+    "vector_load_bytes",
+    "vector_store_bytes",
+    "mma",
+    "wgmma",
+    "async_copies",
+    "bulk_copies",
+    "shuffles",
+    "atomics",
 ];
+
+/// Those that only an inspection on the CPU supplies: it counts memory accesses.
+const INSPECTED_FEATURES: [&str; 7] = [
+    "load_sectors",
+    "store_sectors",
+    "coalescing",
+    "strided_share",
+    "bank_conflicts",
+    "bytes_ratio",
+    "arithmetic_per_byte",
+];
+
+/// Those that are counted in the code that is compiled for a GPU.
+const GPU_CODE_FEATURES: [&str; 10] = [
+    "registers",
+    "spill_bytes",
+    "vector_load_bytes",
+    "vector_store_bytes",
+    "mma",
+    "wgmma",
+    "async_copies",
+    "bulk_copies",
+    "shuffles",
+    "atomics",
+];
+
+/// How kernels are judged, as far as it decides which features there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FeatureSources {
+    pub is_gpu: bool,
+    /// Whether kernels are inspected on the CPU.
+    pub inspects: bool,
+}
+
+impl FeatureSources {
+    /// Why no kernel has this feature; `None` if kernels have it.
+    fn lacks(self, feature: &str) -> Option<&'static str> {
+        if !self.inspects && INSPECTED_FEATURES.contains(&feature) {
+            Some("memory accesses are counted on the CPU only; `eval.screen: cpu` does it")
+        } else if !self.is_gpu && GPU_CODE_FEATURES.contains(&feature) {
+            Some("it is counted in the code of a GPU")
+        } else {
+            None
+        }
+    }
+}
 
 /// The largest window: every brief in it is kept in memory.
 const MAX_WINDOW: u64 = 100_000;
@@ -111,10 +167,11 @@ pub struct OperatorWeights {
 
 impl Default for SearchSettings {
     fn default() -> Self {
-        let edges: [(&str, &[f64]); 4] = [
+        let edges: [(&str, &[f64]); 5] = [
             ("block_threads", &[64.0, 128.0, 256.0, 512.0]),
             ("vector_bytes", &[8.0, 16.0]),
             ("barriers", &[1.0, 4.0]),
+            ("shared_bytes", &[1.0]),
             ("coalescing", &[0.3, 0.8]),
         ];
         Self {
@@ -208,6 +265,18 @@ impl SearchSettings {
         Ok(())
     }
 
+    /// Removes the axes that no kernel would have a value on, and returns their names with the reasons. All kernels would have the bin
+    /// `unknown` there.
+    pub(crate) fn drop_axes(&mut self, sources: FeatureSources) -> Vec<(String, &'static str)> {
+        let names = self.features.keys();
+        let dropped: Vec<_> = names
+            .filter_map(|name| Some((name.clone(), sources.lacks(name)?)))
+            .collect();
+        self.features
+            .retain(|name, _| sources.lacks(name).is_none());
+        dropped
+    }
+
     fn check_operators(&self) -> Result<(), Failure> {
         let weights = [
             ("autotune", self.operators.autotune),
@@ -286,7 +355,7 @@ mod tests {
             serde_yaml::from_str(&format!("features: {{{all}}}\noperators: {{mutate: 0}}"))
                 .unwrap();
         settings.check().unwrap();
-        assert_eq!(settings.features.len(), 14);
+        assert_eq!(settings.features.len(), 24);
         assert_eq!(
             settings.operators,
             OperatorWeights {
@@ -294,6 +363,24 @@ mod tests {
                 ..OperatorWeights::default()
             }
         );
+    }
+
+    #[test]
+    fn axes_that_a_device_cannot_supply_are_dropped_by_name() {
+        let left_after = |is_gpu, inspects| {
+            let mut settings: SearchSettings = serde_json::from_value(serde_json::json!({
+                "features": {"block_threads": [64], "coalescing": [0.5], "registers": [64]},
+            }))
+            .unwrap();
+            let dropped = settings.drop_axes(FeatureSources { is_gpu, inspects });
+            assert_eq!(dropped.len() + settings.features.len(), 3);
+            settings.features.keys().cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(left_after(true, false), ["block_threads", "registers"]);
+        assert_eq!(left_after(false, true), ["block_threads", "coalescing"]);
+        assert_eq!(left_after(true, true).len(), 3);
+        let listed = INSPECTED_FEATURES.iter().chain(&GPU_CODE_FEATURES);
+        assert!(listed.clone().all(|name| FEATURES.contains(name)));
     }
 
     #[test]
