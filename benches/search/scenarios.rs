@@ -1,6 +1,6 @@
 //! The scenarios of the suite, and the strategies and settings that are compared on them.
 
-use kforge::search::{OperatorWeights, SearchSettings};
+use kforge::search::{OperatorWeights, SearchSettings, Strategy};
 
 use crate::simulation::landscape::Landscape;
 use crate::simulation::machine::{
@@ -9,7 +9,7 @@ use crate::simulation::machine::{
 use crate::simulation::record::RunRecord;
 use crate::simulation::simulator::{Limits, Simulator};
 use crate::simulation::strategies::{ElitePool, MapElites, MuPlusLambda, RandomSearch, Setup};
-use crate::simulation::strategy::Strategy;
+use crate::simulation::strategy::Strategy as Simulated;
 use crate::simulation::terrains;
 
 /// Added to the number of a run for the seed of its search, so that it differs from that of its landscape.
@@ -35,7 +35,7 @@ pub(crate) struct Entry {
     pub(crate) make: Box<Make>,
 }
 
-type Make = dyn Fn(&Scenario, Setup) -> Box<dyn Strategy> + Sync;
+type Make = dyn Fn(&Scenario, Setup) -> Box<dyn Simulated> + Sync;
 
 impl Scenario {
     fn new<L: Landscape + 'static>(name: &str, landscape: fn(u64) -> L) -> Self {
@@ -205,6 +205,18 @@ pub(crate) fn ablations() -> Vec<Entry> {
         }),
         changed("operators.recombine: 1", |settings| {
             settings.operators.recombine = 1.0;
+        }),
+        changed("strategy: elite_pool", |settings| {
+            settings.strategy = Strategy::ElitePool;
+        }),
+        changed("strategy: mu_plus_lambda", |settings| {
+            settings.strategy = Strategy::MuPlusLambda;
+        }),
+        changed("strategy: beam", |settings| {
+            settings.strategy = Strategy::Beam;
+        }),
+        changed("strategy: random", |settings| {
+            settings.strategy = Strategy::Random;
         }),
         changed("window: 1", |settings| settings.window = Some(1)),
         changed("window: 32", |settings| settings.window = Some(32)),

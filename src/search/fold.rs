@@ -353,6 +353,8 @@ impl Search {
         };
         self.code_log.note(step, passed_code(verdict));
         self.archive.remove(&old_cell);
+        let speedup = valid_speedup(verdict).map(|speedup| speedup.geomean);
+        self.planner.record_new_speedup(step, speedup);
         let mut kept = false;
         if let CandidateResult::Passed {
             speedup,

@@ -9,7 +9,7 @@ use super::credit::{Credit, Spent};
 use super::families::Families;
 use super::ledger::{Ledger, StepOutcome};
 use super::model_brief::{ModelHistory, choose_model_brief};
-use super::parent_pool::{MAX_DRAWS, ParentPool};
+use super::parent_pool::{MAX_DRAWS, ParentHistory, ParentPool};
 use super::results::Change;
 use super::retirement::Retirement;
 use super::settings::{SearchMode, SearchSettings};
@@ -72,6 +72,7 @@ pub(super) struct Planner {
     /// Keys for which the proposer has nothing new left.
     exhausted: HashSet<BriefKey>,
     credit: Credit,
+    parents: ParentHistory,
     /// For each parent that `mutate` was used on, the weights of its briefs.
     weights: HashMap<u64, Vec<TransformationWeights>>,
     model_history: ModelHistory,
@@ -108,9 +109,9 @@ impl Planner {
         if let Some(brief) = self.model_only_brief(view, &template, &mut stream) {
             return useful(brief);
         }
-        let pool = ParentPool::from_view(view);
-        for _ in 0..MAX_DRAWS {
-            let parent = pool.draw(view, &mut stream);
+        let pool = ParentPool::from_view(view, &self.parents);
+        for draw in 0..MAX_DRAWS as u64 {
+            let parent = pool.draw(view, &self.parents, step + draw, &mut stream);
             if let Some(brief) = self.brief_for_parent(view, &pool, parent, &template, &mut stream)
             {
                 return useful(brief);
@@ -133,6 +134,10 @@ impl Planner {
 
     /// Records that a brief was decided.
     pub(super) fn record_brief(&mut self, brief: &Brief, ledger: &Ledger, families: &mut Families) {
+        if let Some(parent) = brief.parents.first() {
+            *self.parents.uses.entry(*parent).or_default() += 1;
+        }
+        self.parents.population.note_brief(brief.step);
         match brief.operator {
             Operator::Start => {}
             Operator::Propose | Operator::Edit | Operator::Crossover | Operator::Repair => {
@@ -179,6 +184,11 @@ impl Planner {
         self.credit.record(brief, detail, change, spent);
     }
 
+    /// Records that a kernel was judged again; `None`: it did not pass.
+    pub(super) fn record_new_speedup(&mut self, step: u64, speedup: Option<f64>) {
+        self.parents.population.replace(step, speedup);
+    }
+
     /// Records the outcome of a brief.
     pub(super) fn record_outcome(
         &mut self,
@@ -188,6 +198,11 @@ impl Planner {
     ) {
         self.model_history
             .record_outcome(brief.step, outcome, settings);
+        if let StepOutcome::Passed { speedup, .. } = outcome
+            && outcome.is_complete_pass()
+        {
+            self.parents.population.add(brief.step, *speedup);
+        }
         if *outcome == StepOutcome::Failed(FailedReason::NoOp)
             && matches!(brief.operator, Operator::Mutate | Operator::Recombine)
         {
@@ -213,9 +228,13 @@ impl Planner {
                 Operator::Propose | Operator::Edit => {
                     self.brief_for_model(view, operator, vec![parent], template, stream)
                 }
-                Operator::Crossover => pool.draw_other(view, parent, stream).and_then(|other| {
-                    self.brief_for_model(view, operator, vec![parent, other], template, stream)
-                }),
+                Operator::Crossover => {
+                    let turn = template.step + 1;
+                    let other = pool.draw_other(view, &self.parents, parent, turn, stream);
+                    other.and_then(|other| {
+                        self.brief_for_model(view, operator, vec![parent, other], template, stream)
+                    })
+                }
                 Operator::Repair => self
                     .model_history
                     .choose_kernel_to_repair(view, stream)
@@ -318,9 +337,7 @@ impl Planner {
         template: &Brief,
         stream: &mut RandomStream,
     ) -> Option<Brief> {
-        let ParentPool::Elites(steps) = pool else {
-            return None;
-        };
+        let steps = pool.passed();
         if steps.len() < 2 {
             return None;
         }
@@ -329,8 +346,9 @@ impl Planner {
                 .then(|| self.repeatable_brief(Operator::Recombine, [parent, other], template))
                 .flatten()
         };
-        (0..MAX_DRAWS)
-            .find_map(|_| with_other(pool.draw(view, stream)))
+        (1..=MAX_DRAWS as u64)
+            .map(|draw| pool.draw(view, &self.parents, template.step + draw, stream))
+            .find_map(with_other)
             .or_else(|| steps.iter().find_map(|other| with_other(*other)))
     }
 
@@ -397,7 +415,7 @@ impl Planner {
         template: Brief,
         stream: &mut RandomStream,
     ) -> Brief {
-        let parent = pool.draw(view, stream);
+        let parent = pool.draw(view, &self.parents, template.step, stream);
         let key = (Operator::Mutate, [parent, 0]);
         if self.exhausted.contains(&key) {
             let attempt = self.attempts.get(&key).copied().unwrap_or(0);

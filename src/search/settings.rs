@@ -102,6 +102,8 @@ const MAX_EDGES: usize = 1000;
 pub struct SearchSettings {
     /// How parents are chosen.
     pub mode: SearchMode,
+    /// `evolve`: which kernels become parents.
+    pub strategy: Strategy,
     /// The maximum number of steps in flight. The brief of step n is decided from the results of steps 1 to n - window.
     /// From 1 to 100,000. Default: 2 × (`eval.in_flight` + `llm.concurrency` if there are models); 1 for `tune`.
     pub window: Option<u64>,
@@ -114,7 +116,8 @@ pub struct SearchSettings {
     /// How strongly operators, models and strategy cards are preferred that earned more lately: 0 uses the weights as given, 1 multiplies
     /// each by what its choice earns for its cost, relative to the mean (`credit`).
     pub learning: f64,
-    /// The probability that a brief draws its parent evenly from all cells. The other briefs prefer the fastest elites.
+    /// `map_elites`: the probability that the parent of a brief is drawn from all cells, by the weight 1 / (1 + its briefs so far)². The
+    /// other briefs prefer the fastest elites.
     pub exploration: f64,
     /// Stop after this many steps in a row without a proven improvement: a kernel that won a duel against the best one, or whose
     /// interval lies above that of the best one. Default: never.
@@ -132,6 +135,23 @@ pub struct SearchSettings {
     pub repairs: u64,
     /// `tune`: the number of consecutive failures after which it restarts from the best kernel, or from a new one if none has passed.
     pub restart_after: u64,
+}
+
+/// Which kernels become parents in `evolve`. All else is the same for all: operators, what they have learned, duels, what is reported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// The elites of all cells of the archive.
+    #[default]
+    MapElites,
+    /// Half of the parents are the three latest kernels, half are drawn by a softmax over the log speedup.
+    ElitePool,
+    /// The five fastest kernels, each in its turn.
+    MuPlusLambda,
+    /// The five fastest kernels at the start of a generation of 40 briefs, each in its turn.
+    Beam,
+    /// Any kernel that passed. The control for the others.
+    Random,
 }
 
 /// How parents are chosen.
@@ -190,6 +210,7 @@ impl Default for SearchSettings {
             repairs: 2,
             restart_after: 3,
             mode: SearchMode::Evolve,
+            strategy: Strategy::MapElites,
         }
     }
 }
@@ -230,6 +251,12 @@ impl SearchSettings {
             check_feature(name, edges)?;
         }
         self.check_operators()?;
+        if self.mode == SearchMode::Tune && self.strategy != Strategy::MapElites {
+            return Err(Failure::usage(
+                "`search.strategy` has no effect in mode `tune`, which edits one kernel",
+            )
+            .hint("remove it, or use `kforge evolve`"));
+        }
         for (name, share) in [
             ("exploration", self.exploration),
             ("learning", self.learning),
@@ -422,6 +449,10 @@ mod tests {
             (
                 "target_speedup: 0",
                 "`search.target_speedup`: expected a number above 0, found `0`",
+            ),
+            (
+                "mode: tune\nstrategy: beam",
+                "`search.strategy` has no effect in mode `tune`, which edits one kernel\n\nhint: remove it, or use `kforge evolve`",
             ),
             (
                 "confirm: 0",

@@ -4,6 +4,7 @@ mod dismissed;
 mod order;
 mod retire;
 mod steps;
+mod strategies;
 mod tune;
 
 use std::collections::BTreeMap;
