@@ -104,6 +104,7 @@ fn brief(attempt: u64) -> Brief {
         point: None,
         attempt,
         retired: Default::default(),
+        weights: Vec::new(),
         model: None,
     }
 }

@@ -1,13 +1,15 @@
 //! The scenarios of the suite, and the strategies and settings that are compared on them.
 
-use kforge::search::{OperatorWeights, SearchSettings};
+use kforge::search::{OperatorWeights, SearchSettings, Strategy};
 
 use crate::simulation::landscape::Landscape;
-use crate::simulation::machine::{CARD, CARD_WITH_MODELS, Machine, SHARED_CPU};
+use crate::simulation::machine::{
+    CARD, CARD_WITH_A_WEAK_MODEL, CARD_WITH_MODELS, Machine, SHARED_CPU,
+};
 use crate::simulation::record::RunRecord;
 use crate::simulation::simulator::{Limits, Simulator};
 use crate::simulation::strategies::{ElitePool, MapElites, MuPlusLambda, RandomSearch, Setup};
-use crate::simulation::strategy::Strategy;
+use crate::simulation::strategy::Strategy as Simulated;
 use crate::simulation::terrains;
 
 /// Added to the number of a run for the seed of its search, so that it differs from that of its landscape.
@@ -33,7 +35,7 @@ pub(crate) struct Entry {
     pub(crate) make: Box<Make>,
 }
 
-type Make = dyn Fn(&Scenario, Setup) -> Box<dyn Strategy> + Sync;
+type Make = dyn Fn(&Scenario, Setup) -> Box<dyn Simulated> + Sync;
 
 impl Scenario {
     fn new<L: Landscape + 'static>(name: &str, landscape: fn(u64) -> L) -> Self {
@@ -57,7 +59,7 @@ impl Scenario {
             // As `config::resolve` chooses it.
             window: 2 * (self.machine.in_flight + concurrency) as u64,
             starts: landscape.starts().len() as u64,
-            has_models: concurrency > 0,
+            models: self.machine.models.map_or(&[], |models| models.names),
         };
         let mut strategy = (entry.make)(self, setup);
         let limits = Limits {
@@ -96,6 +98,20 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
             minutes: 120.0,
             at_minutes: [30.0, 120.0],
             ..Scenario::new("ideas", terrains::ideas)
+        },
+        Scenario {
+            machine: CARD_WITH_A_WEAK_MODEL,
+            operators: OperatorWeights::default(),
+            minutes: 120.0,
+            at_minutes: [30.0, 120.0],
+            ..Scenario::new("ideas, two models", terrains::ideas)
+        },
+        Scenario::new("sites", terrains::sites),
+        Scenario {
+            machine: SHARED_CPU,
+            minutes: 60.0,
+            at_minutes: [15.0, 60.0],
+            ..Scenario::new("sites on a CPU", terrains::sites)
         },
         Scenario {
             machine: SHARED_CPU,
@@ -174,9 +190,8 @@ pub(crate) fn ablations() -> Vec<Entry> {
             let edges = vec![0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0];
             settings.features.insert("speedup".to_owned(), edges);
         }),
-        changed("features with shared_bytes", |settings| {
-            let edges = vec![1.0];
-            settings.features.insert("shared_bytes".to_owned(), edges);
+        changed("features without shared_bytes", |settings| {
+            settings.features.shift_remove("shared_bytes");
         }),
         changed("features: {}", |settings| settings.features.clear()),
         changed("operators.autotune: 0.3", |settings| {
@@ -190,6 +205,18 @@ pub(crate) fn ablations() -> Vec<Entry> {
         }),
         changed("operators.recombine: 1", |settings| {
             settings.operators.recombine = 1.0;
+        }),
+        changed("strategy: elite_pool", |settings| {
+            settings.strategy = Strategy::ElitePool;
+        }),
+        changed("strategy: mu_plus_lambda", |settings| {
+            settings.strategy = Strategy::MuPlusLambda;
+        }),
+        changed("strategy: beam", |settings| {
+            settings.strategy = Strategy::Beam;
+        }),
+        changed("strategy: random", |settings| {
+            settings.strategy = Strategy::Random;
         }),
         changed("window: 1", |settings| settings.window = Some(1)),
         changed("window: 32", |settings| settings.window = Some(32)),

@@ -43,6 +43,7 @@ fn check_proposal(kernel: &Kernel, parents: &[&str], operator: Operator, seed: u
         start: None,
         point: Some(point),
         retired: Default::default(),
+        weights: Vec::new(),
         attempt: seed % 4,
     };
     let parent = |(source, step): (&&str, u64)| Parent {

@@ -28,8 +28,9 @@ eval.precision | number, below 1 | the profile's | Half width of the speedup's 9
 eval.racing | boolean | | Stop judging a kernel as soon as it surely cannot reach the best kernel of its kind: its interval is wide, and it is never kept. And time kernels against a fast starting kernel instead of a slow baseline.
 eval.require_sandbox | boolean | | Fail unless the full sandbox is available.
 search.mode | `evolve`, `tune` | | `evolve` fills an archive of kernels of different kinds; `tune` edits one kernel with a model. `kforge tune` sets it.
+search.strategy | `map_elites`, `elite_pool`, `mu_plus_lambda`, `beam`, `random` | | `evolve`: which kernels become parents. `map_elites`: elites of all cells of the archive; `elite_pool`: half the three latest, half by a softmax over the log speedup; `mu_plus_lambda`: the five fastest in turn; `beam`: the five fastest at the start of each generation of 40 steps; `random`: any that passed.
 search.window | integer, up to 100000 | `evolve`: twice what runs at once; `tune`: 1 | The maximum number of steps in flight. Steps that ask a model take at most half of it, unless no other operator is used.
-search.features | map of lists | | Axes of the archive: a [feature](#features) and the ascending edges of its bins. A value belongs to the bin of the last edge not above it.
+search.features | map of lists | | Axes of the archive: a [feature](#features) and the ascending edges of its bins. A value belongs to the bin of the last edge not above it. A new run leaves out axes that its device cannot supply, and says so.
 search.operators.autotune | number | | Weight of `autotune`: change the values of tunables. 0 switches an operator off.
 search.operators.mutate | number | | Weight of `mutate`: transform the syntax tree.
 search.operators.recombine | number | | Weight of `recombine`: combine tunables and device functions of two kernels.
@@ -37,8 +38,8 @@ search.operators.propose | number | | Weight of `propose`: a model writes a new 
 search.operators.edit | number | | Weight of `edit`: a model edits a kernel.
 search.operators.crossover | number | | Weight of `crossover`: a model combines two kernels.
 search.operators.repair | number | | Weight of `repair`: a model fixes a kernel that did not pass.
-search.learning | number, 0 to 1 | | How strongly operators that recently improved the archive are preferred. 0 uses the weights as they are.
-search.exploration | number, 0 to 1 | | Share of steps whose parent is drawn evenly from all cells instead of preferring the fastest.
+search.learning | number, 0 to 1 | | How strongly operators, models and strategy cards are preferred whose children were recently faster than their parents, for what they cost. Transformations of `mutate` follow their gains fully. 0 uses the weights as they are.
+search.exploration | number, 0 to 1 | | `map_elites`: share of steps whose parent is an elite that was used less than others, from any cell, instead of one of the fastest.
 search.patience | integer | never | Stop after this many steps without a kernel that is faster with 95 % confidence.
 search.target_speedup | number | never | Stop once the low end of a kernel's 95 % interval reaches this speedup.
 search.confirm | integer | | How many of the fastest kernels are measured again at the end.
@@ -122,6 +123,16 @@ strided_share | Share of strided requests.
 bank_conflicts | Passes over the shared memory banks, over the fewest possible; 1 is none.
 bytes_ratio | Accessed bytes over the least bytes of the task.
 arithmetic_per_byte | Operations of the task per accessed byte.
+registers | Registers per thread. This and the following are counted in the code that is compiled for a GPU.
+spill_bytes | Bytes of registers that are spilled to memory.
+vector_load_bytes | Widest load, in bytes.
+vector_store_bytes | Widest store, in bytes.
+mma | Instructions of the tensor cores, `wgmma` not counted.
+wgmma | `wgmma` instructions.
+async_copies | Asynchronous copies (`cp.async`).
+bulk_copies | Bulk copies.
+shuffles | Shuffles.
+atomics | Atomic operations.
 "#;
 
 /// One line of a table above.

@@ -16,7 +16,7 @@ use crate::base::text::did_you_mean;
 use crate::base::{Failure, random};
 use crate::llm::{BudgetLimits, LlmSettings, ModelList};
 use crate::run::{RunDirectory, RunRecord};
-use crate::search::{FoldOrder, SearchMode, SearchSettings};
+use crate::search::{FeatureSources, FoldOrder, SearchMode, SearchSettings};
 use crate::task::{Task, TaskFiles};
 use crate::verdict::DeviceIdentity;
 
@@ -65,6 +65,11 @@ fn resolve_with(
         0 => IN_FLIGHT_ON_CPU,
         count => count * IN_FLIGHT_PER_GPU,
     });
+    let mut search = config.search.clone();
+    // A run that is resumed keeps the axes that it began with.
+    if recorded.is_none() {
+        choices.extend(drop_axes(&mut search, config, backend));
+    }
     let window = choose_window(&config.search, &llm, in_flight);
     let seed = config.seed.unwrap_or_else(|| random::fresh_seed() >> 32);
     let default_output = || PathBuf::from("outputs").join(name);
@@ -84,7 +89,10 @@ fn resolve_with(
     let names: Vec<String> = found.iter().map(|(named, _)| named.name.clone()).collect();
     let mut complete = config.clone();
     complete.seed = Some(seed);
-    complete.search.window = Some(window);
+    complete.search = SearchSettings {
+        window: Some(window),
+        ..search.clone()
+    };
     complete.eval.in_flight = Some(in_flight);
     complete.llm = llm.clone();
     let mut record = record_of(&complete)?;
@@ -111,7 +119,7 @@ fn resolve_with(
         require_sandbox: config.eval.require_sandbox,
         window,
         order,
-        search: config.search.clone(),
+        search,
         llm,
         limits: BudgetLimits::new(config.budget.usd, config.budget.tokens),
         budget: config.budget.seconds.map(Duration::from_secs_f64),
@@ -120,6 +128,22 @@ fn resolve_with(
         choices,
         record,
     })
+}
+
+/// Drops the axes of the archive that the device cannot supply, and says so.
+fn drop_axes(
+    search: &mut SearchSettings,
+    config: &Config,
+    backend: &str,
+) -> impl Iterator<Item = String> + use<> {
+    let is_gpu = backend == "cuda";
+    let dropped = search.drop_axes(FeatureSources {
+        is_gpu,
+        inspects: !is_gpu || config.eval.screen == ScreenChoice::Cpu,
+    });
+    dropped
+        .into_iter()
+        .map(|(axis, why)| format!("search.features.{axis}: left out ({why})"))
 }
 
 fn choose_profile(config: &Config, gpus: &[DeviceIdentity], choices: &mut Vec<String>) -> String {

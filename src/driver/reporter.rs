@@ -216,7 +216,7 @@ impl<'a> Reporter<'a> {
     ) -> Result<()> {
         self.update_time(time);
         self.summary
-            .set_task(&self.progress, search.counts(), &self.model_tally, failure);
+            .set_task(&self.progress, search, &self.model_tally, failure);
         self.summary.write(false)
     }
 }

@@ -16,7 +16,7 @@ use crate::report::{
     Comparison, Continuation, Progress, TimeSpent, UnansweredSteps, WhyUnconfirmed,
 };
 use crate::run::{self, RunDirectory};
-use crate::search::{OperatorCounts, SearchCounts};
+use crate::search::{OperatorCounts, ResultCounts, Search};
 use crate::verdict::{Speedup, Status};
 
 /// Version of the format of `summary.json`.
@@ -90,6 +90,12 @@ struct TaskSummary {
     /// Steps whose model gave no candidate, by reason, with the server's words about the last.
     unanswered: Vec<UnansweredSteps>,
     by_operator: BTreeMap<Operator, OperatorSummary>,
+    /// Children of `mutate` against their parents, by transformation. A child of two transformations counts for both.
+    by_transformation: BTreeMap<String, ResultSummary>,
+    /// Children of models against their parents, by strategy card. Empty if no model was given one.
+    by_card: BTreeMap<String, ResultSummary>,
+    /// All children against their parents, by workload.
+    by_workload: BTreeMap<String, WorkloadSummary>,
     /// Statistics per model. Empty if no model was asked.
     models: BTreeMap<String, ModelStats>,
     /// Statistics per version of the prompts. Empty if no model was asked.
@@ -134,6 +140,33 @@ struct OperatorSummary {
     passed: u64,
     /// Candidates that entered the archive.
     added: u64,
+    /// Against their parents. Absent if no candidate had a parent.
+    #[serde(flatten)]
+    children: Option<ResultSummary>,
+}
+
+/// Children against the fastest of their parents.
+#[derive(Serialize)]
+struct ResultSummary {
+    /// Children that were judged.
+    children: u64,
+    #[serde(flatten)]
+    compared: WorkloadSummary,
+    /// Device time of their judgements.
+    device_seconds: f64,
+}
+
+/// Children whose figures could be compared with those of a parent.
+#[derive(Serialize)]
+struct WorkloadSummary {
+    compared: u64,
+    /// Those that are faster and slower: their 95 % interval does not overlap with the parent's.
+    faster: u64,
+    slower: u64,
+    /// Geometric mean of the speedups over the parent, of those compared. `null` without one.
+    mean_ratio: Option<f64>,
+    /// The largest of those that are faster. `null` without one.
+    best_ratio: Option<f64>,
 }
 
 impl Summary {
@@ -160,11 +193,12 @@ impl Summary {
     pub(super) fn set_task(
         &mut self,
         progress: &Progress,
-        counts: &SearchCounts,
+        search: &Search,
         model_tally: &ModelTally,
         failure: Option<String>,
     ) {
         self.contents.spent = progress.spent;
+        let (counts, results) = (search.counts(), search.results());
         let by_operator = counts.operators.iter();
         let summary = TaskSummary {
             task: progress.task.clone(),
@@ -198,7 +232,15 @@ impl Summary {
             by_failure: counts.failed.clone(),
             unanswered: model_tally.unanswered(),
             by_operator: by_operator
-                .map(|(operator, counts)| (*operator, OperatorSummary::new(counts)))
+                .map(|(operator, counts)| {
+                    let children = results.by_operator().get(operator);
+                    (*operator, OperatorSummary::new(counts, children))
+                })
+                .collect(),
+            by_transformation: result_summaries(results.by_transformation()),
+            by_card: result_summaries(results.by_card()),
+            by_workload: (results.by_workload().iter())
+                .map(|(name, counts)| (name.to_string(), WorkloadSummary::new(counts)))
                 .collect(),
             models: model_tally.by_model(),
             prompts: model_tally.by_prompts_version(),
@@ -253,13 +295,43 @@ fn best_path(progress: &Progress) -> String {
     format!("{}/best.cu", progress.task)
 }
 
+fn result_summaries(counts: &BTreeMap<String, ResultCounts>) -> BTreeMap<String, ResultSummary> {
+    let counts = counts.iter();
+    counts
+        .map(|(name, counts)| (name.clone(), ResultSummary::new(counts)))
+        .collect()
+}
+
 impl OperatorSummary {
-    fn new(counts: &OperatorCounts) -> Self {
+    fn new(counts: &OperatorCounts, children: Option<&ResultCounts>) -> Self {
         Self {
             steps: counts.asked,
             judged: counts.judged,
             passed: counts.passed,
             added: counts.added,
+            children: children.map(ResultSummary::new),
+        }
+    }
+}
+
+impl ResultSummary {
+    fn new(counts: &ResultCounts) -> Self {
+        Self {
+            children: counts.judged,
+            compared: WorkloadSummary::new(counts),
+            device_seconds: counts.device_seconds,
+        }
+    }
+}
+
+impl WorkloadSummary {
+    fn new(counts: &ResultCounts) -> Self {
+        Self {
+            compared: counts.compared,
+            faster: counts.faster,
+            slower: counts.slower,
+            mean_ratio: counts.mean_ratio(),
+            best_ratio: counts.best,
         }
     }
 }

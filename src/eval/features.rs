@@ -4,9 +4,11 @@
 
 use std::collections::BTreeMap;
 
+use indexmap::IndexMap;
+
 use super::case::Case;
-use super::context::{BoundPlan, JudgeContext};
-use crate::device::AccessSite;
+use super::context::JudgeContext;
+use crate::device::{AccessSite, Program};
 use crate::kernel::{Kernel, syntax};
 use crate::task::Task;
 use crate::verdict::{AccessFigures, Verdict};
@@ -141,7 +143,26 @@ impl MemoryUse {
     }
 }
 
-/// Adds the features that are known before a launch. Features of launches are those of the first case.
+/// Adds the features of the compiled code. Variants have programs of their own: each feature is the largest of all, so that it does not
+/// depend on their order.
+pub(super) fn add_code_features<'p>(
+    programs: impl Iterator<Item = &'p Program>,
+    verdict: &mut Verdict,
+) {
+    let features = programs.flat_map(|program| &program.features);
+    let mut largest = IndexMap::<&String, f64>::new();
+    for (name, value) in features {
+        let known = largest.entry(name).or_insert(*value);
+        *known = known.max(*value);
+    }
+    let largest = largest.into_iter();
+    verdict
+        .features
+        .extend(largest.map(|(name, value)| (name.clone(), value)));
+}
+
+/// Adds the features that are known before a launch. Features of launches are the largest over the timed shapes, which may use different
+/// variants.
 pub(super) fn add_source_features(
     kernel: &Kernel,
     context: &JudgeContext<'_>,
@@ -163,23 +184,21 @@ pub(super) fn add_source_features(
     let mut set = |name: &str, value: f64| features.insert(name.to_owned(), value);
     set("vector_bytes", f64::from(facts.vector_bytes));
     set("barriers", f64::from(facts.barriers));
-    let bound = cases.first().map(|case| context.bind(kernel, case));
-    let Some(Ok(BoundPlan { plan, .. })) = bound else {
+    let timed = cases.iter().filter(|case| !case.hidden);
+    let plans: Vec<_> = timed
+        .filter_map(|case| context.bind(kernel, case).ok())
+        .map(|bound| bound.plan)
+        .collect();
+    if plans.is_empty() {
         return;
-    };
-    let threads = plan
-        .launches
-        .iter()
-        .map(|launch| launch.block.iter().product::<u32>())
-        .max()
-        .unwrap_or(0);
-    let dynamic = plan
-        .launches
-        .iter()
-        .map(|launch| u64::from(launch.shared))
-        .max()
-        .unwrap_or(0);
-    set("launches", plan.launches.len() as f64);
+    }
+    let launches = || plans.iter().flat_map(|plan| &plan.launches);
+    let threads = launches().map(|launch| launch.block.iter().product::<u32>());
+    let threads = threads.max().unwrap_or(0);
+    let dynamic = launches().map(|launch| u64::from(launch.shared));
+    let dynamic = dynamic.max().unwrap_or(0);
+    let count = plans.iter().map(|plan| plan.launches.len()).max();
+    set("launches", count.unwrap_or(0) as f64);
     set("block_threads", f64::from(threads));
     set(
         "shared_bytes",

@@ -314,9 +314,7 @@ impl<'a> Judge<'a> {
             verdict.resources = program.resources.clone();
         }
         features::add_source_features(&compiled.kernel, context, &cases, verdict);
-        for program in compiled.programs.values() {
-            verdict.features.extend(program.features.clone());
-        }
+        features::add_code_features(compiled.programs.values(), verdict);
         if let Some(screen) = &mut self.screen {
             let _phase = self.context.times.phase(Phase::Screen);
             screen.run(&compiled, seed, verdict)?;

@@ -39,9 +39,21 @@ pub struct Brief {
     /// `mutate`: transformations that are no longer tried, each with the first attempt that leaves it out.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub retired: BTreeMap<String, u64>,
+    /// `mutate`: how often each transformation is drawn, in ascending order of attempts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<TransformationWeights>,
     /// The model to ask and the material for its prompt. `None` for kforge's own operators.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelBrief>,
+}
+
+/// How often transformations are drawn from an attempt on, until the next entry.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TransformationWeights {
+    /// The first attempt that these weights hold for.
+    pub attempt: u64,
+    /// Factors of the usual weights. A transformation that is not listed has the factor 1.
+    pub factors: BTreeMap<String, f64>,
 }
 
 /// Everything that a prompt depends on besides operator and parents.

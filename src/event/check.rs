@@ -25,6 +25,9 @@ impl Event {
                 for since in brief.retired.values() {
                     check("retired", *since, 0, line)?;
                 }
+                for weights in &brief.weights {
+                    check("weights", weights.attempt, 0, line)?;
+                }
                 let Some(model) = &brief.model else {
                     return Ok(());
                 };

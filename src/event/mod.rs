@@ -9,7 +9,7 @@ mod requests;
 mod run;
 mod task;
 
-pub use brief::{Brief, ContextKernels, ModelBrief, Operator};
+pub use brief::{Brief, ContextKernels, ModelBrief, Operator, TransformationWeights};
 pub use requests::{Cost, Replied, ReplyOutcome, Sent, Usage};
 pub use run::{
     Accepted, BestOfTask, Interrupted, RecordChange, RunEvent, SelfTested, Session, TaskEnded,

@@ -67,7 +67,7 @@ pub(super) struct WorkloadFigure {
 }
 
 impl JudgedVerdict {
-    /// The part that the search uses.
+    /// The part that the search uses to accept a candidate. Without the workloads, which have other figures here.
     pub(super) fn summary(&self) -> VerdictSummary {
         VerdictSummary {
             status: self.status,
@@ -78,6 +78,7 @@ impl JudgedVerdict {
             code: None,
             timing: self.timing,
             not_done: self.not_done.clone(),
+            workloads: Vec::new(),
         }
     }
 }

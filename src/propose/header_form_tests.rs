@@ -163,6 +163,7 @@ fn tuning_and_recombination_keep_headers_of_every_form_valid() {
             point: Some(IndexMap::from([("STEP".to_owned(), 1)])),
             attempt: 0,
             retired: BTreeMap::default(),
+            weights: Vec::new(),
         };
         let BriefOutcome::Candidate(tuned) = propose(&brief, &parents[..1], &task) else {
             panic!("{}", kernel.source);

@@ -29,6 +29,7 @@ fn brief(operator: Operator, attempt: u64) -> Brief {
         point: None,
         attempt,
         retired: BTreeMap::new(),
+        weights: Vec::new(),
     }
 }
 

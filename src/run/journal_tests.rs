@@ -19,6 +19,7 @@ fn events() -> Vec<Event> {
             point: None,
             attempt: 0,
             retired: Default::default(),
+            weights: Vec::new(),
         }),
         Event::Proposed(Proposed {
             form: None,

@@ -4,6 +4,7 @@
 
 use super::Search;
 use super::archive::{Cell, ChallengeOutcome, Elite};
+use super::credit::Spent;
 use super::families::PointResult;
 use super::ledger::{ArchiveDecision, StepOutcome, StepRecord};
 use super::order::FoldOrder;
@@ -58,9 +59,12 @@ impl Search {
             }
             Event::Failed(failed) => pending.failed = Some(failed.clone()),
             Event::Dueled(dueled) => pending.dueled.push(dueled.clone()),
+            Event::Replied(replied) => {
+                let cost = replied.cost.nano_usd.unwrap_or(0);
+                pending.nano_usd = pending.nano_usd.saturating_add(cost);
+            }
             Event::Judged(_)
             | Event::Sent(_)
-            | Event::Replied(_)
             | Event::Confirmed(_)
             | Event::Compared(_)
             | Event::Stopped(_) => {}
@@ -77,6 +81,7 @@ impl Search {
         let result = self.candidate_result(verdict);
         self.code_log.note(step, passed_code(verdict));
         let pending = self.pending.entry(step).or_default();
+        pending.device_seconds = verdict.seconds.device;
         match result {
             Some(_) => pending.judged = result,
             None => updates.push(SearchUpdate::HarnessError { step }),
@@ -84,7 +89,7 @@ impl Search {
     }
 
     /// The part of a verdict that the fold needs; `None` for a harness error, which is not a result.
-    fn candidate_result(&self, verdict: &VerdictSummary) -> Option<CandidateResult> {
+    fn candidate_result(&mut self, verdict: &VerdictSummary) -> Option<CandidateResult> {
         match verdict.status {
             Status::HarnessError => None,
             Status::Passed => {
@@ -96,7 +101,12 @@ impl Search {
                     return Some(CandidateResult::Dismissed { speedup });
                 }
                 let cell = self.archive.cell_of(&verdict.features, &speedup);
-                Some(CandidateResult::Passed { speedup, cell })
+                let figures = self.results.figures_of(speedup, verdict);
+                Some(CandidateResult::Passed {
+                    speedup,
+                    cell,
+                    figures,
+                })
             }
             status => Some(CandidateResult::NotPassed(status)),
         }
@@ -148,6 +158,11 @@ impl Search {
             .as_ref()
             .map(|proposed| proposed.detail.clone())
             .or_else(|| pending.failed.take().and_then(|failed| failed.detail));
+        let spent = Spent {
+            device_seconds: pending.device_seconds,
+            nano_usd: pending.nano_usd,
+        };
+        let mut figures = None;
         let folded = match resolution {
             StepResolution::Failed(reason) => {
                 FoldedCandidate::without_candidate(StepOutcome::Failed(reason))
@@ -163,6 +178,9 @@ impl Search {
                     });
                     self.source_steps.insert(step, from);
                 }
+                if let Some(CandidateResult::Passed { figures: known, .. }) = &pending.judged {
+                    figures = Some(known.clone());
+                }
                 self.fold_candidate(step, pending, decision, updates)
             }
         };
@@ -170,6 +188,14 @@ impl Search {
         let detail = detail.unwrap_or_default();
         self.planner
             .record_compilation(&planned.brief, &detail, &outcome, &self.ledger);
+        let change = (outcome.has_candidate())
+            .then(|| {
+                let seconds = spent.device_seconds;
+                (self.results).record(&planned.brief, &detail, figures, seconds)
+            })
+            .flatten();
+        self.planner
+            .record_earnings(&planned.brief, &detail, change, spent);
         let record = StepRecord {
             operator: planned.brief.operator,
             parents: planned.brief.parents.clone().into(),
@@ -228,7 +254,7 @@ impl Search {
             cell: None,
         };
         match (pending.judged, decision) {
-            (Some(CandidateResult::Passed { speedup, cell }), Some(insert)) => {
+            (Some(CandidateResult::Passed { speedup, cell, .. }), Some(insert)) => {
                 folded.cell = Some(cell.clone());
                 folded.outcome = StepOutcome::Passed {
                     speedup: speedup.geomean,
@@ -361,8 +387,16 @@ impl Search {
         };
         self.code_log.note(step, passed_code(verdict));
         self.archive.remove(&old_cell);
+        let speedup = valid_speedup(verdict).map(|speedup| speedup.geomean);
+        self.planner.record_new_speedup(step, speedup);
         let mut kept = false;
-        if let CandidateResult::Passed { speedup, cell } = result {
+        if let CandidateResult::Passed {
+            speedup,
+            cell,
+            figures,
+        } = result
+        {
+            self.results.set_figures(step, Some(figures));
             let outcome = self.archive.challenge(&cell, &speedup);
             kept = !matches!(outcome, ChallengeOutcome::NotFaster(_));
             if kept {

@@ -65,6 +65,12 @@ impl Incumbents {
         }
     }
 
+    /// Treats every kernel as one of a new kind, which must only not be hopeless.
+    pub(super) fn forget_kinds(&mut self) {
+        self.axes.clear();
+        self.by_bins.clear();
+    }
+
     /// The speedup that a kernel with these features must be able to reach; `None` if everything matters, because nothing has passed
     /// yet. A kernel of a new kind must only not be hopeless.
     pub fn bar(&self, features: &IndexMap<String, f64>) -> Option<f64> {

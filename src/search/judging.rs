@@ -6,6 +6,7 @@ use super::Search;
 use super::incumbents::Incumbents;
 use super::known_code::KnownCode;
 use super::pending::CandidateResult;
+use super::settings::Strategy;
 use crate::base::Digest;
 
 impl Search {
@@ -19,11 +20,15 @@ impl Search {
         let early = self.pending.iter().filter_map(|(step, pending)| {
             self.starting_kernel(*step)?;
             match pending.judged.as_ref()? {
-                CandidateResult::Passed { speedup, cell } => Some((cell, *speedup)),
+                CandidateResult::Passed { speedup, cell, .. } => Some((cell, *speedup)),
                 CandidateResult::Dismissed { .. } | CandidateResult::NotPassed(_) => None,
             }
         });
-        let incumbents = Incumbents::new(&self.archive, elites.chain(early));
+        let mut incumbents = Incumbents::new(&self.archive, elites.chain(early));
+        if self.settings.strategy != Strategy::MapElites {
+            // A kernel may be a parent although it is slower than another of its kind.
+            incumbents.forget_kinds();
+        }
         (!incumbents.is_empty()).then_some(incumbents)
     }
 

@@ -38,6 +38,7 @@ mod anchor;
 mod archive;
 mod completion;
 mod confirmation;
+mod credit;
 mod divergence;
 mod families;
 mod fold;
@@ -52,7 +53,9 @@ mod parent_pool;
 mod pending;
 mod planner;
 mod point_choice;
+mod population;
 mod resolution;
+mod results;
 mod retirement;
 mod settings;
 mod surrogate;
@@ -70,7 +73,9 @@ pub use known_code::KnownCode;
 pub use ledger::{ArchiveDecision, StepOutcome};
 pub(crate) use ledger::{OperatorCounts, SearchCounts, StepRecord};
 pub use order::FoldOrder;
-pub use settings::{FEATURES, OperatorWeights, SearchMode, SearchSettings};
+pub(crate) use results::{ResultCounts, Results};
+pub(crate) use settings::FeatureSources;
+pub use settings::{FEATURES, OperatorWeights, SearchMode, SearchSettings, Strategy};
 pub(crate) use updates::{Confirmation, UnfinishedStep};
 pub use updates::{DuelRequest, SearchUpdate};
 pub use view::ModelPool;
@@ -119,6 +124,7 @@ pub struct Search {
     /// Steps whose source is in the folder of a later step that proposed it first, and that later step.
     source_steps: BTreeMap<u64, u64>,
     code_log: CodeLog,
+    results: Results,
     /// The starting kernels whose last verdict passed and was timed in full, and their speedups.
     start_speedups: BTreeMap<u64, f64>,
 }
@@ -160,6 +166,7 @@ impl Search {
             comparisons: BTreeMap::new(),
             source_steps: BTreeMap::new(),
             code_log: CodeLog::default(),
+            results: Results::default(),
             start_speedups: BTreeMap::new(),
         };
         search.plan_first_steps();
@@ -296,6 +303,11 @@ impl Search {
     /// The steps that were folded first, at most `count` of them, the last of them first.
     pub(crate) fn latest_of(&self, count: u64) -> impl Iterator<Item = u64> {
         self.ledger.latest_of(count)
+    }
+
+    /// Children against their parents, over the folded steps.
+    pub(crate) fn results(&self) -> &Results {
+        &self.results
     }
 
     /// The record of a folded step.

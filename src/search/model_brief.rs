@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::credit::Credit;
 use super::ledger::StepOutcome;
 use super::settings::SearchSettings;
 use super::view::SearchView;
@@ -17,9 +18,6 @@ const MAX_LOOK_BACK: usize = 256;
 
 /// How many of the latest broken kernels are candidates for a repair.
 const MAX_REPAIR_CANDIDATES: usize = 8;
-
-/// The probability that a brief to propose or to edit comes with a strategy card.
-const CARD_CHANCE: f64 = 0.5;
 
 /// The part of the history that decides the next brief to a model.
 #[derive(Debug, Default)]
@@ -119,24 +117,43 @@ fn recent_steps(view: &SearchView<'_>) -> impl Iterator<Item = u64> {
 /// What a model gets besides the parents. `None` if there is no model.
 pub(super) fn choose_model_brief(
     view: &SearchView<'_>,
+    credit: &Credit,
     operator: Operator,
     parents: &[u64],
     stream: &mut RandomStream,
 ) -> Option<ModelBrief> {
-    let models = &view.model_pool.models;
+    let models = view.model_pool.models.iter();
+    let models: Vec<_> = models
+        .map(|(name, weight)| (name, weight * credit.model(name, view.settings)))
+        .collect();
     let weights: Vec<f64> = models.iter().map(|(_, weight)| *weight).collect();
-    let (name, _) = models.get(stream.weighted_index(&weights)?)?;
-    let cards = &view.model_pool.cards;
+    let (name, _) = *models.get(stream.weighted_index(&weights)?)?;
     // Repairs and crossovers already have a specific goal, so they get no card.
     let takes_card = !matches!(operator, Operator::Repair | Operator::Crossover);
-    let card = (takes_card && !cards.is_empty() && stream.uniform() < CARD_CHANCE)
-        .then(|| cards[stream.below(cards.len())].clone());
+    let card = takes_card
+        .then(|| choose_card(view, credit, stream))
+        .flatten();
     Some(ModelBrief {
         name: name.clone(),
         card,
         known: view.ledger.folded(),
         context: choose_context(view, parents, stream),
     })
+}
+
+/// A strategy card, or none. Before there is evidence all cards together are as likely as none.
+fn choose_card(
+    view: &SearchView<'_>,
+    credit: &Credit,
+    stream: &mut RandomStream,
+) -> Option<String> {
+    let cards = &view.model_pool.cards;
+    let none = cards.len() as f64 * credit.card(None, view.settings);
+    let each = cards
+        .iter()
+        .map(|card| credit.card(Some(card), view.settings));
+    let weights: Vec<f64> = each.chain([none]).collect();
+    cards.get(stream.weighted_index(&weights)?).cloned()
 }
 
 /// The kernels to show: a third are the fastest, a quarter are random elites, a quarter are the latest that passed, and the rest

@@ -3,6 +3,7 @@
 //! Plain data; the fold decides when a step is complete and what follows.
 
 use super::archive::Cell;
+use super::results::Figures;
 use crate::event::{Brief, Dueled, Failed, Proposed};
 use crate::verdict::{Speedup, Status, VerdictSummary};
 
@@ -18,6 +19,10 @@ pub(super) struct PendingStep {
     pub(super) duplicate_of: Option<u64>,
     /// Only in journal order: it is complete and waits for its turn in the fold.
     pub(super) is_queued: bool,
+    /// Device time of the judgement.
+    pub(super) device_seconds: f64,
+    /// What the requests of the step cost, in billionths of a dollar; 0 if no price is known.
+    pub(super) nano_usd: u64,
 }
 
 /// The part of a verdict that the fold needs.
@@ -26,6 +31,7 @@ pub(super) enum CandidateResult {
     Passed {
         speedup: Speedup,
         cell: Cell,
+        figures: Figures,
     },
     /// It passed, but is surely slower than an incumbent, and its judgement ended early.
     Dismissed {

@@ -5,15 +5,17 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::credit::{Credit, Spent};
 use super::families::Families;
 use super::ledger::{Ledger, StepOutcome};
 use super::model_brief::{ModelHistory, choose_model_brief};
-use super::parent_pool::{MAX_DRAWS, ParentPool};
+use super::parent_pool::{MAX_DRAWS, ParentHistory, ParentPool};
+use super::results::Change;
 use super::retirement::Retirement;
 use super::settings::{SearchMode, SearchSettings};
 use super::view::SearchView;
 use crate::base::RandomStream;
-use crate::event::{Brief, FailedReason, Operator};
+use crate::event::{Brief, FailedReason, Operator, TransformationWeights};
 
 /// The operators to choose from. Arrays of weights have this order.
 const OPERATORS: [Operator; 7] = [
@@ -25,9 +27,6 @@ const OPERATORS: [Operator; 7] = [
     Operator::Crossover,
     Operator::Repair,
 ];
-
-/// The weight of a past outcome is multiplied by this at every step.
-const DECAY: f64 = 0.98;
 
 /// An operator with its parents; a missing second parent is 0.
 type BriefKey = (Operator, [u64; 2]);
@@ -73,10 +72,10 @@ pub(super) struct Planner {
     attempts: HashMap<BriefKey, u64>,
     /// Keys for which the proposer has nothing new left.
     exhausted: HashSet<BriefKey>,
-    /// Steps of each operator; older steps weigh less.
-    trials: [f64; OPERATORS.len()],
-    /// Candidates of each operator that entered the archive; older ones weigh less.
-    gains: [f64; OPERATORS.len()],
+    credit: Credit,
+    parents: ParentHistory,
+    /// For each parent that `mutate` was used on, the weights of its briefs.
+    weights: HashMap<u64, Vec<TransformationWeights>>,
     model_history: ModelHistory,
     retirement: Retirement,
 }
@@ -94,6 +93,7 @@ impl Planner {
             point: None,
             attempt: 0,
             retired: BTreeMap::new(),
+            weights: Vec::new(),
             model: None,
         };
         let drawn_seed = template.seed;
@@ -110,9 +110,9 @@ impl Planner {
         if let Some(brief) = self.model_only_brief(view, &template, &mut stream) {
             return useful(brief);
         }
-        let pool = ParentPool::from_view(view);
-        for _ in 0..MAX_DRAWS {
-            let parent = pool.draw(view, &mut stream);
+        let pool = ParentPool::from_view(view, &self.parents);
+        for draw in 0..MAX_DRAWS as u64 {
+            let parent = pool.draw(view, &self.parents, step + draw, &mut stream);
             if let Some(brief) = self.brief_for_parent(view, &pool, parent, &template, &mut stream)
             {
                 return useful(brief);
@@ -135,6 +135,10 @@ impl Planner {
 
     /// Records that a brief was decided.
     pub(super) fn record_brief(&mut self, brief: &Brief, ledger: &Ledger, families: &mut Families) {
+        if let Some(parent) = brief.parents.first() {
+            *self.parents.uses.entry(*parent).or_default() += 1;
+        }
+        self.parents.population.note_brief(brief.step);
         match brief.operator {
             Operator::Start => {}
             Operator::Propose | Operator::Edit | Operator::Crossover | Operator::Repair => {
@@ -151,6 +155,9 @@ impl Planner {
             Operator::Mutate | Operator::Recombine => {
                 *self.attempts.entry(brief_key(brief)).or_default() += 1;
                 self.retirement.record_brief(brief);
+                if let (Some(parent), false) = (brief.parents.first(), brief.weights.is_empty()) {
+                    self.weights.insert(*parent, brief.weights.clone());
+                }
             }
         }
     }
@@ -167,6 +174,22 @@ impl Planner {
             .record_outcome(brief, detail, outcome, ledger);
     }
 
+    /// Records how the candidate of a step compares with its parent, if it does, and what it cost. `detail`: what its operator did.
+    pub(super) fn record_earnings(
+        &mut self,
+        brief: &Brief,
+        detail: &str,
+        change: Option<Change>,
+        spent: Spent,
+    ) {
+        self.credit.record(brief, detail, change, spent);
+    }
+
+    /// Records that a kernel was judged again; `None`: it did not pass.
+    pub(super) fn record_new_speedup(&mut self, step: u64, speedup: Option<f64>) {
+        self.parents.population.replace(step, speedup);
+    }
+
     /// Records the outcome of a brief.
     pub(super) fn record_outcome(
         &mut self,
@@ -176,23 +199,16 @@ impl Planner {
     ) {
         self.model_history
             .record_outcome(brief.step, outcome, settings);
+        if let StepOutcome::Passed { speedup, .. } = outcome
+            && outcome.is_complete_pass()
+        {
+            self.parents.population.add(brief.step, *speedup);
+        }
         if *outcome == StepOutcome::Failed(FailedReason::NoOp)
             && matches!(brief.operator, Operator::Mutate | Operator::Recombine)
         {
             self.exhausted.insert(brief_key(brief));
         }
-        let Some(index) = OPERATORS
-            .iter()
-            .position(|operator| *operator == brief.operator)
-        else {
-            return;
-        };
-        self.trials
-            .iter_mut()
-            .chain(&mut self.gains)
-            .for_each(|count| *count *= DECAY);
-        self.trials[index] += 1.0;
-        self.gains[index] += f64::from(u8::from(outcome.was_added()));
     }
 
     /// A brief with this parent; `None` if no operator has anything left for it. Operators are drawn by their weights. An
@@ -205,12 +221,7 @@ impl Planner {
         template: &Brief,
         stream: &mut RandomStream,
     ) -> Option<Brief> {
-        let mut weights = self.learned_weights(view.settings);
-        if view.model_pool.models.is_empty() {
-            for (weight, operator) in weights.iter_mut().zip(OPERATORS) {
-                *weight *= f64::from(u8::from(!operator.asks_model()));
-            }
-        }
+        let mut weights = self.operator_weights(view);
         while let Some(index) = stream.weighted_index(&weights) {
             let operator = OPERATORS[index];
             let brief = match operator {
@@ -218,9 +229,13 @@ impl Planner {
                 Operator::Propose | Operator::Edit => {
                     self.brief_for_model(view, operator, vec![parent], template, stream)
                 }
-                Operator::Crossover => pool.draw_other(view, parent, stream).and_then(|other| {
-                    self.brief_for_model(view, operator, vec![parent, other], template, stream)
-                }),
+                Operator::Crossover => {
+                    let turn = template.step + 1;
+                    let other = pool.draw_other(view, &self.parents, parent, turn, stream);
+                    other.and_then(|other| {
+                        self.brief_for_model(view, operator, vec![parent, other], template, stream)
+                    })
+                }
                 Operator::Repair => self
                     .model_history
                     .choose_kernel_to_repair(view, stream)
@@ -239,15 +254,16 @@ impl Planner {
         None
     }
 
-    /// The configured weights, shifted by `search.learning` towards operators that gained elites lately. The gain rate of every
-    /// operator starts at one in two (Laplace's rule of succession).
-    fn learned_weights(&self, settings: &SearchSettings) -> [f64; OPERATORS.len()] {
-        let rates: [f64; OPERATORS.len()] =
-            std::array::from_fn(|index| (self.gains[index] + 1.0) / (self.trials[index] + 2.0));
-        let mean = rates.iter().sum::<f64>() / rates.len() as f64;
-        std::array::from_fn(|index| {
-            let learned = 1.0 - settings.learning + settings.learning * rates[index] / mean;
-            settings.operators.weight_of(OPERATORS[index]) * learned
+    /// The configured weights, shifted by `search.learning` towards operators that earn more for their cost. 0 for those that need a
+    /// model where there is none.
+    fn operator_weights(&self, view: &SearchView<'_>) -> [f64; OPERATORS.len()] {
+        let has_models = !view.model_pool.models.is_empty();
+        OPERATORS.map(|operator| {
+            if operator.asks_model() && !has_models {
+                return 0.0;
+            }
+            let configured = view.settings.operators.weight_of(operator);
+            configured * self.credit.operator(operator, view.settings)
         })
     }
 
@@ -282,7 +298,7 @@ impl Planner {
         template: &Brief,
         stream: &mut RandomStream,
     ) -> Option<Brief> {
-        let model = choose_model_brief(view, operator, &parents, stream)?;
+        let model = choose_model_brief(view, &self.credit, operator, &parents, stream)?;
         let mut brief = Brief {
             operator,
             parents,
@@ -322,9 +338,7 @@ impl Planner {
         template: &Brief,
         stream: &mut RandomStream,
     ) -> Option<Brief> {
-        let ParentPool::Elites(steps) = pool else {
-            return None;
-        };
+        let steps = pool.passed();
         if steps.len() < 2 {
             return None;
         }
@@ -333,8 +347,9 @@ impl Planner {
                 .then(|| self.repeatable_brief(Operator::Recombine, [parent, other], template))
                 .flatten()
         };
-        (0..MAX_DRAWS)
-            .find_map(|_| with_other(pool.draw(view, stream)))
+        (1..=MAX_DRAWS as u64)
+            .map(|draw| pool.draw(view, &self.parents, template.step + draw, stream))
+            .find_map(with_other)
             .or_else(|| steps.iter().find_map(|other| with_other(*other)))
     }
 
@@ -342,11 +357,34 @@ impl Planner {
         let brief = self.repeatable_brief(Operator::Mutate, [parent, 0], template)?;
         let retired = (self.retirement).for_brief(parent, brief.attempt, view.ledger);
         let seed = mutation_seed(view, parent);
+        let weights = self.weights_for(parent, brief.attempt, view.settings);
         Some(Brief {
             retired,
+            weights,
             seed,
             ..brief
         })
+    }
+
+    /// The weights of transformations for the next brief of a parent. New ones hold from the first attempt on and from each power of
+    /// two, so that the list stays short.
+    fn weights_for(
+        &self,
+        parent: u64,
+        attempt: u64,
+        settings: &SearchSettings,
+    ) -> Vec<TransformationWeights> {
+        let mut weights = self.weights.get(&parent).cloned().unwrap_or_default();
+        if attempt == 0 || attempt.is_power_of_two() {
+            let factors = self.credit.transformations(settings);
+            if weights
+                .last()
+                .map_or(!factors.is_empty(), |last| last.factors != factors)
+            {
+                weights.push(TransformationWeights { attempt, factors });
+            }
+        }
+        weights
     }
 
     /// A brief whose operator gives another result at every attempt; `None` once the proposer has nothing new left.
@@ -378,7 +416,7 @@ impl Planner {
         template: Brief,
         stream: &mut RandomStream,
     ) -> Brief {
-        let parent = pool.draw(view, stream);
+        let parent = pool.draw(view, &self.parents, template.step, stream);
         let key = (Operator::Mutate, [parent, 0]);
         if self.exhausted.contains(&key) {
             let attempt = self.attempts.get(&key).copied().unwrap_or(0);
@@ -406,101 +444,4 @@ fn mutation_seed(view: &SearchView<'_>, parent: u64) -> u64 {
 fn brief_key(brief: &Brief) -> BriefKey {
     let parent = |index: usize| brief.parents.get(index).copied().unwrap_or(0);
     (brief.operator, [parent(0), parent(1)])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::search::ledger::ArchiveDecision;
-    use crate::search::settings::OperatorWeights;
-
-    fn brief(operator: Operator) -> Brief {
-        Brief {
-            step: 9,
-            operator,
-            parents: vec![1],
-            seed: 0,
-            start: None,
-            point: None,
-            attempt: 0,
-            retired: BTreeMap::new(),
-            model: None,
-        }
-    }
-
-    fn settings(learning: f64) -> SearchSettings {
-        SearchSettings {
-            learning,
-            ..SearchSettings::default()
-        }
-    }
-
-    /// A planner that has seen `autotune` add an elite and `mutate` add none, 200 times each.
-    fn experienced_planner() -> Planner {
-        let mut planner = Planner::default();
-        for _ in 0..200 {
-            for (operator, insert) in [
-                (Operator::Autotune, ArchiveDecision::New),
-                (Operator::Mutate, ArchiveDecision::NotAdded { behind: 1 }),
-            ] {
-                let outcome = StepOutcome::Passed {
-                    speedup: 2.0,
-                    insert,
-                };
-                planner.record_outcome(&brief(operator), &outcome, &settings(0.5));
-            }
-        }
-        planner
-    }
-
-    fn weight(weights: &[f64; OPERATORS.len()], operator: Operator) -> f64 {
-        let index = OPERATORS.iter().position(|other| *other == operator);
-        weights[index.unwrap()]
-    }
-
-    #[test]
-    fn without_history_the_weights_are_the_configured_ones() {
-        let configured = OPERATORS.map(|operator| OperatorWeights::default().weight_of(operator));
-        assert_eq!(
-            Planner::default().learned_weights(&settings(1.0)),
-            configured
-        );
-    }
-
-    #[test]
-    fn without_learning_history_changes_no_weight() {
-        let planner = experienced_planner();
-        let configured = OPERATORS.map(|operator| OperatorWeights::default().weight_of(operator));
-        assert_eq!(planner.learned_weights(&settings(0.0)), configured);
-    }
-
-    #[test]
-    fn learning_shifts_weights_towards_operators_that_add_elites() {
-        let planner = experienced_planner();
-        let half = planner.learned_weights(&settings(0.5));
-        let full = planner.learned_weights(&settings(1.0));
-        // Operators without history count as one success in two trials.
-        let (gaining, failing) = (Operator::Autotune, Operator::Mutate);
-        assert!(weight(&half, gaining) > 1.2, "{half:?}");
-        assert!((0.5..0.7).contains(&weight(&half, failing)), "{half:?}");
-        assert!(weight(&full, gaining) > weight(&half, gaining), "{full:?}");
-        assert!(weight(&full, failing) < weight(&half, failing), "{full:?}");
-        // An operator that never gains anything is still tried.
-        assert!(weight(&full, failing) > 0.0, "{full:?}");
-    }
-
-    #[test]
-    fn old_outcomes_are_forgotten() {
-        let mut planner = experienced_planner();
-        let before = weight(&planner.learned_weights(&settings(1.0)), Operator::Mutate);
-        for _ in 0..200 {
-            let outcome = StepOutcome::Passed {
-                speedup: 2.0,
-                insert: ArchiveDecision::New,
-            };
-            planner.record_outcome(&brief(Operator::Mutate), &outcome, &settings(1.0));
-        }
-        let after = weight(&planner.learned_weights(&settings(1.0)), Operator::Mutate);
-        assert!(after > 2.0 * before, "{before} became {after}");
-    }
 }

@@ -77,7 +77,7 @@ impl Search {
             .get(&from)
             .and_then(|from| from.judged.as_ref());
         let (speedup, cell) = match result {
-            Some(CandidateResult::Passed { speedup, cell }) => (speedup, cell),
+            Some(CandidateResult::Passed { speedup, cell, .. }) => (speedup, cell),
             Some(CandidateResult::Dismissed { .. }) => return Ok(Some(ArchiveDecision::Dismissed)),
             Some(CandidateResult::NotPassed(_)) | None => return Ok(None),
         };

@@ -6,14 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::ledger::{Ledger, StepOutcome};
+use super::results::transformations_of;
 use crate::event::{Brief, Operator};
 use crate::verdict::Status;
 
 /// Compile errors after which a transformation is retired.
 const MAX_COMPILE_ERRORS: u32 = 2;
-
-/// Joins the details of two transformations in sequence.
-const SEQUENCE: &str = ", then ";
 
 /// Compile errors of kforge's own operators, by family.
 #[derive(Debug, Default)]
@@ -93,9 +91,7 @@ impl Retirement {
     }
 
     fn record_mutation(&mut self, family: u32, detail: &str, has_error: bool) {
-        let names: Vec<_> = detail
-            .split(SEQUENCE)
-            .filter_map(|part| part.split_whitespace().next())
+        let names: Vec<_> = transformations_of(detail)
             .map(|name| (family, name.to_owned()))
             .collect();
         if !has_error {

@@ -13,8 +13,8 @@ use crate::base::text::did_you_mean;
 use crate::event::Operator;
 
 /// The features that can be axes of the archive. Each is a number that the judge determines for a kernel: `docs/configuration.md`
-/// has their units, `eval::features` their formulas.
-pub const FEATURES: [&str; 14] = [
+/// has their units, `eval::features` and `device::cuda::ptx` their formulas.
+pub const FEATURES: [&str; 24] = [
     "block_threads",
     "vector_bytes",
     "shared_bytes",
@@ -29,7 +29,63 @@ pub const FEATURES: [&str; 14] = [
     "bank_conflicts",
     "bytes_ratio",
     "arithmetic_per_byte",
+    "registers",
+    "spill_bytes",
+    "vector_load_bytes",
+    "vector_store_bytes",
+    "mma",
+    "wgmma",
+    "async_copies",
+    "bulk_copies",
+    "shuffles",
+    "atomics",
 ];
+
+/// Those that only an inspection on the CPU supplies: it counts memory accesses.
+const INSPECTED_FEATURES: [&str; 7] = [
+    "load_sectors",
+    "store_sectors",
+    "coalescing",
+    "strided_share",
+    "bank_conflicts",
+    "bytes_ratio",
+    "arithmetic_per_byte",
+];
+
+/// Those that are counted in the code that is compiled for a GPU.
+const GPU_CODE_FEATURES: [&str; 10] = [
+    "registers",
+    "spill_bytes",
+    "vector_load_bytes",
+    "vector_store_bytes",
+    "mma",
+    "wgmma",
+    "async_copies",
+    "bulk_copies",
+    "shuffles",
+    "atomics",
+];
+
+/// How kernels are judged, as far as it decides which features there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FeatureSources {
+    pub is_gpu: bool,
+    /// Whether kernels are inspected on the CPU.
+    pub inspects: bool,
+}
+
+impl FeatureSources {
+    /// Why no kernel has this feature; `None` if kernels have it.
+    fn lacks(self, feature: &str) -> Option<&'static str> {
+        if !self.inspects && INSPECTED_FEATURES.contains(&feature) {
+            Some("memory accesses are counted on the CPU only; `eval.screen: cpu` does it")
+        } else if !self.is_gpu && GPU_CODE_FEATURES.contains(&feature) {
+            Some("it is counted in the code of a GPU")
+        } else {
+            None
+        }
+    }
+}
 
 /// The largest window: every brief in it is kept in memory.
 const MAX_WINDOW: u64 = 100_000;
@@ -46,6 +102,8 @@ const MAX_EDGES: usize = 1000;
 pub struct SearchSettings {
     /// How parents are chosen.
     pub mode: SearchMode,
+    /// `evolve`: which kernels become parents.
+    pub strategy: Strategy,
     /// The maximum number of steps in flight. Steps that ask a model take at most half of it, so that kforge's own operators have the
     /// rest, if they are used. From 1 to 100,000. Default: 2 × (`eval.in_flight` + `llm.concurrency` if there are models); 1 for `tune`.
     pub window: Option<u64>,
@@ -55,10 +113,11 @@ pub struct SearchSettings {
     pub features: IndexMap<String, Vec<f64>>,
     /// How often each operator is used, relative to the others; 0 switches it off. Operators that are not given keep their default.
     pub operators: OperatorWeights,
-    /// How strongly operators that recently added to the archive are preferred: 0 uses the weights as given, 1
-    /// multiplies each by the gain rate of its operator relative to the mean rate (`planner`).
+    /// How strongly operators, models and strategy cards are preferred that earned more lately: 0 uses the weights as given, 1 multiplies
+    /// each by what its choice earns for its cost, relative to the mean (`credit`).
     pub learning: f64,
-    /// The probability that a brief draws its parent evenly from all cells. The other briefs prefer the fastest elites.
+    /// `map_elites`: the probability that the parent of a brief is drawn from all cells, by the weight 1 / (1 + its briefs so far)². The
+    /// other briefs prefer the fastest elites.
     pub exploration: f64,
     /// Stop after this many steps in a row without a proven improvement: a kernel that won a duel against the best one, or whose
     /// interval lies above that of the best one. Default: never.
@@ -76,6 +135,23 @@ pub struct SearchSettings {
     pub repairs: u64,
     /// `tune`: the number of consecutive failures after which it restarts from the best kernel, or from a new one if none has passed.
     pub restart_after: u64,
+}
+
+/// Which kernels become parents in `evolve`. All else is the same for all: operators, what they have learned, duels, what is reported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// The elites of all cells of the archive.
+    #[default]
+    MapElites,
+    /// Half of the parents are the three latest kernels, half are drawn by a softmax over the log speedup.
+    ElitePool,
+    /// The five fastest kernels, each in its turn.
+    MuPlusLambda,
+    /// The five fastest kernels at the start of a generation of 40 briefs, each in its turn.
+    Beam,
+    /// Any kernel that passed. The control for the others.
+    Random,
 }
 
 /// How parents are chosen.
@@ -111,10 +187,11 @@ pub struct OperatorWeights {
 
 impl Default for SearchSettings {
     fn default() -> Self {
-        let edges: [(&str, &[f64]); 4] = [
+        let edges: [(&str, &[f64]); 5] = [
             ("block_threads", &[64.0, 128.0, 256.0, 512.0]),
             ("vector_bytes", &[8.0, 16.0]),
             ("barriers", &[1.0, 4.0]),
+            ("shared_bytes", &[1.0]),
             ("coalescing", &[0.3, 0.8]),
         ];
         Self {
@@ -133,6 +210,7 @@ impl Default for SearchSettings {
             repairs: 2,
             restart_after: 3,
             mode: SearchMode::Evolve,
+            strategy: Strategy::MapElites,
         }
     }
 }
@@ -178,6 +256,12 @@ impl SearchSettings {
             check_feature(name, edges)?;
         }
         self.check_operators()?;
+        if self.mode == SearchMode::Tune && self.strategy != Strategy::MapElites {
+            return Err(Failure::usage(
+                "`search.strategy` has no effect in mode `tune`, which edits one kernel",
+            )
+            .hint("remove it, or use `kforge evolve`"));
+        }
         for (name, share) in [
             ("exploration", self.exploration),
             ("learning", self.learning),
@@ -211,6 +295,18 @@ impl SearchSettings {
             }
         }
         Ok(())
+    }
+
+    /// Removes the axes that no kernel would have a value on, and returns their names with the reasons. All kernels would have the bin
+    /// `unknown` there.
+    pub(crate) fn drop_axes(&mut self, sources: FeatureSources) -> Vec<(String, &'static str)> {
+        let names = self.features.keys();
+        let dropped: Vec<_> = names
+            .filter_map(|name| Some((name.clone(), sources.lacks(name)?)))
+            .collect();
+        self.features
+            .retain(|name, _| sources.lacks(name).is_none());
+        dropped
     }
 
     fn check_operators(&self) -> Result<(), Failure> {
@@ -291,7 +387,7 @@ mod tests {
             serde_yaml::from_str(&format!("features: {{{all}}}\noperators: {{mutate: 0}}"))
                 .unwrap();
         settings.check().unwrap();
-        assert_eq!(settings.features.len(), 14);
+        assert_eq!(settings.features.len(), 24);
         assert_eq!(
             settings.operators,
             OperatorWeights {
@@ -299,6 +395,24 @@ mod tests {
                 ..OperatorWeights::default()
             }
         );
+    }
+
+    #[test]
+    fn axes_that_a_device_cannot_supply_are_dropped_by_name() {
+        let left_after = |is_gpu, inspects| {
+            let mut settings: SearchSettings = serde_json::from_value(serde_json::json!({
+                "features": {"block_threads": [64], "coalescing": [0.5], "registers": [64]},
+            }))
+            .unwrap();
+            let dropped = settings.drop_axes(FeatureSources { is_gpu, inspects });
+            assert_eq!(dropped.len() + settings.features.len(), 3);
+            settings.features.keys().cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(left_after(true, false), ["block_threads", "registers"]);
+        assert_eq!(left_after(false, true), ["block_threads", "coalescing"]);
+        assert_eq!(left_after(true, true).len(), 3);
+        let listed = INSPECTED_FEATURES.iter().chain(&GPU_CODE_FEATURES);
+        assert!(listed.clone().all(|name| FEATURES.contains(name)));
     }
 
     #[test]
@@ -340,6 +454,10 @@ mod tests {
             (
                 "target_speedup: 0",
                 "`search.target_speedup`: expected a number above 0, found `0`",
+            ),
+            (
+                "mode: tune\nstrategy: beam",
+                "`search.strategy` has no effect in mode `tune`, which edits one kernel\n\nhint: remove it, or use `kforge evolve`",
             ),
             (
                 "confirm: 0",

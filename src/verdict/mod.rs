@@ -4,7 +4,7 @@
 //! `Status`, never an error. `eval` makes verdicts; this module decides nothing.
 
 use indexmap::IndexMap;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::base::{Digest, exact};
 
@@ -195,6 +195,39 @@ pub struct VerdictSummary {
     pub timing: Option<Timing>,
     #[serde(default)]
     pub not_done: Vec<String>,
+    /// The timed workloads.
+    #[serde(default, deserialize_with = "timed_workloads")]
+    pub workloads: Vec<WorkloadSpeedup>,
+}
+
+/// The speedup on one workload.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkloadSpeedup {
+    pub id: String,
+    pub speedup: Speedup,
+}
+
+/// Reads the list of all workloads, and keeps those that were timed.
+fn timed_workloads<'d, D: Deserializer<'d>>(
+    deserializer: D,
+) -> Result<Vec<WorkloadSpeedup>, D::Error> {
+    #[derive(Deserialize)]
+    struct Workload {
+        id: String,
+        speedup: Option<f64>,
+        ci95: Option<[f64; 2]>,
+    }
+    let workloads = Vec::<Workload>::deserialize(deserializer)?;
+    let timed = workloads.into_iter().filter_map(|workload| {
+        Some(WorkloadSpeedup {
+            id: workload.id,
+            speedup: Speedup {
+                geomean: workload.speedup?,
+                ci95: workload.ci95?,
+            },
+        })
+    });
+    Ok(timed.collect())
 }
 
 impl VerdictSummary {
@@ -223,6 +256,17 @@ impl From<&Verdict> for VerdictSummary {
             code: verdict.code,
             timing: verdict.timing,
             not_done: verdict.not_done.clone(),
+            workloads: (verdict.workloads.iter())
+                .filter_map(|workload| {
+                    Some(WorkloadSpeedup {
+                        id: workload.id.clone(),
+                        speedup: Speedup {
+                            geomean: workload.speedup?,
+                            ci95: workload.ci95?,
+                        },
+                    })
+                })
+                .collect(),
         }
     }
 }

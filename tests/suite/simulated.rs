@@ -22,7 +22,7 @@ fn setup(landscape: &dyn Landscape, machine: &Machine, seed: u64) -> Setup {
         seed,
         window: 8,
         starts: landscape.starts().len() as u64,
-        has_models: machine.models.is_some(),
+        models: machine.models.map_or(&[], |models| models.names),
     }
 }
 

@@ -155,7 +155,10 @@ pub(crate) fn failed(step: u64, reason: FailedReason) -> Failed {
 }
 
 /// `device`: seconds on the device, without compilation.
-fn job(event: Event, costs: JudgementCosts, device: f64) -> Job {
+fn job(mut event: Event, costs: JudgementCosts, device: f64) -> Job {
+    if let Event::Judged(judged) = &mut event {
+        judged.verdict.seconds.device = costs.compile + device;
+    }
     Job {
         event,
         host: costs.host,

@@ -43,6 +43,8 @@ pub(crate) struct Machine {
 /// How long models think.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ModelCosts {
+    /// One of them may be `WEAK_MODEL`.
+    pub(crate) names: &'static [&'static str],
     /// Requests at the same time.
     pub(crate) concurrency: usize,
     /// Seconds of the median answer.
@@ -72,6 +74,23 @@ pub(crate) const CARD: Machine = Machine {
 /// The same card with models that think, one answer in twenty for 15 minutes.
 pub(crate) const CARD_WITH_MODELS: Machine = Machine {
     models: Some(ModelCosts {
+        names: &["model"],
+        concurrency: 4,
+        median: 40.0,
+        spread: 0.5,
+        straggler_share: 0.05,
+        straggler: 900.0,
+    }),
+    ..CARD
+};
+
+/// A model whose kernels seldom pass and that has few ideas.
+pub(crate) const WEAK_MODEL: &str = "weak";
+
+/// The same with a second model, which is weak.
+pub(crate) const CARD_WITH_A_WEAK_MODEL: Machine = Machine {
+    models: Some(ModelCosts {
+        names: &["model", WEAK_MODEL],
         concurrency: 4,
         median: 40.0,
         spread: 0.5,

@@ -2,10 +2,11 @@
 //!
 //! kforge's own operators give the same child for the same parent and attempt, as the real ones do. Models depend on luck.
 
-use kforge::event::{Brief, FailedReason, Operator};
+use kforge::event::{Brief, FailedReason, Operator, TransformationWeights};
 
 use super::dice::Dice;
 use super::landscape::{Kernel, Proposal};
+use super::machine::WEAK_MODEL;
 use super::synthetic::{COMPILE_FAULT, Route, Synthetic, WRONG_FAULT};
 
 /// How often what an operator makes is of no use. The rest is a kernel that passes.
@@ -37,6 +38,15 @@ pub(crate) const YIELDS: Yields = Yields {
     repaired: 0.5,
 };
 
+/// Those of `WEAK_MODEL`.
+const WEAK_YIELDS: Yields = Yields {
+    model: [0.45, 0.3],
+    insight: 0.1,
+    new_algorithm: 0.05,
+    repaired: 0.2,
+    ..YIELDS
+};
+
 /// The attempts of `recombine` before nothing is left.
 const RECOMBINATIONS: u64 = 3;
 
@@ -58,7 +68,9 @@ pub(crate) fn mutate(landscape: &Synthetic, brief: &Brief, parent: &Kernel) -> P
         to: Some(route.to),
     }));
     let key = parent.key();
-    Dice::new(&[landscape.seed, 21, key]).shuffle(&mut changes);
+    let mut dice = Dice::new(&[landscape.seed, 21, key]);
+    in_order(landscape, &brief.weights, &mut changes, &mut dice);
+    let name = |change: &Change| name(landscape, change);
     let is_retired = |change: &Change, attempt: u64| {
         let since = brief.retired.get(&name(change));
         since.is_some_and(|since| attempt >= *since)
@@ -85,7 +97,7 @@ pub(crate) fn mutate(landscape: &Synthetic, brief: &Brief, parent: &Kernel) -> P
     }
     let mut dice = Dice::new(&[landscape.seed, 22, key, brief.attempt]);
     spoil(&mut child, landscape.yields.own, &mut dice);
-    let names: Vec<_> = chosen.iter().map(name).collect();
+    let names: Vec<_> = chosen.iter().map(&name).collect();
     Proposal::new(child, names.join(", then "))
 }
 
@@ -117,7 +129,10 @@ pub(crate) fn ask_model(
     parents: &[Kernel],
     dice: &mut Dice,
 ) -> Proposal {
-    let yields = landscape.yields;
+    let yields = match &brief.model {
+        Some(model) if model.name == WEAK_MODEL => WEAK_YIELDS,
+        _ => landscape.yields,
+    };
     let Some(parent) = parents.first() else {
         return from_nothing(landscape, brief, dice);
     };
@@ -150,11 +165,17 @@ pub(crate) fn ask_model(
         Operator::Edit if dice.chance(yields.edit_missed) => {
             return Proposal::Failed(FailedReason::EditMissed);
         }
-        Operator::Edit => edit(landscape, &mut child, yields.new_algorithm, dice),
+        Operator::Edit => edit(landscape, &mut child, &yields, yields.new_algorithm, dice),
         // A new kernel changes more at once, and more often the algorithm.
         _ => {
-            edit(landscape, &mut child, 3.0 * yields.new_algorithm, dice);
-            edit(landscape, &mut child, 0.0, dice);
+            edit(
+                landscape,
+                &mut child,
+                &yields,
+                3.0 * yields.new_algorithm,
+                dice,
+            );
+            edit(landscape, &mut child, &yields, 0.0, dice);
         }
     }
     spoil(&mut child, yields.model, dice);
@@ -169,7 +190,13 @@ pub(crate) fn from_nothing(landscape: &Synthetic, brief: &Brief, dice: &mut Dice
 }
 
 /// Changes a kernel as a model does: another algorithm, or one or two transformations.
-fn edit(landscape: &Synthetic, kernel: &mut Kernel, new_algorithm: f64, dice: &mut Dice) {
+fn edit(
+    landscape: &Synthetic,
+    kernel: &mut Kernel,
+    yields: &Yields,
+    new_algorithm: f64,
+    dice: &mut Dice,
+) {
     let routes: Vec<Route> = open_routes(landscape, kernel, true).collect();
     if dice.chance(new_algorithm)
         && let Some(route) = dice.pick(&routes)
@@ -185,7 +212,7 @@ fn edit(landscape: &Synthetic, kernel: &mut Kernel, new_algorithm: f64, dice: &m
         let effects = &landscape.algorithm(kernel).effects;
         let helps =
             |bit: &u32| effects[bit.trailing_zeros() as usize].is_some_and(|effect| effect > 0.0);
-        let insight = dice.chance(landscape.yields.insight);
+        let insight = dice.chance(yields.insight);
         let choices: Vec<u32> = bits(missing).filter(|bit| !insight || helps(bit)).collect();
         let features = dice.pick(&choices).copied().unwrap_or(0);
         apply(landscape, kernel, Change { features, to: None });
@@ -222,10 +249,43 @@ fn spoil(kernel: &mut Kernel, shares: [f64; 2], dice: &mut Dice) {
     }
 }
 
-fn name(change: &Change) -> String {
+/// Orders changes as `mutate` orders its sites: a transformation is drawn by its weight and by how many of its sites are left, then a site.
+fn in_order(
+    landscape: &Synthetic,
+    weights: &[TransformationWeights],
+    changes: &mut [Change],
+    dice: &mut Dice,
+) {
+    let names: Vec<String> = changes
+        .iter()
+        .map(|change| name(landscape, change))
+        .collect();
+    let total = |one: &String| names.iter().filter(|other| *other == one).count() as f64;
+    let totals: Vec<f64> = names.iter().map(total).collect();
+    let mut left: Vec<usize> = (0..changes.len()).collect();
+    let mut ordered = Vec::new();
+    while !left.is_empty() {
+        let attempt = ordered.len() as u64;
+        let valid = weights.iter().rfind(|weights| weights.attempt <= attempt);
+        let factor = |index: &usize| {
+            let factor = valid.and_then(|valid| valid.factors.get(&names[*index]));
+            factor.copied().unwrap_or(1.0) / totals[*index]
+        };
+        let factors: Vec<f64> = left.iter().map(factor).collect();
+        let drawn = dice.weighted(&factors).unwrap_or(0);
+        ordered.push(changes[left.swap_remove(drawn)]);
+    }
+    changes.copy_from_slice(&ordered);
+}
+
+fn name(landscape: &Synthetic, change: &Change) -> String {
     match change.to {
         Some(to) => format!("algorithm_{to}"),
-        None => format!("transform_{}", change.features.trailing_zeros()),
+        None => {
+            let bit = change.features.trailing_zeros();
+            let kind = landscape.kinds.get(bit as usize).copied();
+            format!("transform_{}", kind.unwrap_or(bit as u8))
+        }
     }
 }
 

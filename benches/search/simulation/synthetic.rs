@@ -67,6 +67,8 @@ pub(crate) struct Synthetic {
     pub(crate) routes: Vec<Route>,
     pub(crate) starts: Vec<Kernel>,
     pub(crate) yields: Yields,
+    /// The kind of each transformation: those of one kind have a name together.
+    pub(crate) kinds: Vec<u8>,
     /// Log speedup of the first starting kernel before it is made the baseline.
     baseline: f64,
     optimum: f64,
@@ -80,6 +82,8 @@ pub(crate) struct Parts {
     pub(crate) routes: Vec<Route>,
     pub(crate) starts: Vec<Kernel>,
     pub(crate) yields: Yields,
+    /// The kind of each transformation: those of one kind have a name together.
+    pub(crate) kinds: Vec<u8>,
 }
 
 impl Synthetic {
@@ -91,6 +95,7 @@ impl Synthetic {
             routes: parts.routes,
             starts: parts.starts,
             yields: parts.yields,
+            kinds: parts.kinds,
             baseline: 0.0,
             optimum: 0.0,
         };

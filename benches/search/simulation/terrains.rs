@@ -10,6 +10,8 @@ const LARGE: std::ops::Range<usize> = 0..4;
 const SMALL: std::ops::Range<usize> = 4..8;
 const LOSSES: std::ops::Range<usize> = 8..10;
 const WITHOUT_EFFECT: std::ops::Range<usize> = 10..12;
+/// All transformations of `sites`.
+const SITES: std::ops::Range<usize> = 0..28;
 const KEY_ONE: u32 = 1 << KEYS.start;
 const KEY_TWO: u32 = 1 << (KEYS.start + 1);
 
@@ -124,6 +126,47 @@ pub(crate) fn ideas(seed: u64) -> Synthetic {
     ];
     let starts = vec![start(0, &shape, &mut dice), start(1, &shape, &mut dice)];
     made(seed, shape, algorithms, routes, starts)
+}
+
+/// Many sites of few transformations. Which transformations help is not known before, and the same for all algorithms.
+pub(crate) fn sites(seed: u64) -> Synthetic {
+    let mut dice = Dice::new(&[seed, 6]);
+    let shape = Shape::usual();
+    let mut kinds: Vec<u8> = Vec::new();
+    for bit in 0..SITES.end {
+        let kind = if bit < 9 { bit } else { dice.below(9) };
+        kinds.push(kind as u8);
+    }
+    dice.shuffle(&mut kinds);
+    let mut classes = [0, 0, 1, 1, 2, 2, 2, 3, 3];
+    dice.shuffle(&mut classes);
+    let bases = [0.0, 0.5, 0.9];
+    let algorithms: Vec<_> = bases
+        .map(|base| {
+            let mut algorithm = shape.algorithm(base, 0, &mut dice);
+            algorithm.effects = vec![None; SITES.end];
+            algorithm.without_effect = 0;
+            for bit in SITES.filter(|bit| !KEYS.contains(bit)) {
+                let effect = match classes[usize::from(kinds[bit])] {
+                    0 if dice.chance(0.7) => dice.between(0.05, 0.2),
+                    1 if dice.chance(0.7) => dice.between(0.005, 0.04),
+                    2 => dice.between(-0.3, -0.01),
+                    3 => {
+                        algorithm.without_effect |= 1 << bit;
+                        0.0
+                    }
+                    _ => dice.between(-0.02, 0.0),
+                };
+                algorithm.effects[bit] = Some(effect);
+            }
+            algorithm
+        })
+        .into();
+    let routes = vec![route(0, 1, 0), route(1, 2, 0)];
+    let starts = vec![start(0, &shape, &mut dice)];
+    let mut parts = made(seed, shape, algorithms, routes, starts);
+    parts.kinds = kinds;
+    parts
 }
 
 /// One kernel with 1,296 points of its tunables, a quarter of them invalid: a rough bowl.
@@ -251,5 +294,6 @@ fn made(
         routes,
         starts,
         yields: YIELDS,
+        kinds: Vec::new(),
     })
 }

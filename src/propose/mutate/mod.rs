@@ -19,6 +19,7 @@ mod block;
 mod cache;
 mod cache_hints;
 mod cache_in_register;
+mod choice;
 mod coarsen;
 mod effects;
 mod element_uses;
@@ -67,6 +68,7 @@ mod vectorize_lanes;
 mod warp_per_row;
 
 pub use cache::MutationCache;
+use choice::Choice;
 use kernel_sites::KernelSites;
 #[cfg(test)]
 pub(crate) use list::transformations;
@@ -97,7 +99,7 @@ pub fn children<'a>(
     std::iter::from_fn(move || {
         let sites = sites.as_ref()?;
         loop {
-            let site = order.next(sites)?;
+            let site = order.next(sites, |_| 1.0)?;
             let child = sites.child(site);
             if let Some(child) = child.filter(|child| seen.insert(child.identity)) {
                 return Some(Child {
@@ -120,18 +122,14 @@ pub(super) fn mutate(
     task: &Task,
     cache: &MutationCache,
 ) -> Result<Proposal, String> {
-    let Brief {
-        attempt,
-        seed,
-        retired,
-        ..
-    } = brief;
+    let Brief { attempt, seed, .. } = brief;
+    let choice = Choice::of_brief(brief);
     let index = usize::try_from(*attempt).unwrap_or(usize::MAX);
     let proposal = cache.with_sequence(source, task, *seed, |sequence| {
-        if !sequence.agrees_with(retired, index) {
+        if !sequence.agrees_with(&choice, index) {
             *sequence = ChildSequence::new(source, *seed);
         }
-        sequence.proposal(index, retired, task)
+        sequence.proposal(index, &choice, task)
     });
     proposal.ok_or_else(|| format!("no transformation is left after {attempt} attempts"))
 }

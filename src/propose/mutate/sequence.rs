@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use super::choice::Choice;
 use super::kernel_sites::{KernelSites, SiteId};
 use super::parallel::in_parallel;
 use super::site_order::SiteOrder;
@@ -33,8 +34,7 @@ pub(super) struct ChildSequence {
     round: usize,
     /// The branch that is next in the round.
     turn: usize,
-    /// Transformations that are left out, each from an attempt on.
-    retired: BTreeMap<String, u64>,
+    choice: Choice,
 }
 
 /// A kernel from which others are made.
@@ -76,32 +76,33 @@ impl ChildSequence {
             seen: HashSet::from([source_identity(source)]),
             round: 1,
             turn: 1,
-            retired: BTreeMap::new(),
+            choice: Choice::default(),
         }
     }
 
-    /// Whether a sequence with `retired` makes the same kernels, up to the kernel of `attempt`.
-    pub(super) fn agrees_with(&self, retired: &BTreeMap<String, u64>, attempt: usize) -> bool {
-        let last = self.made.len().min(attempt + 1) as u64;
-        let matters = |(_, since): &(&String, &u64)| **since < last;
-        let own = self.retired.iter().filter(matters);
-        own.eq(retired.iter().filter(matters))
+    /// Whether the kernels so far, up to the one of `attempt`, are those that a sequence with this choice makes.
+    pub(super) fn agrees_with(&self, choice: &Choice, attempt: usize) -> bool {
+        let last = self.made.len().min(attempt + 1);
+        self.choice.agrees_with(choice, last)
     }
 
     /// The kernel of an attempt, counted from 0; `None` if no transformation is left.
     pub(super) fn proposal(
         &mut self,
         attempt: usize,
-        retired: &BTreeMap<String, u64>,
+        choice: &Choice,
         task: &Task,
     ) -> Option<Proposal> {
         if attempt < self.made.len() {
             return self.made_before(attempt, task);
         }
-        self.retired.clone_from(retired);
+        self.choice.clone_from(choice);
         loop {
-            let missing = attempt - self.made.len() + 1;
-            let turns = self.next_turns(missing.min(MAX_BATCH));
+            let made = self.made.len();
+            let missing = (attempt - made + 1).min(MAX_BATCH);
+            // All draws of a batch have the same weights, whatever its size.
+            let change = choice.next_change(made);
+            let turns = self.next_turns(change.map_or(missing, |next| missing.min(next - made)));
             if turns.is_empty() {
                 return None;
             }
@@ -167,14 +168,13 @@ impl ChildSequence {
         for branch in turns {
             *counts.entry(*branch).or_default() += 1;
         }
-        let (retired, passed) = (&self.retired, self.made.len());
-        let is_retired = |name: &str| is_left_out(retired, name, passed);
+        let (choice, made) = (&self.choice, self.made.len());
         let drawing: Vec<_> = (self.branches.iter_mut().enumerate())
             .filter_map(|(index, branch)| Some((index, branch, *counts.get(&index)?)))
             .collect();
         let is_only = drawing.len() == 1;
         let drawn = in_parallel(drawing, |(index, branch, count)| {
-            (index, branch.draw(count, is_only, &is_retired, task))
+            (index, branch.draw(count, is_only, choice, made, task))
         });
         let mut drawn: BTreeMap<usize, _> = (drawn.into_iter())
             .map(|(index, drawn)| (index, drawn.into_iter()))
@@ -192,7 +192,7 @@ impl ChildSequence {
         } = drawn;
         let first = self.branches[branch].change.clone();
         let passed = self.made.len();
-        let is_retired = |name: &str| is_left_out(&self.retired, name, passed);
+        let is_retired = |name: &str| self.choice.leaves_out(name, passed);
         let is_first_retired = first
             .as_ref()
             .is_some_and(|first| is_retired(first.transformation));
@@ -224,11 +224,6 @@ impl ChildSequence {
     }
 }
 
-/// Whether a transformation is left out after `passed` kernels.
-fn is_left_out(retired: &BTreeMap<String, u64>, name: &str, passed: usize) -> bool {
-    (retired.get(name)).is_some_and(|since| *since <= passed as u64)
-}
-
 impl Branch {
     fn new(source: Arc<str>, change: Option<AppliedRewrite>, seed: u64) -> Self {
         Self {
@@ -239,20 +234,24 @@ impl Branch {
         }
     }
 
-    /// The next `count` rewrites; `None` in the place of a rewrite that fails a check or is retired. `is_only`: no other branch draws at the
-    /// same time.
+    /// The next `count` rewrites after `made` kernels; `None` in the place of a rewrite that fails a check or is retired. `is_only`: no
+    /// other branch draws at the same time.
     fn draw(
         &mut self,
         count: usize,
         is_only: bool,
-        is_retired: &(dyn Fn(&str) -> bool + Sync),
+        choice: &Choice,
+        made: usize,
         task: &Task,
     ) -> Vec<Option<Drawn>> {
+        let is_retired = |name: &str| choice.leaves_out(name, made);
         let Some(sites) = KernelSites::new(&self.source, task) else {
             self.is_exhausted = true;
             return Vec::new();
         };
-        let drawn: Vec<_> = (0..count).map_while(|_| self.order.next(&sites)).collect();
+        let factor = |name: &str| choice.factor(name, made);
+        let next = |_| self.order.next(&sites, factor);
+        let drawn: Vec<_> = (0..count).map_while(next).collect();
         self.is_exhausted = drawn.len() < count;
         if (self.change.as_ref()).is_some_and(|change| is_retired(change.transformation)) {
             return Vec::new();
@@ -277,7 +276,7 @@ impl Branch {
 mod tests {
     use super::super::MutationCache;
     use super::*;
-    use crate::event::{Brief, Operator};
+    use crate::event::{Brief, Operator, TransformationWeights};
     use crate::kernel::normal_form;
     use crate::task::TaskFiles;
 
@@ -300,8 +299,43 @@ mod tests {
             point: None,
             attempt,
             retired,
+            weights: Vec::new(),
             model: None,
         }
+    }
+
+    /// The weights of a brief: others from the attempts 2, 8 and 100 on.
+    fn weights_until(attempt: u64) -> Vec<TransformationWeights> {
+        let all = [("unroll", 2), ("fast_math", 8), ("split_accumulator", 100)];
+        let weights = all.map(|(name, attempt)| TransformationWeights {
+            attempt,
+            factors: BTreeMap::from([(name.to_owned(), 30.0), ("hoist".to_owned(), 0.1)]),
+        });
+        let holds = |weights: &TransformationWeights| weights.attempt <= attempt;
+        weights.into_iter().filter(holds).collect()
+    }
+
+    #[test]
+    fn a_factor_moves_a_transformation_to_the_front() {
+        let task = softmax();
+        let source = &task.kernels["naive.cu"];
+        let first_half = |factor: f64| {
+            let brief = |attempt| Brief {
+                weights: vec![TransformationWeights {
+                    attempt: 0,
+                    factors: BTreeMap::from([("hoist".to_owned(), factor)]),
+                }],
+                ..brief(3, attempt, &[])
+            };
+            let cache = MutationCache::default();
+            let details = (0..12).map(|attempt| {
+                let proposal = super::super::mutate(&brief(attempt), source, &task, &cache);
+                proposal.expect("a kernel").detail
+            });
+            details.filter(|detail| detail.starts_with("hoist")).count()
+        };
+        assert!(first_half(100.0) > first_half(0.0));
+        assert_eq!(first_half(0.0), 0);
     }
 
     #[test]
@@ -311,7 +345,11 @@ mod tests {
         let propose = |cache: &MutationCache, attempt: u64| {
             // From the ninth attempt on, one transformation is left out.
             let retired: &[_] = if attempt < 9 { &[] } else { &[("restrict", 9)] };
-            super::super::mutate(&brief(3, attempt, retired), source, &task, cache)
+            let brief = Brief {
+                weights: weights_until(attempt),
+                ..brief(3, attempt, retired)
+            };
+            super::super::mutate(&brief, source, &task, cache)
         };
         let shared = MutationCache::default();
         for attempt in [0, 1, 2, 7, 5, 90, 12, 9, 8, 91, 140, 91] {

@@ -28,12 +28,17 @@ impl SiteOrder {
         }
     }
 
-    /// The next site. `sites`: those of the kernel of this order.
-    pub(super) fn next(&mut self, sites: &KernelSites<'_>) -> Option<SiteId> {
+    /// The next site. `sites`: those of the kernel of this order. `factor`: of the weight of the transformation with a name.
+    pub(super) fn next(
+        &mut self,
+        sites: &KernelSites<'_>,
+        factor: impl Fn(&str) -> f64,
+    ) -> Option<SiteId> {
         loop {
             let weights: Vec<f64> = (self.left.iter().zip(transformations()))
                 .map(|(left, transformation)| {
-                    transformation.weight() * left.as_ref().map_or(1.0, SitesLeft::share)
+                    let share = left.as_ref().map_or(1.0, SitesLeft::share);
+                    transformation.weight() * factor(transformation.name()) * share
                 })
                 .collect();
             let transformation = self.stream.weighted_index(&weights)?;

@@ -19,8 +19,8 @@ pub(crate) trait Transformation: Sync {
         None
     }
 
-    /// How early the children of this transformation are tried, relative to the others. All its sites share the weight.
-    /// Transformations with the largest gains have a weight above 1.
+    /// How early the children of this transformation are tried, relative to the others, before a search has evidence. All its sites
+    /// share the weight. Transformations with the largest gains have a weight above 1.
     fn weight(&self) -> f64 {
         1.0
     }

@@ -5,6 +5,7 @@ mod journal_order;
 mod order;
 mod retire;
 mod steps;
+mod strategies;
 mod tune;
 
 use std::collections::BTreeMap;

@@ -112,6 +112,36 @@ fn a_resumed_search_retires_the_same_transformations() {
 }
 
 #[test]
+fn weights_follow_the_gains_and_change_no_earlier_attempt() {
+    let mut run = MutatingRun::new();
+    for step in 2..=12 {
+        let brief = run.search.ask(step).unwrap();
+        let attempts: Vec<u64> = brief.weights.iter().map(|one| one.attempt).collect();
+        // Nothing is known at the first attempt. `hoist` comes from attempt 6 on, which counts from 8 on.
+        let expected: &[u64] = match brief.attempt {
+            0 => &[],
+            1 => &[1],
+            2..4 => &[1, 2],
+            4..8 => &[1, 2, 4],
+            _ => &[1, 2, 4, 8],
+        };
+        assert_eq!(attempts, expected, "{brief:?}");
+        let detail = if step < 8 { "unroll 2" } else { "hoist a" };
+        run.finish_step(step, detail, Status::Passed);
+    }
+    let brief = run.search.ask(13).unwrap();
+    let last = brief.weights.last().unwrap();
+    let [unroll, hoist] = ["unroll", "hoist"].map(|name| last.factors[name]);
+    // Neither has gained anything. The one that cost less is tried more.
+    assert!(unroll < hoist && hoist < 1.0, "{last:?}");
+    let mut resumed = MutatingRun::new();
+    for event in run.journal.iter().skip(resumed.journal.len()) {
+        resumed.search.tell(event);
+    }
+    assert_eq!(resumed.search.ask(13).unwrap(), brief);
+}
+
+#[test]
 fn attempts_on_one_parent_share_a_seed() {
     let mut run = MutatingRun::new();
     let mut seeds = Vec::new();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use kforge::base::{Failure, RandomStream};
 use kforge::event::Event;
-use kforge::search::FoldOrder;
+use kforge::search::{FoldOrder, Strategy};
 
 use crate::driver::scripted::{
     ScriptedJudge, ScriptedJudges, judges, options, options_in, step_options,
@@ -204,6 +204,43 @@ fn run_of_an_earlier_version_stays_in_step_order() {
     assert_eq!(state(&old, "softmax", 40), state(&whole, "softmax", 40));
     let record = std::fs::read_to_string(old.join("run.yaml")).unwrap();
     assert!(record.contains("order: step\n"), "{record}");
+}
+
+#[test]
+fn every_strategy_resumes_to_the_same_result() {
+    const STEPS: u64 = 40;
+    let root = folder_in_memory();
+    let with_strategy = |directory: &Path, strategy| {
+        let mut options = step_options(directory, STEPS);
+        options.search.strategy = strategy;
+        options.record.config["search"] = serde_json::to_value(&options.search).unwrap();
+        options
+    };
+    for strategy in [
+        Strategy::ElitePool,
+        Strategy::MuPlusLambda,
+        Strategy::Beam,
+        Strategy::Random,
+    ] {
+        let whole = root.path().join(format!("{strategy:?}"));
+        run(with_strategy(&whole, strategy), &short_verdict_judges()).unwrap();
+        let expected = state(&whole, "softmax", STEPS);
+        let journal = std::fs::read_to_string(whole.join("softmax/events.jsonl")).unwrap();
+        let lines: Vec<&str> = journal.split_inclusive('\n').collect();
+        for part in 1..5 {
+            let copy = root.path().join("cut");
+            copy_folder(&whole, &copy);
+            let kept = lines[..lines.len() * part / 5].concat();
+            std::fs::write(copy.join("softmax/events.jsonl"), kept).unwrap();
+            run(with_strategy(&copy, strategy), &short_verdict_judges()).unwrap();
+            assert_eq!(
+                state(&copy, "softmax", STEPS),
+                expected,
+                "{strategy:?}, part {part}"
+            );
+            std::fs::remove_dir_all(&copy).unwrap();
+        }
+    }
 }
 
 /// Judges with short verdicts, so that there are not too many places to cut.

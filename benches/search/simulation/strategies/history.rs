@@ -25,7 +25,7 @@ pub(crate) struct Setup {
     pub(crate) window: u64,
     /// The number of starting kernels.
     pub(crate) starts: u64,
-    pub(crate) has_models: bool,
+    pub(crate) models: &'static [&'static str],
 }
 
 /// A kernel that passed.
@@ -160,7 +160,7 @@ impl History {
 
     fn operator_weights(&self) -> [(Operator, f64); 7] {
         let own = &self.weights;
-        let asked = f64::from(u8::from(self.setup.has_models));
+        let asked = f64::from(u8::from(!self.setup.models.is_empty()));
         [
             (Operator::Autotune, own.autotune),
             (Operator::Mutate, own.mutate),
@@ -198,7 +198,11 @@ impl History {
             *attempts += 1;
         }
         if operator.asks_model() {
-            brief.model = Some(ModelBrief::default());
+            let name = dice.pick(self.setup.models).copied().unwrap_or_default();
+            brief.model = Some(ModelBrief {
+                name: name.to_owned(),
+                ..ModelBrief::default()
+            });
         }
         self.asked.insert(step, key);
         Some(brief)
@@ -261,6 +265,7 @@ fn template(step: u64, operator: Operator, parents: Vec<u64>) -> Brief {
         point: None,
         attempt: 0,
         retired: BTreeMap::new(),
+        weights: Vec::new(),
         model: None,
     }
 }

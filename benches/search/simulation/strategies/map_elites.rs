@@ -31,9 +31,9 @@ impl MapElites {
             .collect();
         let window = settings.window.unwrap_or(setup.window);
         let search = Search::new(settings, setup.seed, window, MAX_STEPS, &starts);
-        let models = setup.has_models.then(|| ("model".to_owned(), 1.0));
+        let models = setup.models.iter();
         let pool = ModelPool {
-            models: models.into_iter().collect(),
+            models: models.map(|name| ((*name).to_owned(), 1.0)).collect(),
             cards: Vec::new(),
         };
         Self {
