@@ -2,7 +2,7 @@
 //!
 //! Never fails: what cannot be read is part of the history.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use indexmap::IndexMap;
 
@@ -13,6 +13,7 @@ use super::task::{Confirmation, TaskHistory};
 use crate::base::Digest;
 use crate::event::{Brief, Failed, Proposed, Replied, Sent};
 use crate::run::{Journal, LineHead, TaskDirectory, TaskSessions, parse_timestamp};
+use crate::search::FoldOrder;
 use crate::verdict::{Duel, DuelOutcome, Status};
 
 /// The longest reason that is kept of a step, in characters.
@@ -27,6 +28,8 @@ pub(super) struct TaskParts<'a> {
     /// The axes of the archive.
     pub(super) axes: IndexMap<String, Vec<f64>>,
     pub(super) baseline: Option<Digest>,
+    /// The order in which the search took the results of steps.
+    pub(super) order: FoldOrder,
     pub(super) sessions: &'a TaskSessions,
     /// How many lines the journal had at the start of each session.
     pub(super) starts: &'a [u64],
@@ -51,6 +54,9 @@ struct Reader<'a> {
     sessions: &'a TaskSessions,
     starts: &'a [u64],
     baseline: Option<Digest>,
+    order: FoldOrder,
+    /// The steps that ended, in the order of the journal. A step that was judged again is there more than once.
+    ended: Vec<u64>,
     name_indices: HashMap<String, u32>,
     /// The last duel of each pair: challenger, incumbent.
     duels: HashMap<(u64, u64), Option<Duel>>,
@@ -86,6 +92,8 @@ impl<'a> Reader<'a> {
             sessions: parts.sessions,
             starts: parts.starts,
             baseline: parts.baseline,
+            order: parts.order,
+            ended: Vec::new(),
             name_indices: HashMap::new(),
             duels: HashMap::new(),
             reserved: BTreeMap::new(),
@@ -226,6 +234,7 @@ impl<'a> Reader<'a> {
     }
 
     fn failed(&mut self, failed: Failed) {
+        self.ended.push(failed.step);
         let Some(step) = self.step(failed.step) else {
             return;
         };
@@ -262,6 +271,9 @@ impl<'a> Reader<'a> {
         if outcome == Outcome::Passed {
             self.task.grid.note(judged.step, &verdict.features);
         }
+        if outcome != Outcome::NotPassed(Status::HarnessError) {
+            self.ended.push(judged.step);
+        }
         let Some(step) = self.step(judged.step) else {
             return;
         };
@@ -272,22 +284,21 @@ impl<'a> Reader<'a> {
         step.judge_seconds = verdict.seconds.total() as f32;
     }
 
-    /// Fills the archive in step order, as the search did, and counts what requests without a reply may cost.
+    /// Fills the archive as the search did, and counts what requests without a reply may cost.
     fn finish(mut self) -> TaskHistory {
         for ((step, _), (tokens, nano_usd)) in std::mem::take(&mut self.reserved) {
             self.pay(step, tokens, nano_usd);
         }
-        // After a stop, steps in flight do not count.
-        let last = self.task.stopped.as_ref().map_or(u64::MAX, |stop| stop.at);
+        let counted = self.counted_steps();
         let mut task = self.task;
-        for step in &mut task.steps {
+        for number in counted {
+            let step = usize::try_from(number - 1).ok();
+            let Some(step) = step.and_then(|index| task.steps.get_mut(index)) else {
+                continue;
+            };
             let Some(speedup) = step.speedup.filter(|_| step.outcome == Outcome::Passed) else {
                 continue;
             };
-            let number = step.step;
-            if number > last {
-                break;
-            }
             let duel = |against| {
                 let duel: Option<&Option<Duel>> = self.duels.get(&(number, against));
                 duel.copied()
@@ -297,6 +308,23 @@ impl<'a> Reader<'a> {
             step.added = task.grid.offer(number, speedup, duel);
         }
         task
+    }
+
+    /// The steps whose results the search took, in its order. After a stop, steps in flight do not count.
+    fn counted_steps(&self) -> Vec<u64> {
+        let last = self.task.stopped.as_ref().map_or(u64::MAX, |stop| stop.at);
+        let last = usize::try_from(last).unwrap_or(usize::MAX);
+        let mut steps = match self.order {
+            FoldOrder::Step => (1..=self.task.steps.len() as u64).collect(),
+            FoldOrder::Journal => {
+                let mut is_known = HashSet::new();
+                let mut steps = self.ended.clone();
+                steps.retain(|step| *step > 0 && is_known.insert(*step));
+                steps
+            }
+        };
+        steps.truncate(last);
+        steps
     }
 }
 

@@ -115,6 +115,7 @@ impl RunHistory {
             let parts = reader::TaskParts {
                 folder: folder.task_for_reading(name)?,
                 axes: archive_axes(&record),
+                order: record.order,
                 baseline,
                 sessions: &task_log.sessions,
                 starts: &task_log.starts,
