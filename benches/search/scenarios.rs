@@ -3,7 +3,9 @@
 use kforge::search::{OperatorWeights, SearchSettings};
 
 use crate::simulation::landscape::Landscape;
-use crate::simulation::machine::{CARD, CARD_WITH_MODELS, Machine, SHARED_CPU};
+use crate::simulation::machine::{
+    CARD, CARD_WITH_MODELS, CARD_WITH_STRAGGLERS, Machine, SHARED_CPU,
+};
 use crate::simulation::record::RunRecord;
 use crate::simulation::simulator::{Limits, Simulator};
 use crate::simulation::strategies::{ElitePool, MapElites, MuPlusLambda, RandomSearch, Setup};
@@ -96,6 +98,13 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
             minutes: 120.0,
             at_minutes: [30.0, 120.0],
             ..Scenario::new("ideas", terrains::ideas)
+        },
+        Scenario {
+            machine: CARD_WITH_STRAGGLERS,
+            operators: OperatorWeights::default(),
+            minutes: 30.0,
+            at_minutes: [10.0, 30.0],
+            ..Scenario::new("stragglers", terrains::stairs)
         },
         Scenario {
             machine: SHARED_CPU,
