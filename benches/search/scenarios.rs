@@ -4,7 +4,7 @@ use kforge::search::{OperatorWeights, SearchSettings, Strategy};
 
 use crate::simulation::landscape::Landscape;
 use crate::simulation::machine::{
-    CARD, CARD_WITH_A_WEAK_MODEL, CARD_WITH_MODELS, Machine, SHARED_CPU,
+    CARD, CARD_WITH_A_WEAK_MODEL, CARD_WITH_MODELS, CARD_WITH_STRAGGLERS, Machine, SHARED_CPU,
 };
 use crate::simulation::record::RunRecord;
 use crate::simulation::simulator::{Limits, Simulator};
@@ -112,6 +112,13 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
             minutes: 60.0,
             at_minutes: [15.0, 60.0],
             ..Scenario::new("sites on a CPU", terrains::sites)
+        },
+        Scenario {
+            machine: CARD_WITH_STRAGGLERS,
+            operators: OperatorWeights::default(),
+            minutes: 30.0,
+            at_minutes: [10.0, 30.0],
+            ..Scenario::new("stragglers", terrains::stairs)
         },
         Scenario {
             machine: SHARED_CPU,

@@ -6,7 +6,7 @@ mod simulation;
 
 use kforge::search::{OperatorWeights, SearchSettings};
 use simulation::landscape::Landscape;
-use simulation::machine::{CARD, CARD_WITH_MODELS, Machine, SHARED_CPU};
+use simulation::machine::{CARD, CARD_WITH_MODELS, CARD_WITH_STRAGGLERS, Machine, SHARED_CPU};
 use simulation::record::RunRecord;
 use simulation::recorded::Recorded;
 use simulation::simulator::{Limits, Simulator};
@@ -112,7 +112,32 @@ fn counts_add_up_and_no_kernel_is_faster_than_the_optimum() {
     }
 }
 
-/// A straggler is in flight for 15 minutes. The card must have other work meanwhile.
+/// All four requests soon wait for an answer that takes 20 minutes. The card has other work meanwhile.
+#[test]
+fn stragglers_do_not_idle_the_card() {
+    let machine = CARD_WITH_STRAGGLERS;
+    for seed in 0..5 {
+        let landscape = terrains::stairs(seed);
+        let setup = Setup {
+            window: 14,
+            ..setup(&landscape, &machine, seed)
+        };
+        let mut strategy = MapElites::new(&SearchSettings::default(), &setup, true);
+        let limits = Limits {
+            seconds: 1200.0,
+            steps: u64::MAX - 1,
+            window: setup.window,
+        };
+        let record = Simulator::new(&landscape, &machine, &mut strategy, limits, seed).run();
+        println!(
+            "seed {seed}: busy {:.3}, {} steps",
+            record.busy(),
+            record.steps
+        );
+        assert!(record.busy() >= 0.95, "seed {seed}: {}", record.busy());
+    }
+}
+
 #[test]
 fn stragglers_take_the_configured_time() {
     let models = CARD_WITH_MODELS.models.unwrap();

@@ -100,6 +100,18 @@ pub(crate) const CARD_WITH_A_WEAK_MODEL: Machine = Machine {
     ..CARD
 };
 
+/// The same card with models of which every fourth answer takes 20 minutes.
+pub(crate) const CARD_WITH_STRAGGLERS: Machine = Machine {
+    models: Some(ModelCosts {
+        concurrency: 4,
+        median: 40.0,
+        spread: 0.5,
+        straggler_share: 0.25,
+        straggler: 1200.0,
+    }),
+    ..CARD
+};
+
 /// Two shared cores that judge `softmax`. On a CPU compiling needs the device too.
 pub(crate) const SHARED_CPU: Machine = Machine {
     costs: JudgementCosts {
