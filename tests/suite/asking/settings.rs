@@ -64,18 +64,14 @@ fn search_mixes_models_with_own_operators_and_sends_configured_settings() {
         by_models > 2 && count(&["mutate", "autotune"]) > 0,
         "{operators:?}"
     );
-    let children = &operators["mutate"]["children"];
+    let children = |counts: &Value| counts["children"].as_u64().unwrap_or(0);
     assert!(
-        children.as_u64().is_some_and(|children| children > 0),
+        operators.values().map(children).sum::<u64>() > 0,
         "{operators:?}"
     );
-    let judged = |counts: &Value| counts["children"].as_u64().unwrap_or(0);
-    let transformations = task["by_transformation"].as_object().unwrap();
-    assert!(
-        transformations.values().map(judged).sum::<u64>() > 0,
-        "{task}"
-    );
-    for counts in task["by_workload"].as_object().unwrap().values() {
+    let workloads = task["by_workload"].as_object().unwrap();
+    assert!(!workloads.is_empty(), "{task}");
+    for counts in workloads.values() {
         let [compared, faster, slower] =
             ["compared", "faster", "slower"].map(|key| counts[key].as_u64().unwrap());
         assert!(compared > 0 && faster + slower <= compared, "{counts}");
