@@ -2,7 +2,7 @@
 
 use crate::program::{CommandResult, Workspace};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "",
     "evolve",
     "tune",
@@ -10,6 +10,7 @@ const COMMANDS: [&str; 14] = [
     "eval",
     "report",
     "runs",
+    "compare",
     "promote",
     "prompt",
     "tasks list",
