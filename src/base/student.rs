@@ -25,6 +25,11 @@ pub(crate) fn quantile(tail: f64, degrees: usize) -> f64 {
     high.tan() * (degrees as f64).sqrt()
 }
 
+/// The probability that a t variable with this many degrees of freedom exceeds a value of 0 or more.
+pub(crate) fn tail(value: f64, degrees: usize) -> f64 {
+    tail_beyond((value / (degrees as f64).sqrt()).atan(), degrees)
+}
+
 /// The probability beyond `sqrt(degrees) * tan(angle)`. The finite series of Abramowitz & Stegun, 26.7.3 and 26.7.4.
 fn tail_beyond(angle: f64, degrees: usize) -> f64 {
     let (sine, cosine) = angle.sin_cos();
@@ -67,6 +72,11 @@ mod tests {
             assert!(
                 (found - expected).abs() < 6e-4,
                 "{tail}, {degrees}: found {found}, expected {expected}"
+            );
+            let beyond = super::tail(found, degrees);
+            assert!(
+                (beyond - tail).abs() < 1e-9,
+                "{tail}, {degrees}: found {beyond}"
             );
         }
     }

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod check_progress;
+mod compare;
 mod doctor;
 mod dry_run;
 mod eval;
@@ -59,6 +60,8 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Write the report of runs: one HTML file, Markdown or JSON.
     Report(report::ReportArgs),
+    /// Whether runs differ: paired differences with intervals.
+    Compare(compare::CompareArgs),
     /// List the runs in a folder: task, best kernel, state, cost, age.
     Runs(runs::RunsArgs),
     /// Promote a run's best kernel if it beats the current best.
@@ -157,6 +160,7 @@ fn run_command(cli: Cli) -> anyhow::Result<Exit> {
         Command::Resume(arguments) => resume::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
         Command::Report(arguments) => report::run(arguments),
+        Command::Compare(arguments) => compare::run(arguments),
         Command::Runs(arguments) => runs::run(arguments),
         Command::Promote(arguments) => promote::run(arguments),
         Command::Prompt(arguments) => prompt::run(arguments),

@@ -5,6 +5,7 @@
 //! its journal; it is reported, and everything before it is shown. Knows no form of output: `page` does.
 
 mod archive;
+mod comparison;
 mod line;
 mod reader;
 mod run;
@@ -12,6 +13,7 @@ mod step;
 mod tally;
 mod task;
 
+pub(crate) use comparison::{Difference, LEVEL, Method, compare};
 pub(crate) use run::{RunHistory, RunState};
 pub(crate) use step::{Outcome, StepHistory};
 pub(crate) use tally::{Tallies, Tally};

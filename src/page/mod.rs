@@ -6,6 +6,7 @@
 mod answer;
 mod archive_view;
 mod chart;
+mod comparison;
 mod details;
 mod diff;
 mod environment;
@@ -21,6 +22,7 @@ mod tables;
 mod template;
 mod texts;
 
+pub(crate) use comparison::comparison_text;
 pub(crate) use html::html;
 pub(crate) use index::index_html;
 pub(crate) use json::json;

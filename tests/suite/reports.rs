@@ -336,3 +336,110 @@ fn report_of_a_thousand_steps_stays_small() {
     assert!(page.len() < 2_000_000, "{} bytes", page.len());
     assert_eq!(steps_of(&page).len(), 1000);
 }
+
+#[test]
+fn comparison_of_runs_says_whether_they_differ() {
+    let folder = Workspace::with_small_task();
+    let more = ["--no-model", "--steps=3", "--set=search.confirm=3"];
+    search(&folder, "one", &more).comes_to_its_end();
+    let compare = |arguments: &[&str]| {
+        let result = folder.run(&[&["compare", "--format=json"], arguments].concat());
+        let text = result.exits_with(0).stdout;
+        serde_json::from_str::<Vec<Value>>(&text).unwrap().remove(0)
+    };
+    let text = folder.run(&["compare", "one", "one"]).exits_with(0).stdout;
+    assert!(
+        text.starts_with("softmax: no difference can be shown"),
+        "{text}"
+    );
+    let same = compare(&["one", "one"]);
+    assert_eq!(
+        (&same["ratio"], &same["is_shown"]),
+        (&1.0.into(), &false.into())
+    );
+
+    // The same run with other confirmed figures: a difference beyond all noise.
+    for (name, speedup) in [
+        ("slow", 2.0),
+        ("fast", 20.0),
+        ("slow2", 2.02),
+        ("fast2", 20.2),
+    ] {
+        copy_folder(&folder.path().join("one"), &folder.path().join(name));
+        let journal = format!("{name}/softmax/events.jsonl");
+        folder.write(
+            &journal,
+            &with_confirmed_speedup(&folder.read(&journal), speedup),
+        );
+    }
+    let found = compare(&["slow", "fast"]);
+    assert_eq!(
+        (&found["method"], &found["is_shown"]),
+        (&"workloads".into(), &true.into()),
+        "{found}"
+    );
+    assert!(
+        (found["ratio"].as_f64().unwrap() - 10.0).abs() < 1e-9,
+        "{found}"
+    );
+    let text = folder
+        .run(&["compare", "slow", "fast"])
+        .exits_with(0)
+        .stdout;
+    assert!(
+        text.starts_with("softmax: fast is faster than slow\n"),
+        "{text}"
+    );
+    // Runs of one arm with the same seed cannot be paired.
+    let arms = compare(&["slow,slow2", "fast,fast2"]);
+    assert_eq!(
+        (&arms["method"], &arms["is_shown"], &arms["runs"]),
+        (&"runs".into(), &true.into(), &serde_json::json!([2, 2])),
+        "{arms}"
+    );
+    // Equal results say nothing of the scatter.
+    let equal = folder
+        .run(&["compare", "slow,slow", "fast,fast"])
+        .exits_with(0)
+        .stdout;
+    assert!(
+        equal.starts_with("softmax: no difference can be shown"),
+        "{equal}"
+    );
+    folder.run(&["compare", "one"]).assert_exit(2, &[]);
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// The journal with another result of each confirmation: this speedup, with an interval of 1 % on each side.
+fn with_confirmed_speedup(journal: &str, speedup: f64) -> String {
+    let interval = serde_json::json!([speedup * 0.99, speedup * 1.01]);
+    let lines = journal.lines().map(|line| {
+        let mut event: Value = serde_json::from_str(line).unwrap();
+        if event["event"] == "confirmed" {
+            let verdict = &mut event["verdict"];
+            verdict["status"] = "passed".into();
+            verdict["reason"] = Value::Null;
+            verdict["speedup"] = serde_json::json!({"geomean": speedup, "ci95": interval});
+            for workload in verdict["workloads"].as_array_mut().unwrap() {
+                if workload["hidden"] == false {
+                    workload["status"] = "passed".into();
+                    workload["speedup"] = speedup.into();
+                    workload["ci95"] = interval.clone();
+                }
+            }
+        }
+        format!("{event}\n")
+    });
+    lines.collect()
+}

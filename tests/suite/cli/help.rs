@@ -10,6 +10,7 @@ const COMMANDS: [&str; 15] = [
     "eval",
     "report",
     "runs",
+    "compare",
     "promote",
     "prompt",
     "tasks",
