@@ -103,6 +103,7 @@ pub(crate) const CARD_WITH_A_WEAK_MODEL: Machine = Machine {
 /// The same card with models of which every fourth answer takes 20 minutes.
 pub(crate) const CARD_WITH_STRAGGLERS: Machine = Machine {
     models: Some(ModelCosts {
+        names: &["model"],
         concurrency: 4,
         median: 40.0,
         spread: 0.5,
