@@ -344,7 +344,7 @@ fn factorize(mut matrix: Vec<Vec<f64>>) -> Option<Vec<Vec<f64>>> {
             current[column] = (current[column] - sum) / earlier[column];
         }
         let left = current[row] - dot(&current[..row], &current[..row]);
-        if !(left > 1e-12) {
+        if left.is_nan() || left <= 1e-12 {
             return None;
         }
         current[row] = left.sqrt();
