@@ -49,7 +49,7 @@ pub(crate) struct Difference {
     /// The probability of such a difference between equal arms; `corrected` by Holm's method over all comparisons.
     pub(crate) p: Option<f64>,
     pub(crate) corrected: Option<f64>,
-    /// Hedges' g: the difference in units of the scatter between runs or workloads. `None` for fewer than two of them.
+    /// Hedges' g: the difference in units of the scatter between runs or workloads. `None` for too few of them.
     pub(crate) hedges_g: Option<f64>,
     /// The smallest ratio above 1 that such data show with a power of 80 %.
     pub(crate) detectable: Option<f64>,
@@ -327,10 +327,11 @@ fn mean_and_deviation(values: &[f64]) -> Option<(f64, f64)> {
     Some((mean, (squares / (count - 1.0)).sqrt()))
 }
 
-/// Hedges' g: the mean difference in standard deviations, with the correction for few values, 1 - 3 / (4 degrees - 1).
+/// Hedges' g: the mean difference in standard deviations, with the correction for few values, 1 - 3 / (4 degrees - 1). With one degree of
+/// freedom the correction leaves nothing.
 fn hedges_g(mean: f64, deviation: f64, degrees: usize) -> Option<f64> {
     let correction = 1.0 - 3.0 / (4.0 * degrees as f64 - 1.0);
-    (deviation > 0.0 && degrees > 0).then_some(mean / deviation * correction)
+    (deviation > 0.0 && degrees > 1).then_some(mean / deviation * correction)
 }
 
 /// Holm's correction: the smallest p is multiplied by the number of comparisons, the next by one less, and so on; never decreasing.
