@@ -129,11 +129,6 @@ fn stragglers_do_not_idle_the_card() {
             window: setup.window,
         };
         let record = Simulator::new(&landscape, &machine, &mut strategy, limits, seed).run();
-        println!(
-            "seed {seed}: busy {:.3}, {} steps",
-            record.busy(),
-            record.steps
-        );
         assert!(record.busy() >= 0.95, "seed {seed}: {}", record.busy());
     }
 }
