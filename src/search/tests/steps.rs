@@ -405,8 +405,20 @@ fn a_remeasured_elite_moves_or_is_removed() {
     let mut search = run_to_end(60, SEQUENTIAL).search;
     let best = search.best().unwrap().step;
     let filled = search.archive().filled_cells();
+    // So slow that another elite of the cell that it falls into is faster.
+    let slow = [0.2, 0.6, 1.01, 2.01].into_iter().find(|speedup| {
+        let Event::Judged(judged) = judged(best, *speedup) else {
+            return false;
+        };
+        let cell =
+            (search.archive).cell_of(&judged.verdict.features, &judged.verdict.speedup.unwrap());
+        let mut elites = search.archive().elites().iter();
+        elites.any(|elite| {
+            elite.step != best && elite.cell == cell && elite.speedup.geomean > *speedup
+        })
+    });
     assert_eq!(
-        search.tell(&judged(best, 0.6)).first(),
+        search.tell(&judged(best, slow.unwrap())).first(),
         Some(&SearchUpdate::Remeasured {
             step: best,
             kept: false
