@@ -11,7 +11,7 @@ use super::gpus::{choose_gpus, keys_without_effect_on_cpu};
 use super::resolved::ResolvedConfig;
 use super::tasks::{NamedTask, find_tasks};
 use super::warm_start::{WarmStarts, find_warm_starts};
-use super::{Config, ScreenChoice};
+use super::{Config, EvalConfig, ScreenChoice};
 use crate::base::text::did_you_mean;
 use crate::base::{Failure, random};
 use crate::llm::{BudgetLimits, LlmSettings, ModelList};
@@ -74,31 +74,26 @@ fn resolve_with(
     let seed = config.seed.unwrap_or_else(|| random::fresh_seed() >> 32);
     let default_output = || PathBuf::from("outputs").join(name);
     let output = config.output.clone().unwrap_or_else(default_output);
-    let found = find_tasks(config)?
-        .into_iter()
-        .map(|named| {
-            let task = load_task(&named.files, config, &profile)?;
-            Ok((named, task))
-        })
-        .collect::<Result<Vec<_>, Failure>>()?;
+    let found = load_tasks(config, &profile)?;
     let (from, order) = match recorded {
         Some(recorded) => (recorded.warm_starts, recorded.order),
         None => (find_warm_starts(&config.from, &found)?, choose_order(&llm)),
     };
     check_kernels_can_be_made(&config.search, &llm)?;
-    let names: Vec<String> = found.iter().map(|(named, _)| named.name.clone()).collect();
-    let mut complete = config.clone();
-    complete.seed = Some(seed);
-    complete.search = SearchSettings {
-        window: Some(window),
-        ..search.clone()
+    let complete = Config {
+        seed: Some(seed),
+        search: SearchSettings {
+            window: Some(window),
+            ..search.clone()
+        },
+        eval: EvalConfig {
+            in_flight: Some(in_flight),
+            ..config.eval.clone()
+        },
+        llm: llm.clone(),
+        ..config.clone()
     };
-    complete.eval.in_flight = Some(in_flight);
-    complete.llm = llm.clone();
-    let mut record = record_of(&complete)?;
-    record["backend"] = json!(backend);
-    record["profile"] = json!(profile);
-    record["tasks"] = json!(names);
+    let record = complete_record(&complete, backend, &profile, &found)?;
     Ok(ResolvedConfig {
         tasks: with_warm_starts(found, &from, config.search.mode),
         from,
@@ -128,6 +123,31 @@ fn resolve_with(
         choices,
         record,
     })
+}
+
+fn load_tasks(config: &Config, profile: &str) -> Result<Vec<(NamedTask, Task)>, Failure> {
+    let named = find_tasks(config)?.into_iter();
+    named
+        .map(|named| {
+            let task = load_task(&named.files, config, profile)?;
+            Ok((named, task))
+        })
+        .collect()
+}
+
+/// What `run.yaml` has of the config: the complete one, with what was chosen.
+fn complete_record(
+    complete: &Config,
+    backend: &str,
+    profile: &str,
+    found: &[(NamedTask, Task)],
+) -> Result<Value, Failure> {
+    let names: Vec<&str> = found.iter().map(|(named, _)| named.name.as_str()).collect();
+    let mut record = record_of(complete)?;
+    record["backend"] = json!(backend);
+    record["profile"] = json!(profile);
+    record["tasks"] = json!(names);
+    Ok(record)
 }
 
 /// Drops the axes of the archive that the device cannot supply, and says so.

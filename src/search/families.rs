@@ -28,7 +28,7 @@ struct FastestMember {
     speedup: f64,
 }
 
-/// What became of the candidate at a point.
+/// The result of the candidate at a point.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum PointResult {
     /// Its speedup.
@@ -94,7 +94,7 @@ impl Families {
         }
     }
 
-    /// Records what became of the candidate at a point.
+    /// Records the result of the candidate at a point.
     pub(super) fn record_result(
         &mut self,
         number: u32,

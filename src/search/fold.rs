@@ -11,9 +11,10 @@ use super::order::FoldOrder;
 use super::pending::{CandidateResult, PendingStep, valid_speedup};
 use super::planner::PlannedBrief;
 use super::resolution::StepResolution;
+use super::results::Figures;
 use super::updates::SearchUpdate;
 use crate::base::Digest;
-use crate::event::{Event, FailedReason, Proposed, StopReason};
+use crate::event::{Brief, Event, FailedReason, Proposed, StopReason};
 use crate::verdict::{Status, VerdictSummary};
 
 /// What a folded step leaves in the ledger, besides its brief.
@@ -162,40 +163,10 @@ impl Search {
             device_seconds: pending.device_seconds,
             nano_usd: pending.nano_usd,
         };
-        let mut figures = None;
-        let folded = match resolution {
-            StepResolution::Failed(reason) => {
-                FoldedCandidate::without_candidate(StepOutcome::Failed(reason))
-            }
-            StepResolution::Duplicate(of) => {
-                FoldedCandidate::without_candidate(StepOutcome::Duplicate { of })
-            }
-            StepResolution::Judged(from) => {
-                if from != step {
-                    let other = self.pending.get_mut(&from);
-                    (pending.judged, pending.proposed) = other.map_or((None, None), |other| {
-                        (other.judged.take(), other.proposed.clone())
-                    });
-                    self.source_steps.insert(step, from);
-                }
-                if let Some(CandidateResult::Passed { figures: known, .. }) = &pending.judged {
-                    figures = Some(known.clone());
-                }
-                self.fold_candidate(step, pending, decision, updates)
-            }
-        };
+        let (folded, figures) = self.fold_result(step, pending, resolution, decision, updates);
         let outcome = folded.outcome;
         let detail = detail.unwrap_or_default();
-        self.planner
-            .record_compilation(&planned.brief, &detail, &outcome, &self.ledger);
-        let change = (outcome.has_candidate())
-            .then(|| {
-                let seconds = spent.device_seconds;
-                (self.results).record(&planned.brief, &detail, figures, seconds)
-            })
-            .flatten();
-        self.planner
-            .record_earnings(&planned.brief, &detail, change, spent);
+        self.learn(&planned.brief, &detail, &outcome, figures, spent);
         let record = StepRecord {
             operator: planned.brief.operator,
             parents: planned.brief.parents.clone().into(),
@@ -228,6 +199,61 @@ impl Search {
             let at = self.folded();
             updates.push(SearchUpdate::Stopped { why, at });
         }
+    }
+
+    /// Folds the result of a step. Returns also the speedups of a candidate that passed.
+    fn fold_result(
+        &mut self,
+        step: u64,
+        mut pending: PendingStep,
+        resolution: StepResolution,
+        decision: Option<ArchiveDecision>,
+        updates: &mut Vec<SearchUpdate>,
+    ) -> (FoldedCandidate, Option<Figures>) {
+        let from = match resolution {
+            StepResolution::Failed(reason) => {
+                let outcome = StepOutcome::Failed(reason);
+                return (FoldedCandidate::without_candidate(outcome), None);
+            }
+            StepResolution::Duplicate(of) => {
+                let outcome = StepOutcome::Duplicate { of };
+                return (FoldedCandidate::without_candidate(outcome), None);
+            }
+            StepResolution::Judged(from) => from,
+        };
+        if from != step {
+            let other = self.pending.get_mut(&from);
+            (pending.judged, pending.proposed) = other.map_or((None, None), |other| {
+                (other.judged.take(), other.proposed.clone())
+            });
+            self.source_steps.insert(step, from);
+        }
+        let figures = match &pending.judged {
+            Some(CandidateResult::Passed { figures, .. }) => Some(figures.clone()),
+            _ => None,
+        };
+        let folded = self.fold_candidate(step, pending, decision, updates);
+        (folded, figures)
+    }
+
+    /// Adds what a step gained and cost to the results, and to what the planner knows of operators, models and transformations.
+    fn learn(
+        &mut self,
+        brief: &Brief,
+        detail: &str,
+        outcome: &StepOutcome,
+        figures: Option<Figures>,
+        spent: Spent,
+    ) {
+        self.planner
+            .record_compilation(brief, detail, outcome, &self.ledger);
+        let change = if outcome.has_candidate() {
+            self.results
+                .record(brief, detail, figures, spent.device_seconds)
+        } else {
+            None
+        };
+        self.planner.record_earnings(brief, detail, change, spent);
     }
 
     /// Enters a judged candidate into its family, and into the archive if that was decided.
@@ -282,7 +308,7 @@ impl Search {
         folded
     }
 
-    /// Tells the family of a candidate what became of its point.
+    /// Records the result at a candidate's point in its family.
     fn note_point(&mut self, step: u64, folded: &FoldedCandidate) {
         let (Some(family), Some(proposed)) = (folded.family, &folded.proposed) else {
             return;
