@@ -393,16 +393,16 @@ impl HarnessKernels {
         Ok(self.launch_apart(function, size, arguments!(value))?)
     }
 
-    /// Queues a hash of each range, into the judge's memory at `hashes`. `ranges`: start and length of each, in bytes and multiples of 8.
+    /// Queues a hash of each range, into `hashes`. `ranges`: start and length of each, in bytes and multiples of 8.
     pub(super) fn hash_ranges(
         &self,
         ranges: &JudgeBuffer,
         count: u32,
-        hashes: CUdeviceptr,
+        hashes: &JudgeBuffer,
     ) -> anyhow::Result<()> {
         self.memory.set_access(Access::Writable)?;
-        zero_memory(&self.gpu, hashes, count as usize * 8)?;
-        let (mut table, mut into) = (ranges.address(), hashes);
+        zero_memory(&self.gpu, hashes.address(), count as usize * 8)?;
+        let (mut table, mut into) = (ranges.address(), hashes.address());
         let size = LaunchSize::new([RANGE_BLOCKS, count]);
         self.launch(
             self.functions.untyped("hash_ranges")?,

@@ -65,8 +65,6 @@ pub(super) struct ModuleVariables {
     gpu: Rc<Gpu>,
     judge: Rc<JudgeMemory>,
     variables: Vec<ModuleVariable>,
-    /// Ranges (start, end) that contain all variables. Each is read at once.
-    spans: Vec<(u64, u64)>,
     surroundings: Option<HashedRanges>,
     prints: bool,
 }
@@ -83,22 +81,8 @@ struct HashedRanges {
     /// Start and length of each range, in bytes.
     table: JudgeBuffer,
     count: u32,
-    /// The hashes before a sample, then those after it.
-    hashes: JudgeBuffer,
-}
-
-impl HashedRanges {
-    /// Where the hashes after a sample are.
-    fn after(&self) -> CUdeviceptr {
-        self.hashes.address() + u64::from(self.count) * 8
-    }
-}
-
-impl ModuleVariable {
-    /// Start and length in bytes.
-    fn range(&self) -> (u64, u64) {
-        (self.address, self.image.len() as u64)
-    }
+    before: JudgeBuffer,
+    after: JudgeBuffer,
 }
 
 impl ModuleVariables {
@@ -147,7 +131,6 @@ impl ModuleVariables {
             judge: Rc::clone(judge),
             surroundings: None,
             prints: prints(&file),
-            spans: spans_of(variables.iter().map(ModuleVariable::range)),
             variables,
         })
     }
@@ -169,9 +152,7 @@ impl ModuleVariables {
     /// Queues hashing the memory around the variables, before a sample.
     pub(super) fn hash_before(&self, harness: &HarnessKernels) -> anyhow::Result<()> {
         match &self.surroundings {
-            Some(ranges) => {
-                harness.hash_ranges(&ranges.table, ranges.count, ranges.hashes.address())
-            }
+            Some(ranges) => harness.hash_ranges(&ranges.table, ranges.count, &ranges.before),
             None => Ok(()),
         }
     }
@@ -181,17 +162,12 @@ impl ModuleVariables {
     pub(super) fn restore(&self, harness: &HarnessKernels) -> anyhow::Result<Option<String>> {
         let surroundings_changed = self.surroundings_changed(harness)?;
         let mut changed = None;
-        for (start, end) in &self.spans {
-            let mut current = vec![0u8; (end - start) as usize];
-            memory::copy_to_host(&self.gpu, *start, &mut current)?;
-            let inside = |variable: &&ModuleVariable| (*start..*end).contains(&variable.address);
-            for variable in self.variables.iter().filter(inside) {
-                let offset = (variable.address - start) as usize;
-                let found = current.get(offset..offset + variable.image.len());
-                if found != Some(variable.image.as_slice()) {
-                    changed.get_or_insert_with(|| format!("`{}`", variable.name));
-                    memory::copy_to_device(&self.gpu, variable.address, &variable.image)?;
-                }
+        for variable in &self.variables {
+            let mut current = vec![0u8; variable.image.len()];
+            memory::copy_to_host(&self.gpu, variable.address, &mut current)?;
+            if current != variable.image {
+                changed.get_or_insert_with(|| format!("`{}`", variable.name));
+                memory::copy_to_device(&self.gpu, variable.address, &variable.image)?;
             }
         }
         Ok(changed.or_else(|| surroundings_changed.then(|| UNNAMED.to_owned())))
@@ -201,12 +177,12 @@ impl ModuleVariables {
         let Some(ranges) = &self.surroundings else {
             return Ok(false);
         };
-        harness.hash_ranges(&ranges.table, ranges.count, ranges.after())?;
+        harness.hash_ranges(&ranges.table, ranges.count, &ranges.after)?;
         self.judge.set_access(Access::Writable)?;
-        let count = ranges.count as usize;
-        let mut hashes = vec![0u64; 2 * count];
-        memory::copy_to_host(&self.gpu, ranges.hashes.address(), &mut hashes)?;
-        let (before, after) = hashes.split_at(count);
+        let hashes = || vec![0u64; ranges.count as usize];
+        let (mut before, mut after) = (hashes(), hashes());
+        memory::copy_to_host(&self.gpu, ranges.before.address(), &mut before)?;
+        memory::copy_to_host(&self.gpu, ranges.after.address(), &mut after)?;
         Ok(before != after)
     }
 }
@@ -218,8 +194,12 @@ impl HashedRanges {
         variables: &[ModuleVariable],
         unit: u64,
     ) -> anyhow::Result<Option<Self>> {
-        let mut ranges = ranges_around(variables.iter().map(ModuleVariable::range), unit);
-        ranges.truncate(MAX_VARIABLE_RANGES);
+        let ranges = ranges_around(
+            variables
+                .iter()
+                .map(|variable| (variable.address, variable.image.len() as u64)),
+            unit,
+        );
         if ranges.is_empty() {
             return Ok(None);
         }
@@ -231,27 +211,10 @@ impl HashedRanges {
                 .allocate_with(&table)
                 .context("failed to list the variables of a module")?,
             count: ranges.len() as u32,
-            hashes: judge.allocate(ranges.len() * 16)?,
+            before: judge.allocate(ranges.len() * 8)?,
+            after: judge.allocate(ranges.len() * 8)?,
         }))
     }
-}
-
-/// Variables that are no further apart than this are read at once: a copy costs as much as reading a few kilobytes.
-const MAX_SPAN_GAP: u64 = 1024;
-
-/// The ranges (start, end) that contain these variables (start, length), and of what lies between them only short gaps.
-fn spans_of(variables: impl Iterator<Item = (u64, u64)>) -> Vec<(u64, u64)> {
-    let mut sorted: Vec<_> = variables.filter(|(_, bytes)| *bytes > 0).collect();
-    sorted.sort_unstable();
-    let mut spans: Vec<(u64, u64)> = Vec::new();
-    for (start, bytes) in sorted {
-        let end = start + bytes;
-        match spans.last_mut() {
-            Some((_, last)) if start <= *last + MAX_SPAN_GAP => *last = end.max(*last),
-            _ => spans.push((start, end)),
-        }
-    }
-    spans
 }
 
 /// The ranges (start, end) that cover these variables (start, length) in whole units, without overlap.
@@ -271,6 +234,7 @@ fn ranges_around(variables: impl Iterator<Item = (u64, u64)>, unit: u64) -> Vec<
             _ => ranges.push((start, end)),
         }
     }
+    ranges.truncate(MAX_VARIABLE_RANGES);
     ranges
 }
 
@@ -305,21 +269,7 @@ fn source_name(mangled: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{ranges_around, source_name, spans_of};
-
-    #[test]
-    fn near_variables_are_read_at_once_and_far_ones_apart() {
-        let variables = [
-            (5000, 100),
-            (256, 4),
-            (260, 4),
-            (1200, 8),
-            (0, 0),
-            (5050, 10),
-        ];
-        assert_eq!(spans_of(variables.into_iter()), [(256, 1208), (5000, 5100)]);
-        assert_eq!(spans_of([].into_iter()), []);
-    }
+    use super::{ranges_around, source_name};
 
     #[test]
     fn ranges_cover_variables_in_whole_units() {

@@ -13,7 +13,7 @@ use kforge::verdict::Status;
 use kforge::worker::{Job, JobKind, JobOutcome};
 
 use crate::driver::scripted::{
-    ScriptedJudge, ScriptedJudges, judges, options, step_options, verdict,
+    ScriptedJudge, ScriptedJudges, judges, options, step_options, verdict, with_few_cells,
 };
 use crate::driver::{STEP_ORDER, events, run, set_environment, state};
 
@@ -253,9 +253,13 @@ fn duel_is_not_lost_when_the_judge_breaks() {
     static BROKEN: AtomicBool = AtomicBool::new(false);
     let root = tempfile::tempdir().unwrap();
     let (plain, faulty) = (root.path().join("plain"), root.path().join("faulty"));
-    run(step_options(&plain, 60), &judges(Duration::ZERO)).unwrap();
+    run(
+        with_few_cells(step_options(&plain, 60)),
+        &judges(Duration::ZERO),
+    )
+    .unwrap();
     let error = run(
-        step_options(&faulty, 60),
+        with_few_cells(step_options(&faulty, 60)),
         &faulty_judges(|job| {
             if matches!(job.kind, JobKind::Duel { .. }) {
                 BROKEN.store(true, Ordering::Relaxed);
@@ -269,7 +273,11 @@ fn duel_is_not_lost_when_the_judge_breaks() {
     let dueled = |event: &Event| matches!(event, Event::Dueled(_));
     assert!(!events(&faulty, "softmax").iter().any(dueled));
     assert!(given_up(&faulty).is_empty());
-    run(step_options(&faulty, 60), &judges(Duration::ZERO)).unwrap();
+    run(
+        with_few_cells(step_options(&faulty, 60)),
+        &judges(Duration::ZERO),
+    )
+    .unwrap();
     assert_eq!(state(&faulty, "softmax", 60), state(&plain, "softmax", 60));
 }
 

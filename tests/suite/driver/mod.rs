@@ -9,7 +9,7 @@ use std::time::Duration;
 use kforge::driver::{self, RunEnd, RunOptions};
 use kforge::event::Event;
 use kforge::run::{Journal, RunDirectory, RunRecord};
-use kforge::search::{Search, SearchUpdate};
+use kforge::search::{Search, SearchSettings, SearchUpdate};
 use kforge::worker::{Job, JobKind};
 
 mod anchor;
@@ -144,14 +144,17 @@ pub(crate) fn state(directory: &Path, task_name: &str, steps: u64) -> String {
         .starting_kernels()
         .map(|(name, _)| name.to_owned())
         .collect();
-    let options = options(directory, &[task_name], steps);
     let RunRecord {
         seed,
         window,
         order,
         ..
-    } = options.record;
-    let search = Search::new(&options.search, seed, window, steps, &starts);
+    } = options(directory, &[task_name], steps).record;
+    let record = std::fs::read_to_string(directory.join("run.yaml")).unwrap();
+    let record: serde_json::Value = serde_yaml::from_str(&record).unwrap();
+    let settings: SearchSettings =
+        serde_json::from_value(record["config"]["search"].clone()).unwrap();
+    let search = Search::new(&settings, seed, window, steps, &starts);
     let mut search = search.with_order(order);
     let mut briefs = std::collections::BTreeMap::new();
     for event in &events {

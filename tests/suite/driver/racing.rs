@@ -12,7 +12,7 @@ use kforge::verdict::{Timing, Verdict};
 use kforge::worker::{Job, JobKind, JobOutcome};
 
 use crate::driver::scripted::{
-    ScriptedJudge, ScriptedJudges, options, step_options, task, verdict,
+    ScriptedJudge, ScriptedJudges, options, step_options, task, verdict, with_few_cells,
 };
 use crate::driver::{events, run, state};
 
@@ -86,7 +86,7 @@ fn incumbents_travel_with_judgements_of_candidates_only() {
         let jobs = Jobs::default();
         let options = kforge::driver::RunOptions {
             racing,
-            ..options(&directory, &["softmax"], 100)
+            ..with_few_cells(options(&directory, &["softmax"], 100))
         };
         run(options, &judges(&jobs, |_| None)).unwrap();
         let jobs = jobs.lock().unwrap();

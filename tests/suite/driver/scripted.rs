@@ -440,6 +440,16 @@ pub(crate) fn options_in(
     }
 }
 
+/// These options with archive cells by speedup alone: there are few, so that there are duels.
+pub(crate) fn with_few_cells(mut options: RunOptions) -> RunOptions {
+    options
+        .search
+        .features
+        .retain(|feature, _| feature == "speedup");
+    options.record.config["search"] = serde_json::to_value(&options.search).unwrap();
+    options
+}
+
 /// The same judge for every task. `delay`: maximum time of an evaluation.
 pub(crate) fn judges(delay: Duration) -> ScriptedJudges {
     ScriptedJudges(Box::new(move |_| {
