@@ -20,8 +20,8 @@ pub(super) struct ReportArgs {
     /// Run directories. Several give an index and a comparison.
     #[arg(required = true, value_name = "DIR")]
     directories: Vec<PathBuf>,
-    /// File to write. Default: `report.html` in the run directory, or `runs.html` here for several; Markdown and JSON go to standard
-    /// output.
+    /// File to write; `-`: standard output. Default: `report.html` in the run directory, or `runs.html` here for several; Markdown and JSON
+    /// go to standard output.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Form of the report.
@@ -73,15 +73,15 @@ pub(super) fn run(arguments: ReportArgs) -> anyhow::Result<Exit> {
     let text = match arguments.to {
         ReportForm::Html => return write_html(&runs, arguments.output),
         ReportForm::Markdown => page::markdown(&runs),
-        ReportForm::Json if arguments.output.is_none() => {
+        ReportForm::Json if arguments.output.as_deref().is_none_or(is_standard_output) => {
             print_json(&page::json(&runs))?;
             return Ok(Exit::Done);
         }
         ReportForm::Json => serde_json::to_string_pretty(&page::json(&runs))? + "\n",
     };
     match arguments.output {
-        Some(path) => files::replace(&path, text.as_bytes())?,
-        None => print(&text)?,
+        Some(path) if !is_standard_output(&path) => files::replace(&path, text.as_bytes())?,
+        _ => print(&text)?,
     }
     Ok(Exit::Done)
 }
@@ -125,9 +125,18 @@ fn write_html(runs: &[RunHistory], output: Option<PathBuf>) -> anyhow::Result<Ex
             (path, text)
         }
     };
-    files::replace(&path, text.as_bytes())?;
-    print(&format!("{}\n", path.display()))?;
+    if is_standard_output(&path) {
+        print(&text)?;
+    } else {
+        files::replace(&path, text.as_bytes())?;
+        print(&format!("{}\n", path.display()))?;
+    }
     Ok(Exit::Done)
+}
+
+/// Whether `--output` names standard output.
+fn is_standard_output(path: &Path) -> bool {
+    path == Path::new("-")
 }
 
 /// The page of a run, as seen from another page. `None` if it does not exist, or no relative path leads to it.

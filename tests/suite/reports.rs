@@ -126,6 +126,8 @@ fn run_ends_with_a_report_that_says_what_was_found() {
         .run(&["report", "out", "--output", "again.html"])
         .exits_with(0);
     assert_eq!(folder.read("again.html"), page);
+    let printed = folder.run(&["report", "out", "--output", "-"]);
+    assert_eq!(printed.exits_with(0).stdout, page);
 }
 
 #[test]
