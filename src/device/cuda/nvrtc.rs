@@ -20,11 +20,13 @@ use super::wire::{CompileJob, CompileRequest, CompileResponse};
 pub(crate) fn serve() -> anyhow::Result<()> {
     let request = CompileRequest::read(io::stdin().lock()).context("failed to read the request")?;
     load_library(&request.library)?;
+    let version = version()?;
+    load_builtins(&request.library, version)?;
     let mut response = match &request.job {
         Some(job) => compile(job)?,
         None => CompileResponse::default(),
     };
-    response.version = version()?;
+    response.version = version;
     response
         .write(io::stdout().lock())
         .context("failed to write the response")
@@ -50,6 +52,16 @@ fn load_library(library: &Path) -> anyhow::Result<()> {
             library.display()
         );
     }
+    Ok(())
+}
+
+/// Loads the library of built-in functions that lies beside NVRTC. NVRTC opens it by its plain name, and some builds, such as the package of
+/// version 13.0, do not look in their own folder. If there is no such file, NVRTC looks in the system's folders.
+fn load_builtins(library: &Path, (major, minor): (i32, i32)) -> anyhow::Result<()> {
+    let path = library.with_file_name(format!("libnvrtc-builtins.so.{major}.{minor}"));
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: a string that ends in a zero; the library is never unloaded.
+    unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
     Ok(())
 }
 
