@@ -7,20 +7,11 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::archive::{Archive, ArchiveAxis, Cell};
+use super::settings::INSPECTED_FEATURES;
 use crate::verdict::Speedup;
 
-/// Features that are known only after a kernel has been timed or inspected. They do not distinguish incumbents.
-const LATE_FEATURES: [&str; 9] = [
-    "speedup",
-    "runtime_variance",
-    "load_sectors",
-    "store_sectors",
-    "coalescing",
-    "strided_share",
-    "bank_conflicts",
-    "bytes_ratio",
-    "arithmetic_per_byte",
-];
+/// Features that only timing supplies.
+const TIMED_FEATURES: [&str; 2] = ["speedup", "runtime_variance"];
 /// A kernel that is this many times slower than the fastest one is not worth a cell, even an empty one: it is hardly ever drawn as a
 /// parent. Chosen by simulation (`benches/results/search.md`).
 const HOPELESS_FACTOR: f64 = 4.0;
@@ -47,7 +38,11 @@ impl Incumbents {
         archive: &Archive,
         passed: impl Iterator<Item = (&'k Cell, Speedup)>,
     ) -> Self {
-        let is_early = |axis: &ArchiveAxis| !LATE_FEATURES.contains(&axis.feature.as_str());
+        // What is known only after a kernel has been timed or inspected does not distinguish incumbents.
+        let is_early = |axis: &ArchiveAxis| {
+            let feature = axis.feature.as_str();
+            !TIMED_FEATURES.contains(&feature) && !INSPECTED_FEATURES.contains(&feature)
+        };
         let axes = archive.axes();
         let early: Vec<usize> = (0..axes.len())
             .filter(|index| is_early(&axes[*index]))

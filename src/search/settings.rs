@@ -42,7 +42,7 @@ pub const FEATURES: [&str; 24] = [
 ];
 
 /// Those that only an inspection on the CPU supplies: it counts memory accesses.
-const INSPECTED_FEATURES: [&str; 7] = [
+pub(super) const INSPECTED_FEATURES: [&str; 7] = [
     "load_sectors",
     "store_sectors",
     "coalescing",

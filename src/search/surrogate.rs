@@ -8,8 +8,7 @@
 //! The model keeps a fixed number of points, so that a score costs the same after any number of measurements. All functions come from
 //! `libm`, because those of the system differ between machines in the last bit, and a resumed search must decide the same.
 //!
-//! Of the libraries, `smartcore` has a forest without the spread of its trees, `linfa-trees` only classifies, and `egobox-gp` fits a model
-//! in milliseconds with 100 packages. Knows a point as the levels of its values, never a kernel.
+//! Knows a point as the levels of its values, never a kernel.
 
 use super::tunable_space::PointIndices;
 

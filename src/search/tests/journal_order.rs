@@ -16,7 +16,7 @@ fn run_with_seed(steps: u64, arrival_seed: u64) -> ScriptedRun {
     run_to_end(steps, schedule)
 }
 
-/// A new search that is told a journal.
+/// A new search after the events of a journal.
 fn replayed(journal: &[Event], steps: u64) -> ScriptedRun {
     ScriptedRun::new(&settings(), steps).resumed(journal)
 }
