@@ -1,11 +1,15 @@
 "use strict";
-// Watches the page, uses it as a reader would, and writes what is wrong into an element, or `ok`.
+// Watches the page, uses it as a reader would, and prints what is wrong, or `ok`.
 const wrong = [];
 const expect = (holds, text) => { if (!holds) wrong.push(text); };
 window.addEventListener("error", (event) => wrong.push(`script error: ${event.message}`));
 document.addEventListener("securitypolicyviolation", (event) => wrong.push(`blocked: ${event.violatedDirective}`));
 
-const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+// Waits until something holds, for at most 20 seconds: a dialog reports that it closed only with the next frame.
+const until = async (holds) => {
+  for (let attempt = 0; attempt < 1000 && !holds(); attempt += 1) await new Promise((resolve) => setTimeout(resolve, 20));
+  return holds();
+};
 
 const channels = (colour) => {
   const numbers = colour.match(/-?[\d.]+(e-?\d+)?/g).map(Number);
@@ -54,29 +58,26 @@ const checks = async () => {
   const chip = document.querySelector("a.chip[href]");
   expect(chip, "the archive has no entry");
   chip.click();
-  await pause(200);
-  expect(panel.open, "an entry of the archive opens no panel");
+  expect(await until(() => panel.open), "an entry of the archive opens no panel");
   expect(panel.textContent.includes("__global__"), "the panel has no kernel");
   expect(panel.querySelectorAll("dt").length > 3, "the panel has no facts");
   const title = panel.querySelector("h2").textContent;
   const next = [...panel.querySelectorAll("button")].find((button) => !button.disabled && button.textContent !== "Close");
   next.click();
-  await pause(200);
-  expect(panel.open && panel.querySelector("h2").textContent !== title, "the arrows lead nowhere");
+  expect(await until(() => panel.open && panel.querySelector("h2").textContent !== title), "the arrows lead nowhere");
   checkContrast();
   [...panel.querySelectorAll("button")].find((button) => button.textContent === "Close").click();
-  await pause(200);
-  expect(!panel.open && location.hash === "", "the panel does not close");
+  expect(await until(() => !panel.open && location.hash === ""), "the panel does not close");
 
   // A step with a parent shows a difference.
   const steps = [...document.querySelectorAll("table[id$=-steps] tbody tr")];
   const child = steps.find((row) => row.cells[6].textContent.trim() && row.cells[1].textContent === "passed");
   if (child) {
     child.querySelector("a").click();
-    await pause(200);
-    expect(panel.querySelector(".diff .add, .diff .del"), "no difference is shown");
+    const hasDifference = () => panel.open && panel.querySelector(".diff .add, .diff .del");
+    expect(await until(hasDifference), "no difference is shown");
     panel.close();
-    await pause(200);
+    expect(await until(() => !panel.open && location.hash === ""), "the panel does not close again");
   }
 
   // A head sorts its table, and reverses it.
@@ -122,8 +123,5 @@ window.addEventListener("load", async () => {
   } catch (error) {
     wrong.push(`${error}`);
   }
-  const result = document.createElement("pre");
-  result.id = "result";
-  result.textContent = wrong.length ? wrong.join("\n") : "ok";
-  document.body.append(result);
+  console.log(`checks say: ${wrong.length ? wrong.join("\n") : "ok"} (end)`);
 });

@@ -158,17 +158,25 @@ pub(crate) fn block_size_edits(parent: &str, number: usize) -> Vec<(String, Stri
         let size = line.strip_prefix("    block: ")?;
         size.parse::<usize>().ok().map(|size| (line, size))
     });
+    // The grid is `ceil_div(rows, SIZE)`, or `ceil_div(16 * rows, SIZE)` after an operator gave each row several threads. Those keep
+    // whole warps.
     let grid = block.and_then(|(_, size)| {
-        let old = format!("ceil_div(rows, {size})");
-        let line = lines.find(|line| line.contains("grid: ") && line.contains(&old))?;
-        let new = format!("ceil_div(rows, {odd})");
-        Some((line, line.replace(&old, &new)))
+        let end = format!(", {size})");
+        let line = lines.find(|line| line.contains("grid: ceil_div(") && line.contains(&end))?;
+        let size = if line.contains("* rows") {
+            32 * (1 + number % 31)
+        } else {
+            odd
+        };
+        Some((line, line.replace(&end, &format!(", {size})")), size))
     });
     match (grid, block) {
-        (Some((grid, new_grid)), Some((block, _))) => vec![
+        (Some((grid, new_grid, size)), Some((block, _))) => vec![
             (grid.to_owned(), new_grid),
-            (block.to_owned(), format!("    block: {odd}")),
+            (block.to_owned(), format!("    block: {size}")),
         ],
+        // An operator made the grid independent of the block size.
+        (None, Some((block, _))) => vec![(block.to_owned(), format!("    block: {odd}"))],
         _ => panic!("not a kernel of the task:\n{parent}"),
     }
 }
