@@ -2,12 +2,14 @@
 //!
 //! `Err` always means broken machinery. A kernel that the device refuses is a value.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::bound_kernel::BoundKernel;
 use super::lock::LockFile;
+use super::memory::ExpectedValues;
 use super::program::{Build, Compiled, Program};
 use super::refusal::{DeviceError, Refusal};
 use crate::kernel::plan::{LaunchPlan, TranslationUnit};
@@ -23,6 +25,14 @@ pub trait Device: Compile + TimingProperties {
     /// Whether a buffer can start or end next to unmapped memory, as [`Purpose::Check`] asks.
     fn has_edges(&self) -> bool {
         true
+    }
+
+    /// How this device takes expected values that were computed on the host. By default there is one copy, which stays there.
+    fn upload(&self) -> Upload {
+        Rc::new(|copies| {
+            let first = copies.into_iter().next().unwrap_or_default();
+            Ok(ExpectedValues::Host(first))
+        })
     }
 
     /// Loads a program and binds it to newly allocated memory for one workload.
@@ -45,6 +55,9 @@ pub trait Device: Compile + TimingProperties {
         ])
     }
 }
+
+/// Turns the values of some copies of an output into what the bound kernels of a device compare with.
+pub type Upload = Rc<dyn Fn(Vec<Vec<f64>>) -> anyhow::Result<ExpectedValues>>;
 
 /// Compiles kernels for a device.
 pub trait Compile {

@@ -20,6 +20,7 @@ mod macro_collisions;
 mod memory;
 pub mod numerics;
 mod program;
+mod python;
 mod refusal;
 mod sandbox;
 mod source_rewrite;
@@ -35,7 +36,7 @@ pub use bound_kernel::{
 pub use code_hash::code_hash;
 pub(crate) use facts::DeviceFacts;
 pub use interface::{
-    Cache, Compile, CompulsoryWork, Device, Edge, Floor, Opened, Purpose, TimingProperties,
+    Cache, Compile, CompulsoryWork, Device, Edge, Floor, Opened, Purpose, TimingProperties, Upload,
 };
 pub use lock::LockFile;
 pub(crate) use lock::lock_scope;
@@ -44,5 +45,6 @@ pub use memory::{
     Poison, PoisonCount,
 };
 pub use program::{Build, Compiled, CompiledEntry, CompiledParameter, ParameterKind, Program};
+pub use python::PythonOracle;
 pub use refusal::Refusal;
 pub use source_trace::{SourceTrace, TraceDifference};

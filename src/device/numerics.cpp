@@ -211,6 +211,8 @@ u64 any_hash(const void* memory, u64 bytes) {
     return bytes % 8 == 0 ? hash : hash + hash_word(last, index);
 }
 
+u64 any_seed_of_copy(u64 seed, u64 copy) { return seed_of_copy(seed, copy); }
+
 }  // namespace
 
 // Same layout as `Functions` in numerics.rs.
@@ -222,6 +224,7 @@ struct Functions {
     decltype(&any_values) values;
     decltype(&any_compare) compare;
     decltype(&any_hash) hash;
+    decltype(&any_seed_of_copy) seed_of_copy;
 };
 
 }  // namespace KFORGE_VARIANT
@@ -233,4 +236,5 @@ extern "C" const KFORGE_VARIANT::Functions KFORGE_JOIN(KFORGE_VARIANT, _function
 extern "C" const KFORGE_VARIANT::Functions KFORGE_JOIN(KFORGE_VARIANT, _functions) = {
     KFORGE_VARIANT::any_fill,   KFORGE_VARIANT::any_store,   KFORGE_VARIANT::any_poison, KFORGE_VARIANT::any_unwritten,
     KFORGE_VARIANT::any_values, KFORGE_VARIANT::any_compare, KFORGE_VARIANT::any_hash,
+    KFORGE_VARIANT::any_seed_of_copy,
 };

@@ -77,6 +77,7 @@ struct Functions {
         result: *mut RawComparison,
     ),
     hash: unsafe extern "C" fn(memory: *const u8, bytes: u64) -> u64,
+    seed_of_copy: unsafe extern "C" fn(seed: u64, copy: u64) -> u64,
 }
 
 unsafe extern "C" {
@@ -207,6 +208,12 @@ pub(super) fn raw_distribution(
         one_hot: u32::from(distribution.one_hot),
         normalize: u32::from(distribution.normalize == Some(Norm::L2) && dtype.is_float()),
     }
+}
+
+/// The seed of the random values in a copy with this number. Copy 0 has the seed itself.
+pub(super) fn seed_of_copy(seed: u64, copy: u32) -> u64 {
+    // SAFETY: plain numbers.
+    unsafe { (fastest_functions().seed_of_copy)(seed, u64::from(copy)) }
 }
 
 /// The value of an argument in the first bytes of a word; 0 for an argument that is an address.

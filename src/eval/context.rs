@@ -17,7 +17,7 @@ use super::stage_times::{Phase, StageTimes};
 use super::task_terms::explain;
 use super::timing_lock::TimingLock;
 use crate::base::Failure;
-use crate::device::{Build, Cache, Compiled, Device};
+use crate::device::{Build, Cache, Compiled, Device, PythonOracle};
 use crate::kernel::plan::LaunchPlan;
 use crate::kernel::{BindError, DeviceLimits, Kernel, LaunchTarget};
 use crate::task::{DRAFT_MARK, Profile, RegimeChoice, Task};
@@ -50,7 +50,10 @@ pub(super) struct JudgeContext<'a> {
     pub(super) task: &'a Task,
     pub(super) options: JudgeOptions,
     pub(super) limits: DeviceLimits,
+    /// For an oracle in Python: a kernel that is never compiled and has only a launch plan.
     pub(super) oracle: CompiledKernel,
+    /// The oracle, if it is Python and has been started.
+    pub(super) python_oracle: Option<PythonOracle>,
     pub(super) baseline: CompiledKernel,
     /// `None` until a candidate is timed against an anchor.
     pub(super) anchor: Option<CompiledAnchor>,
@@ -102,6 +105,11 @@ impl<'a> JudgeContext<'a> {
                     Failure::reference(format!("the {name} of task `{}`: {error}", task.name))
                 })
         };
+        let oracle = if task.has_python_oracle() {
+            &outputs_only(task)
+        } else {
+            &task.oracle
+        };
         let times = StageTimes::default();
         let mut timing_lock = TimingLock::open(device.lock_file())?;
         timing_lock.set_times(times.clone());
@@ -109,7 +117,8 @@ impl<'a> JudgeContext<'a> {
             device,
             task,
             limits,
-            oracle: parse(Reference::Oracle, &task.oracle)?,
+            oracle: parse(Reference::Oracle, oracle)?,
+            python_oracle: None,
             baseline: parse(Reference::Baseline, task.baseline().1)?,
             anchor: None,
             known_opponents: KnownOpponents::default(),
@@ -270,6 +279,13 @@ impl<'a> JudgeContext<'a> {
     ) -> anyhow::Result<()> {
         let _lock = self.timing_lock.host_work()?;
         let _stage = self.times.stage("compile references");
+        if reference == Reference::Oracle && self.task.has_python_oracle() {
+            if self.python_oracle.is_none() {
+                let oracle = PythonOracle::start(self.task, self.device.upload())?;
+                self.python_oracle = Some(oracle);
+            }
+            return Ok(());
+        }
         let is_oracle = reference == Reference::Oracle;
         let compiled = match reference {
             Reference::Oracle => &mut self.oracle,
@@ -309,4 +325,13 @@ impl<'a> JudgeContext<'a> {
         }
         Ok(())
     }
+}
+
+/// A kernel file whose launch plan has the buffers of an oracle. It has no code.
+fn outputs_only(task: &Task) -> String {
+    let outputs: Vec<&str> = task.definition.outputs.keys().map(String::as_str).collect();
+    let outputs = outputs.join(", ");
+    format!(
+        "/* kforge\nlaunch:\n  - kernel: reference\n    grid: 1\n    block: 1\n    args: {outputs}\n*/\n"
+    )
 }

@@ -9,7 +9,7 @@ use super::compiled_kernel::{CompiledKernel, Reference};
 use super::context::JudgeContext;
 use super::finding::{Finding, JudgeError, JudgeResult};
 use crate::base::Failure;
-use crate::device::{Opened, Program, Purpose, Refusal};
+use crate::device::{Opened, Program, Purpose, PythonOracle, Refusal};
 use crate::kernel::plan::LaunchPlan;
 
 /// The stage in which a kernel is loaded and bound to its buffers: on the CPU, a process is started.
@@ -147,11 +147,33 @@ impl CaseKernel {
         case: &Case,
         purpose: Purpose,
     ) -> anyhow::Result<Self> {
+        if let (Reference::Oracle, Some(oracle)) = (reference, &context.python_oracle) {
+            return Self::open_python(context, oracle, case, purpose);
+        }
         let unopened = UnopenedKernel::reference(context, reference, case)?;
         let _stage = context.times.stage(START_STAGE);
         let opened = (context.device).open(unopened.program, &unopened.plan, purpose)?;
         let opened = unopened.with_opened(context, case, opened);
         Ok(opened.map_err(|refusal| does_not_run(context, reference, case, &refusal.reason))?)
+    }
+
+    /// Binds an oracle in Python to a case.
+    fn open_python(
+        context: &JudgeContext<'_>,
+        oracle: &PythonOracle,
+        case: &Case,
+        purpose: Purpose,
+    ) -> anyhow::Result<Self> {
+        let bound = context.bind_oracle(&context.oracle.kernel, case);
+        let plan = bound
+            .map_err(|error| does_not_run(context, Reference::Oracle, case, &error.to_string()))?
+            .plan;
+        let copies = match purpose {
+            Purpose::Expect { copies } => copies,
+            Purpose::Check { .. } | Purpose::Time { .. } | Purpose::Probe => 1,
+        };
+        let kernel = oracle.open(&plan, &case.scalars(context.task), copies)?;
+        Ok(Self::new(context, case, kernel, plan))
     }
 
     /// Opens a candidate and its opponent, at the same time if the device can.

@@ -1,7 +1,7 @@
 //! `definition.json`: the FlashInfer-Bench `Definition` (axes, inputs, outputs, reference).
 //!
 //! `definition_reader` parses and validates it; this module has its types and binds its axes to sizes. The order of keys is kept.
-//! The Python reference is never executed.
+//! The Python reference is executed only if it is the oracle (`oracle: reference` in `task.yaml`).
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ pub struct Definition {
     pub axes: IndexMap<String, DefinitionAxis>,
     pub inputs: IndexMap<String, Tensor>,
     pub outputs: IndexMap<String, Tensor>,
-    /// Python source with a top-level `run(…)`; never executed.
+    /// Python source with a top-level `run(…)`.
     pub reference: String,
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use include_dir::{Dir, include_dir};
 use serde::{Deserialize, Serialize};
 
+use super::REFERENCE_ORACLE;
 use super::problems::Problems;
 use crate::base::Failure;
 use crate::base::text::did_you_mean;
@@ -164,7 +165,11 @@ impl TaskFiles {
             return Err(task_files.load_failure());
         };
         let mut is_complete = problems.is_empty();
-        for file in [&settings.definition, &settings.workloads, &settings.oracle] {
+        let oracle = Some(&settings.oracle).filter(|oracle| *oracle != REFERENCE_ORACLE);
+        for file in [&settings.definition, &settings.workloads]
+            .into_iter()
+            .chain(oracle)
+        {
             match read(file) {
                 Some(text) => {
                     task_files.files.insert(file.clone(), text);

@@ -7,7 +7,6 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 
-use super::Task;
 use super::check::{TaskCheckInput, check, check_derived};
 use super::check_constants::check_constants;
 use super::defaults::{add_profiles, traffic};
@@ -18,6 +17,7 @@ use super::problems::{Problems, TaskFile};
 use super::settings::{Baseline, TaskSettings};
 use super::settings_reader::read_settings;
 use super::workload::Workload;
+use super::{REFERENCE_ORACLE, Task};
 use crate::base::expression::Expression;
 use crate::base::text::{did_you_mean, nearest_name};
 use crate::base::{Digest, Failure, yaml};
@@ -65,8 +65,14 @@ impl TaskFiles {
         let before = problems.count();
         let workloads = self.workloads(&settings.workloads, definition.as_ref(), problems);
         let has_all_workloads = definition.is_some() && problems.count() == before;
-        let oracle = self.text("oracle", &settings.oracle, problems);
         // A missing oracle is reported; the rest can be validated without it.
+        let oracle = if settings.oracle == REFERENCE_ORACLE {
+            definition
+                .as_ref()
+                .map(|definition| definition.reference.as_str())
+        } else {
+            self.text("oracle", &settings.oracle, problems)
+        };
         let oracle = oracle.unwrap_or_default().to_owned();
         self.check_kernels(&settings, problems);
         let definition = definition?;

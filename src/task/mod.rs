@@ -37,6 +37,9 @@ pub(crate) use settings::{
 };
 pub use workload::{InputSource, Workload};
 
+/// The `oracle` of a task that is judged by the `reference` of its definition.
+pub(crate) const REFERENCE_ORACLE: &str = "reference";
+
 /// A definition, its workloads and kforge's settings, validated against each other.
 #[derive(Clone, Debug)]
 pub struct Task {
@@ -45,7 +48,7 @@ pub struct Task {
     pub definition: Definition,
     pub workloads: Vec<Workload>,
     pub settings: TaskSettings,
-    /// Text of the oracle's kernel file.
+    /// Text of the oracle: a kernel file, or Python.
     pub oracle: String,
     /// Text of every baseline and starting kernel, by file name.
     pub kernels: IndexMap<String, String>,
@@ -69,6 +72,12 @@ impl Task {
             .next()
             .map_or("", |baseline| baseline.kernel.as_str());
         (file, self.kernels.get(file).map_or("", String::as_str))
+    }
+
+    /// Whether the oracle is Python: the definition's `reference`, or a file.
+    pub fn has_python_oracle(&self) -> bool {
+        let oracle = &self.settings.oracle;
+        oracle == REFERENCE_ORACLE || oracle.ends_with(".py")
     }
 
     /// File name and text of the starting kernels, in order.

@@ -23,6 +23,7 @@ mod oracles;
 #[expect(dead_code, reason = "the other suite uses more of it")]
 mod program;
 mod prompts;
+mod python_oracle;
 mod races;
 mod sandbox;
 mod spaces;
@@ -40,6 +41,7 @@ fn main() -> std::process::ExitCode {
         compile_cuda::TESTS,
         hostile_code::TESTS,
         oracles::TESTS,
+        python_oracle::TESTS,
         sandbox::TESTS,
         spaces::TESTS,
         gpu::TESTS,

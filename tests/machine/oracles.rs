@@ -12,7 +12,7 @@ use kforge::task::{TaskFiles, embedded_names};
 use serde_json::json;
 
 /// A Python interpreter that has NumPy; prints a line if there is none.
-fn find_python() -> Result<String, Missing> {
+pub(crate) fn find_python() -> Result<String, Missing> {
     let names = std::env::var("KFORGE_TEST_PYTHON")
         .ok()
         .into_iter()

@@ -58,11 +58,15 @@ pub(crate) use nvrtc_process::COMMAND as NVRTC_COMMAND;
 pub(super) use peaks::load_measured;
 
 use super::cpu::GpuMacros;
-use super::interface::{Compile, CompulsoryWork, Device, Floor, Opened, Purpose, TimingProperties};
+use super::interface::{
+    Compile, CompulsoryWork, Device, Floor, Opened, Purpose, TimingProperties, Upload,
+};
 use super::lock::{LockFile, lock_folder};
+use super::memory::{DeviceValues, ExpectedValues};
 use super::program::{Build, Compiled, Program};
 use crate::kernel::DeviceLimits;
 use crate::kernel::plan::{LaunchPlan, TranslationUnit};
+use crate::task::DType;
 use crate::verdict::DeviceIdentity;
 
 /// Target duration of a sample of many short runs. The cost of an event is negligible in it.
@@ -188,6 +192,26 @@ impl Device for CudaDevice {
         } else {
             sandbox.to_owned()
         }
+    }
+
+    /// The values lie in the judge's memory, which is hidden from candidates.
+    fn upload(&self) -> Upload {
+        let memory = Rc::clone(&self.context.judge_memory);
+        Rc::new(move |copies| {
+            let elements = copies.first().map_or(0, Vec::len) as u64;
+            let buffers = copies.iter().map(|values| memory.allocate_with(values));
+            let buffers = buffers.collect::<Result<Vec<_>, _>>()?;
+            let addresses = buffers
+                .iter()
+                .map(judge_memory::JudgeBuffer::address)
+                .collect();
+            Ok(ExpectedValues::OnDevice(DeviceValues {
+                dtype: DType::Float64,
+                elements,
+                addresses,
+                owner: Rc::new(buffers),
+            }))
+        })
     }
 
     fn open(

@@ -1,0 +1,66 @@
+//! Oracles in Python: the expected outputs of a task by the `run` of its definition or of a Python file.
+//!
+//! One Python process serves all cases of a judge. `process` starts it and exchanges messages with it; `kernel` is the oracle bound to one
+//! case, over host memory; `interpreter` finds the program. Never runs a candidate and never times anything.
+
+mod interpreter;
+mod kernel;
+mod process;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use crate::base::Failure;
+use crate::kernel::Scalars;
+use crate::kernel::plan::LaunchPlan;
+use crate::task::{Definition, Task};
+
+use super::{BoundKernel, Upload};
+use kernel::PythonKernel;
+use process::PythonProcess;
+
+/// A task's reference in Python, ready to compute.
+pub struct PythonOracle {
+    process: Rc<RefCell<PythonProcess>>,
+    definition: Definition,
+    upload: Upload,
+}
+
+impl PythonOracle {
+    /// Starts Python and runs the source of the reference, which must define `run`. `upload`: see `Device::upload`.
+    ///
+    /// # Errors
+    /// `Failure::environment` if Python or a module that the source imports is not installed; `Failure::reference` if the source fails.
+    pub fn start(task: &Task, upload: Upload) -> anyhow::Result<Self> {
+        let interpreter = interpreter::find().map_err(|failure| Failure {
+            message: format!("task `{}`: {}", task.name, failure.message),
+            ..failure
+        })?;
+        let process = PythonProcess::start(&interpreter, task)?;
+        Ok(Self {
+            process: Rc::new(RefCell::new(process)),
+            definition: task.definition.clone(),
+            upload,
+        })
+    }
+
+    /// Binds the reference to the buffers of a plan, in `copies` copies. Inputs without a shape have the values of `scalars`.
+    ///
+    /// # Errors
+    /// If the process has ended and cannot be started again.
+    pub fn open(
+        &self,
+        plan: &LaunchPlan,
+        scalars: &Scalars,
+        copies: usize,
+    ) -> anyhow::Result<Box<dyn BoundKernel>> {
+        self.process.borrow_mut().ensure_running()?;
+        Ok(Box::new(PythonKernel::new(
+            Rc::clone(&self.process),
+            Rc::clone(&self.upload),
+            kernel::Call::new(&self.definition, plan, scalars),
+            plan,
+            copies,
+        )))
+    }
+}

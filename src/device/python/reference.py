@@ -1,0 +1,154 @@
+"""Computes the outputs of a task by its Python reference, for kforge. Started as `python3 -c TEXT DESCRIPTOR`.
+
+Reads one JSON object per line from standard input and answers each with one line: first the source, then one request for each call. The
+tensors are in a shared memory file, whose descriptor is the argument. What the reference prints goes to standard error.
+"""
+
+import json
+import mmap
+import os
+import sys
+import traceback
+
+
+def decode_float8(numpy, bits, exponent_bits):
+    """The values of 8-bit floats. With 4 exponent bits there are no infinities, and all ones are NaN."""
+    codes = numpy.arange(256)
+    mantissa_bits = 7 - exponent_bits
+    bias = 2 ** (exponent_bits - 1) - 1
+    exponent = (codes >> mantissa_bits) & (2**exponent_bits - 1)
+    mantissa = (codes & (2**mantissa_bits - 1)) / 2**mantissa_bits
+    values = numpy.where(exponent == 0, mantissa * 2.0 ** (1 - bias), (1 + mantissa) * 2.0 ** (exponent - bias))
+    if exponent_bits == 4:
+        values = numpy.where(codes & 0x7F == 0x7F, numpy.nan, values)
+    else:
+        values = numpy.where(codes & 0x7F == 0x7C, numpy.inf, values)
+        values = numpy.where(codes & 0x7F > 0x7C, numpy.nan, values)
+    return numpy.where(codes & 0x80, -values, values)[bits]
+
+
+class NumPyTensors:
+    """Floating-point inputs are float64, so that sums are in double precision."""
+
+    def __init__(self):
+        import numpy
+
+        self.numpy = numpy
+
+    def input(self, memory, dtype, shape):
+        numpy = self.numpy
+        if dtype == "bfloat16":
+            bits = numpy.frombuffer(memory, dtype=numpy.uint16).astype(numpy.uint32) << 16
+            values = bits.view(numpy.float32).astype(numpy.float64)
+        elif dtype.startswith("float8"):
+            bits = numpy.frombuffer(memory, dtype=numpy.uint8)
+            values = decode_float8(numpy, bits, 4 if "e4m3" in dtype else 5)
+        else:
+            values = numpy.frombuffer(memory, dtype=dtype)
+            values = values.astype(numpy.float64 if dtype.startswith("float") else dtype)
+        return values.reshape(shape)
+
+    def output(self, value):
+        return self.numpy.ascontiguousarray(value, dtype=self.numpy.float64)
+
+
+class TorchTensors(NumPyTensors):
+    """Inputs have the dtype of the definition, as PyTorch code expects."""
+
+    def __init__(self, device):
+        super().__init__()
+        import torch
+
+        self.torch = torch
+        self.device = device if torch.cuda.is_available() else "cpu"
+
+    def input(self, memory, dtype, shape):
+        values = self.torch.frombuffer(bytearray(memory), dtype=getattr(self.torch, dtype))
+        return values.reshape(shape).to(self.device)
+
+    def output(self, value):
+        if self.torch.is_tensor(value):
+            value = value.detach().to(device="cpu", dtype=self.torch.float64).numpy()
+        return super().output(value)
+
+
+class Reference:
+    def __init__(self, request):
+        namespace = {"__name__": "reference", "__file__": request["file"]}
+        exec(compile(request["source"], request["file"], "exec"), namespace)
+        self.run = namespace.get("run")
+        if not callable(self.run):
+            raise LookupError("the source has no function `run`")
+        uses_torch = "torch" in sys.modules
+        self.tensors = TorchTensors(request["device"]) if uses_torch else NumPyTensors()
+        self.memory = None
+
+    def versions(self):
+        known = {name: getattr(sys.modules[name], "__version__", "") for name in ("numpy", "torch") if name in sys.modules}
+        return {"python": ".".join(map(str, sys.version_info[:3])), **known}
+
+    def call(self, request):
+        length = request["length"]
+        if self.memory is None or len(self.memory) != length:
+            self.memory = mmap.mmap(int(sys.argv[1]), length)
+        arguments = [self.argument(entry) for entry in request["inputs"]]
+        result = self.run(*arguments)
+        names = [entry["name"] for entry in request["outputs"]]
+        if isinstance(result, dict):
+            missing = [name for name in names if name not in result]
+            if missing:
+                raise ValueError(f"`run` returns no `{missing[0]}`: its keys are {sorted(result)}")
+            result = [result[name] for name in names]
+        elif not isinstance(result, tuple) and not (isinstance(result, list) and len(names) > 1):
+            result = [result]
+        if len(result) != len(names):
+            raise ValueError(f"`run` returns {len(result)} values, the definition has {len(names)} outputs")
+        for entry, value in zip(request["outputs"], result):
+            array = self.tensors.output(value)
+            shape = tuple(entry["shape"])
+            if array.shape != shape and not (array.size == 1 and shape in ((), (1,))):
+                raise ValueError(f"output `{entry['name']}`: expected the shape {list(shape)}, found {list(array.shape)}")
+            start = entry["offset"]
+            self.memory[start : start + array.nbytes] = array.tobytes()
+
+    def argument(self, entry):
+        if "scalar" in entry:
+            return entry["scalar"]
+        if "offset" not in entry:
+            return None
+        start = entry["offset"]
+        memory = self.memory[start : start + entry["bytes"]]
+        return self.tensors.input(memory, entry["dtype"], entry["shape"])
+
+
+def describe(error):
+    """The error in one line, and the module that is missing, if it is that."""
+    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in ("<string>", __file__)]
+    if frames:
+        text += f" ({frames[0].filename}, line {frames[0].lineno})"
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    return {"error": text, "missing_module": missing}
+
+
+def main():
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    reference = None
+    for line in sys.stdin:
+        try:
+            request = json.loads(line)
+            if reference is None:
+                reference = Reference(request)
+                answer = {"versions": reference.versions()}
+            else:
+                reference.call(request)
+                answer = {}
+        except (Exception, SystemExit) as error:
+            traceback.print_exc()
+            answer = describe(error)
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+__file__ = "<kforge>"
+main()
