@@ -102,7 +102,6 @@ fn compare(kernel: &Task, python: &Task, bound: f64) {
                 .map(|(one, other)| (one - other).abs());
             let largest = differences.fold(0.0, f64::max) / rms;
             let (task, output) = (&python.name, &buffer.name);
-            println!("{task}, {output}, seed {seed}: {largest:.1e} of its root mean square");
             assert!(largest <= bound, "{task}, {output}: {largest:e}");
         }
     }
