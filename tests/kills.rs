@@ -2,12 +2,12 @@
 //! resumed, and in a longer test they finish.
 //!
 //! This process adopts and reaps all orphans of the runs (`PR_SET_CHILD_SUBREAPER`), so none can hide, and no other test can be in
-//! it. Settings, for a longer test or for a
-//! machine without cargo:
+//! it. Settings, for a longer test or for a machine without cargo:
 //!
 //! - `KFORGE_TEST_KILLS`: number of kills (6). With it, the runs use a cache of their own, which is checked too.
 //! - `KFORGE_TEST_KILL_SECONDS`: the latest instant of a kill, in seconds (1.5). Early instants are more frequent.
-//! - `KFORGE_TEST_KILL_WAIT`: how long the remains may take to go, in seconds (2).
+//! - `KFORGE_TEST_KILL_WAIT`: how long the remains may take to go, in seconds (60). They are usually gone in 0.1 s; a busy
+//!   machine needs more.
 //! - `KFORGE_TEST_SEED`: repeats the instants of an earlier test.
 //! - `KFORGE_TEST_BACKEND`: `cpu` (default) or `cuda`.
 //! - `KFORGE_TEST_BINARY`: the kforge program.
@@ -123,7 +123,7 @@ impl Scene {
         Self {
             folder,
             own_cache,
-            wait: Duration::from_secs_f64(setting("KFORGE_TEST_KILL_WAIT").unwrap_or(2.0)),
+            wait: Duration::from_secs_f64(setting("KFORGE_TEST_KILL_WAIT").unwrap_or(60.0)),
             slowest: Duration::ZERO,
         }
     }

@@ -2,7 +2,6 @@
 //!
 //! Knows nothing about kernels, tasks or runs, and uses no other module of kforge.
 
-#[cfg(test)]
 pub(crate) mod cpu_time;
 pub(crate) mod descriptors;
 pub(crate) mod digest;

@@ -9,13 +9,44 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use crate::base::cpu_time::group_cpu_time;
 use crate::base::process::kill_group;
+
+/// A limit of CPU time ends after this many times as long in any case.
+const MAX_STRETCH: u32 = 4;
+/// The least time until a group that has CPU time left is looked at again.
+const CPU_LOOK: Duration = Duration::from_millis(100);
 
 struct WatchedGroup {
     number: u64,
     group: libc::pid_t,
     deadline: Instant,
+    cpu: Option<CpuLimit>,
     fired: bool,
+}
+
+/// A limit of CPU time.
+struct CpuLimit {
+    limit: Duration,
+    /// When the group is killed in any case.
+    last: Instant,
+}
+
+impl WatchedGroup {
+    /// Moves the deadline of a group that has used less CPU time than it may. Returns whether it did.
+    fn extend(&mut self, now: Instant) -> bool {
+        let Some(CpuLimit { limit, last }) = self.cpu else {
+            return false;
+        };
+        let left = group_cpu_time(self.group).map(|used| limit.saturating_sub(used));
+        match left {
+            Some(left) if !left.is_zero() && now < last => {
+                self.deadline = last.min(now + left.max(CPU_LOOK));
+                true
+            }
+            _ => false,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -43,10 +74,21 @@ impl ProcessDeadline {
     /// `group` is the process number of a child that leads its own process group. The child must not be reaped before `stop`:
     /// its number could belong to another process by then.
     pub(super) fn start(group: libc::pid_t, deadline: Duration) -> Self {
+        Self::add(group, Instant::now() + deadline, None)
+    }
+
+    /// As `start`, but what counts is the CPU time of the group, so that the same work is done on a busy machine. A group that waits is
+    /// killed after `MAX_STRETCH` times the limit.
+    pub(super) fn of_cpu_time(group: libc::pid_t, limit: Duration) -> Self {
+        let now = Instant::now();
+        let last = now + MAX_STRETCH * limit;
+        Self::add(group, now + limit, Some(CpuLimit { limit, last }))
+    }
+
+    fn add(group: libc::pid_t, deadline: Instant, cpu: Option<CpuLimit>) -> Self {
         THREAD_STARTED.get_or_init(|| {
             std::thread::spawn(run_watchdog);
         });
-        let deadline = Instant::now() + deadline;
         let mut watches = lock_watch_list();
         watches.last_number += 1;
         let number = watches.last_number;
@@ -54,6 +96,7 @@ impl ProcessDeadline {
             number,
             group,
             deadline,
+            cpu,
             fired: false,
         });
         if watches.next_wakeup.is_none_or(|look| deadline < look) {
@@ -96,6 +139,9 @@ fn run_watchdog() {
             .iter_mut()
             .filter(|watched| !watched.fired && watched.deadline <= now)
         {
+            if late.extend(now) {
+                continue;
+            }
             late.fired = true;
             // The child is reaped only after its deadline was stopped, which needs the lock held here.
             kill_group(late.group);
@@ -145,5 +191,48 @@ pub(super) fn wait_for_state_change(child: libc::pid_t, kinds: libc::c_int) -> a
         if error.kind() != std::io::ErrorKind::Interrupted {
             return Err(error).context("failed to wait for a child process");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(1);
+
+    fn start(script: &str) -> (Child, ProcessDeadline) {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).process_group(0);
+        let child = command.spawn().unwrap();
+        let deadline = ProcessDeadline::of_cpu_time(child.id() as libc::pid_t, LIMIT);
+        (child, deadline)
+    }
+
+    /// Waits for the end of a child. Returns whether its deadline killed it, and its CPU time.
+    fn end_of((mut child, deadline): (Child, ProcessDeadline)) -> (bool, Duration) {
+        let id = child.id() as libc::pid_t;
+        wait_for_state_change(id, libc::WEXITED).unwrap();
+        let used = group_cpu_time(id).unwrap();
+        let killed = deadline.stop();
+        child.wait().unwrap();
+        (killed, used)
+    }
+
+    #[test]
+    fn limit_of_cpu_time_counts_work_and_bounds_waiting() {
+        let begun = Instant::now();
+        let slow = start("sleep 1.2");
+        let endless = start("while :; do :; done");
+        let stuck = start("sleep 100");
+        // It runs for longer than the limit, and does little.
+        assert!(!end_of(slow).0);
+        let (killed, used) = end_of(endless);
+        // On a busy machine it gets less until the last moment, and the watchdog comes late.
+        assert!(killed && used < 4 * LIMIT, "{used:?}");
+        assert!(end_of(stuck).0);
+        assert!(begun.elapsed() >= MAX_STRETCH * LIMIT);
     }
 }

@@ -1,6 +1,7 @@
 //! kforge's own operators over all shipped kernels.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::LazyLock;
 
 use super::*;
 use crate::base::{Digest, RandomStream};
@@ -17,6 +18,34 @@ fn shipped_tasks() -> Vec<Task> {
         .map(|name| load(name).expect("shipped tasks load"))
         .collect()
 }
+
+/// A starting kernel, and what single transformations make from it.
+struct ShippedKernel {
+    task: Task,
+    file: String,
+    source: String,
+    children: Vec<mutate::Child>,
+}
+
+/// Every starting kernel of every shipped task. Made once: without optimization it takes most of the time of these tests.
+static SHIPPED: LazyLock<Vec<ShippedKernel>> = LazyLock::new(|| {
+    let tasks = shipped_tasks();
+    let kernels_of = |task: &Task| {
+        let kernel = |(file, source): (&str, &str)| ShippedKernel {
+            task: task.clone(),
+            file: file.to_owned(),
+            source: source.to_owned(),
+            children: mutate::children(source, task, SEED).collect(),
+        };
+        task.starting_kernels().map(kernel).collect::<Vec<_>>()
+    };
+    std::thread::scope(|scope| {
+        let threads = tasks.iter().map(|task| scope.spawn(|| kernels_of(task)));
+        let threads: Vec<_> = threads.collect();
+        let kernels = threads.into_iter().map(|thread| thread.join().unwrap());
+        kernels.flatten().collect()
+    })
+});
 
 fn brief(operator: Operator, attempt: u64) -> Brief {
     Brief {
@@ -46,110 +75,107 @@ fn propose_from(operator: Operator, attempt: u64, sources: &[&str], task: &Task)
 
 #[test]
 fn children_of_shipped_kernels_are_valid_and_distinct() {
-    for task in shipped_tasks() {
-        for (file, source) in task.starting_kernels() {
-            let children: Vec<_> = mutate::children(source, &task, SEED).collect();
-            let used: HashSet<_> = children.iter().map(|child| child.transformation).collect();
-            // A single pass over elements, or a kernel for tensor cores, leaves less to change.
-            let is_narrow = task.name == "gelu" || source.contains("asm volatile");
-            let min = if is_narrow { 5 } else { 8 };
-            assert!(used.len() >= min, "{}, {file}: only {used:?}", task.name);
-            let mut seen = HashSet::from([Digest::of(source)]);
-            for child in children {
-                let syntax = Syntax::parse(&child.source);
-                assert!(
-                    syntax.is_sound(),
-                    "{file}: {}:\n{}",
-                    child.detail,
-                    child.source
-                );
-                assert_ne!(syntax.lexemes(), Vec::<&str>::new());
-                assert!(
-                    seen.insert(Digest::of(&child.source)),
-                    "{file}: {} twice",
-                    child.detail
-                );
-            }
+    for ShippedKernel {
+        task,
+        file,
+        source,
+        children,
+    } in &*SHIPPED
+    {
+        let used: HashSet<_> = children.iter().map(|child| child.transformation).collect();
+        // A single pass over elements, or a kernel for tensor cores, leaves less to change.
+        let is_narrow = task.name == "gelu" || source.contains("asm volatile");
+        let min = if is_narrow { 5 } else { 8 };
+        assert!(used.len() >= min, "{}, {file}: only {used:?}", task.name);
+        let mut seen = HashSet::from([Digest::of(source)]);
+        for child in children {
+            let syntax = Syntax::parse(&child.source);
+            assert!(
+                syntax.is_sound(),
+                "{file}: {}:\n{}",
+                child.detail,
+                child.source
+            );
+            assert_ne!(syntax.lexemes(), Vec::<&str>::new());
+            assert!(
+                seen.insert(Digest::of(&child.source)),
+                "{file}: {} twice",
+                child.detail
+            );
         }
     }
 }
 
 #[test]
 fn every_transformation_applies_to_some_shipped_kernel() {
-    let mut unused: HashSet<_> = mutate::transformations()
-        .iter()
-        .map(|transformation| transformation.name())
-        .collect();
-    for task in shipped_tasks() {
-        for (_, source) in task.starting_kernels() {
-            for child in mutate::children(source, &task, SEED) {
-                unused.remove(child.transformation);
-            }
-        }
-    }
-    assert_eq!(unused, HashSet::new());
+    let all = mutate::transformations().iter();
+    let all: HashSet<_> = all.map(|transformation| transformation.name()).collect();
+    let children = SHIPPED.iter().flat_map(|kernel| &kernel.children);
+    let used: HashSet<_> = children.map(|child| child.transformation).collect();
+    assert_eq!(used, all);
 }
 
 #[test]
 fn attempts_give_distinct_kernels_beyond_single_changes() {
-    let tasks = shipped_tasks();
-    // One thread for each task: this is the longest test of the library.
+    // Pairs of changes to the longest kernels take too long in a build without optimization.
+    let short = SHIPPED.iter().filter(|kernel| kernel.source.len() < 6500);
     std::thread::scope(|scope| {
-        for task in &tasks {
-            scope.spawn(|| assert_distinct_attempts(task));
+        for kernel in short {
+            scope.spawn(|| assert_distinct_attempts(kernel));
         }
     });
 }
 
-fn assert_distinct_attempts(task: &Task) {
-    // Pairs of changes to the longest kernels take too long in a build without optimization.
-    let starts = task
-        .starting_kernels()
-        .filter(|(_, source)| source.len() < 6500);
-    for (file, source) in starts {
-        let singles = mutate::children(source, task, SEED).count() as u64;
-        let cache = MutationCache::default();
-        let parent = [Parent {
-            step: 1,
-            source: source.into(),
-        }];
-        let mut seen = HashSet::from([identity::source_identity(source)]);
-        for attempt in [
-            0,
-            singles / 2,
-            singles - 1,
-            singles,
-            singles + 1,
-            singles + 8,
-        ] {
-            let brief = brief(Operator::Mutate, attempt);
-            let answer = propose_with(&cache, &brief, &parent, task);
-            if attempt == singles {
-                assert_eq!(answer, propose(&brief, &parent, task));
-            }
-            let BriefOutcome::Candidate(proposal) = answer else {
-                panic!("{file}: {attempt}: {answer:?}")
-            };
-            assert!(
-                seen.insert(identity::source_identity(&proposal.source)),
-                "{file}: {}",
-                proposal.detail
-            );
-            assert_eq!(
-                proposal.detail.contains(", then "),
-                attempt >= singles,
-                "{}",
-                proposal.detail
-            );
+fn assert_distinct_attempts(kernel: &ShippedKernel) {
+    let ShippedKernel {
+        task, file, source, ..
+    } = kernel;
+    let singles = kernel.children.len() as u64;
+    let cache = MutationCache::default();
+    let parent = [Parent {
+        step: 1,
+        source: source.as_str().into(),
+    }];
+    let mut seen = HashSet::from([identity::source_identity(source)]);
+    for attempt in [
+        0,
+        singles / 2,
+        singles - 1,
+        singles,
+        singles + 1,
+        singles + 8,
+    ] {
+        let brief = brief(Operator::Mutate, attempt);
+        let answer = propose_with(&cache, &brief, &parent, task);
+        // All kernels before it are made again.
+        if attempt == singles && source.len() < 2500 {
+            assert_eq!(answer, propose(&brief, &parent, task));
         }
+        let BriefOutcome::Candidate(proposal) = answer else {
+            panic!("{file}: {attempt}: {answer:?}")
+        };
+        assert!(
+            seen.insert(identity::source_identity(&proposal.source)),
+            "{file}: {}",
+            proposal.detail
+        );
+        assert_eq!(
+            proposal.detail.contains(", then "),
+            attempt >= singles,
+            "{}",
+            proposal.detail
+        );
     }
 }
 
 #[test]
 fn retired_transformations_are_left_out_and_the_others_keep_their_order() {
-    let task = shipped_tasks().remove(0);
-    let (_, source) = task.starting_kernels().next().expect("a starting kernel");
-    let all: Vec<_> = mutate::children(source, &task, SEED).collect();
+    let ShippedKernel {
+        task,
+        source,
+        children: all,
+        ..
+    } = &SHIPPED[0];
     let since = 2;
     let retired_name = all[since..]
         .iter()
@@ -174,7 +200,7 @@ fn retired_transformations_are_left_out_and_the_others_keep_their_order() {
             retired: retired.clone(),
             ..brief(Operator::Mutate, attempt as u64)
         };
-        let proposal = mutate::mutate(&brief, source, &task, &cache);
+        let proposal = mutate::mutate(&brief, source, task, &cache);
         proposal.map(|proposal| proposal.detail).unwrap_or_default()
     };
     for (attempt, expected) in expected.iter().enumerate().take(12) {
@@ -190,11 +216,13 @@ fn retired_transformations_are_left_out_and_the_others_keep_their_order() {
 
 #[test]
 fn recombine_joins_two_changes_of_one_kernel() {
-    for task in shipped_tasks() {
-        let Some((_, source)) = task.starting_kernels().next() else {
-            continue;
-        };
-        let children: Vec<_> = mutate::children(source, &task, SEED)
+    let mut tasks = HashSet::new();
+    // The first kernel of each task.
+    for ShippedKernel { task, children, .. } in
+        (SHIPPED.iter()).filter(|kernel| tasks.insert(kernel.task.name.clone()))
+    {
+        let children: Vec<_> = children
+            .iter()
             .filter(|child| matches!(child.transformation, "split_accumulator" | "restrict"))
             .collect();
         let child_by = |name: &str| {
@@ -209,7 +237,7 @@ fn recombine_joins_two_changes_of_one_kernel() {
             continue;
         }
         let has_both = (0..20)
-            .map(|attempt| propose_from(Operator::Recombine, attempt, &pair, &task))
+            .map(|attempt| propose_from(Operator::Recombine, attempt, &pair, task))
             .any(|answer| match answer {
                 BriefOutcome::Candidate(proposal) => {
                     proposal.source.contains("_parts[") && proposal.source.contains("__restrict__")

@@ -240,7 +240,7 @@ fn serve_on_gpu(
     );
     let host = greeting
         .screen
-        .then(|| CpuDevice::for_screen(device.macros()))
+        .then(|| CpuDevice::for_screen(device.macros()?))
         .transpose()?;
     if let Some(host) = &host {
         screen_options.profile.hidden_shapes = screen_options.profile.hidden_shapes.max(1);

@@ -5,7 +5,7 @@ use crate::harness::{Missing, TestResult};
 use std::path::Path;
 use std::time::Duration;
 
-use kforge::device::cpu::{CpuDevice, GpuMacros};
+use kforge::device::cpu::CpuDevice;
 use kforge::device::cuda::compiler::Compiler;
 use kforge::device::{Compiled, Program, Refusal, TraceDifference};
 use kforge::kernel::Kernel;
@@ -371,11 +371,8 @@ fn difference(compiler: &Compiler, host: &CpuDevice, source: &str) -> Option<Tra
 
 fn the_screen_and_nvrtc_see_one_program() -> TestResult {
     let compiler = compiler()?;
-    let macros = GpuMacros {
-        version: compiler.version_numbers(),
-        arch: ARCH.to_owned(),
-    };
-    let host = CpuDevice::for_screen(macros).expect("`cargo test` needs a C++ compiler");
+    let host = CpuDevice::for_screen(compiler.macros().unwrap())
+        .expect("`cargo test` needs a C++ compiler");
     // The same answer for both.
     for condition in [
         "defined(__CUDACC_RTC__)",
@@ -405,6 +402,11 @@ fn the_screen_and_nvrtc_see_one_program() -> TestResult {
         "defined(__EXCEPTIONS)",
         "defined(M_PI)",
         "defined(__CUDA_ARCH_FEAT_SM90_ALL)",
+        // These depend on the version of NVRTC.
+        "__EDG_VERSION__ >= 608",
+        "__EDG_VERSION__ == 606",
+        "defined(__has_attribute)",
+        "defined(__cpp_digit_separators)",
     ] {
         let source = format!(
             "\n#if {condition}\n#define BARRIER __syncthreads()\n#else\n#define BARRIER\n#endif\n{HONEST}"
@@ -418,7 +420,6 @@ fn the_screen_and_nvrtc_see_one_program() -> TestResult {
         "defined(__SIZEOF_INT128__)",
         "defined(__INT_MAX__)",
         "defined(__CUDACC_VER_BUILD__)",
-        "defined(__has_attribute)",
         "defined(__COUNTER__)",
         "defined(__ATOMIC_SEQ_CST)",
     ] {

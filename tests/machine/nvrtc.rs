@@ -5,8 +5,9 @@ use crate::harness::{Missing, TestResult};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use kforge::device::cpu::{CpuDevice, GpuMacros};
+use kforge::device::cpu::CpuDevice;
 use kforge::device::cuda::compiler::Compiler;
 use kforge::device::{Build, Compile, Compiled};
 use kforge::kernel::Kernel;
@@ -16,7 +17,8 @@ use kforge::task::{Task, TaskFiles, embedded_names};
 /// CUDA's compiler.
 fn nvrtc() -> Result<Compiler, Missing> {
     match Compiler::open_with_program(env!("CARGO_BIN_EXE_kforge").into(), "sm_90") {
-        Ok(compiler) => Ok(compiler),
+        // A generous limit, so that a busy machine does not cause timeouts.
+        Ok(compiler) => Ok(compiler.with_time_limit(Duration::from_secs(300))),
         Err(error) => Err(Missing::new("nvrtc", format!("{error:#}"))),
     }
 }
@@ -169,11 +171,8 @@ const ALL_SCREENED: &str = "KFORGE_TEST_ALL_SCREENED";
 /// No usual kernel is refused by a screen because its conditions differ.
 fn usual_kernels_show_the_screen_the_same_program() -> TestResult {
     let nvrtc = nvrtc()?;
-    let macros = GpuMacros {
-        version: nvrtc.version_numbers(),
-        arch: "sm_90".to_owned(),
-    };
-    let screen = CpuDevice::for_screen(macros).expect("`cargo test` needs a C++ compiler");
+    let screen =
+        CpuDevice::for_screen(nvrtc.macros().unwrap()).expect("`cargo test` needs a C++ compiler");
     let mut units = corpus();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/sources");
     let task = TaskFiles::find("gelu").and_then(|files| files.load());

@@ -1,12 +1,12 @@
 """Compares an oracle's outputs with an independent computation in NumPy, in double precision.
 
-    python3 check.py TASK FOLDER
+    python3 check.py TASK FOLDER...
 
-FOLDER/case.json:
+Each folder has a case. FOLDER/case.json:
     {"axes": {name: size}, "scalars": {name: value},
      "inputs": {name: {"file", "dtype", "shape"}}, "outputs": {name: {"file", "dtype": "float64", "shape"}}}
 The files hold little-endian elements, outermost axis first. Prints the largest |x - r| / rms(r) of each output; exits 1 where
-one is over LIMIT, 2 where the case cannot be read. The formulas here follow the definitions' words, not the oracles' code.
+one is over LIMIT, 2 where a case cannot be read. The formulas here follow the definitions' words, not the oracles' code.
 """
 
 import json
@@ -144,10 +144,14 @@ TASKS = {
 
 
 def main():
-    if len(sys.argv) != 3 or sys.argv[1] not in TASKS:
-        print(f"usage: check.py {'|'.join(TASKS)} FOLDER", file=sys.stderr)
+    if len(sys.argv) < 3 or sys.argv[1] not in TASKS:
+        print(f"usage: check.py {'|'.join(TASKS)} FOLDER...", file=sys.stderr)
         return 2
-    folder = pathlib.Path(sys.argv[2])
+    return max(check(sys.argv[1], pathlib.Path(folder)) for folder in sys.argv[2:])
+
+
+def check(task, folder):
+    """The exit code for one case."""
     try:
         case = json.loads((folder / "case.json").read_text())
         inputs = {name: read_tensor(folder, entry) for name, entry in case["inputs"].items()}
@@ -155,7 +159,7 @@ def main():
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"{folder}: {error!r}", file=sys.stderr)
         return 2
-    expected = TASKS[sys.argv[1]](case["axes"], case["scalars"], inputs)
+    expected = TASKS[task](case["axes"], case["scalars"], inputs)
     if expected.keys() != outputs.keys():
         print(f"{folder}: expected the outputs {list(expected)}, found {list(outputs)}", file=sys.stderr)
         return 2
@@ -165,7 +169,7 @@ def main():
             print(f"{name}: expected the shape {reference.shape}, found {outputs[name].shape}", file=sys.stderr)
             return 2
         error = np.abs(outputs[name] - reference).max() / np.sqrt(np.mean(reference**2))
-        print(f"{name}: {error:.3e}")
+        print(f"{folder.name}: {name}: {error:.3e}")
         good = good and error <= LIMIT  # false for NaN too
     return 0 if good else 1
 

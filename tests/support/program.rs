@@ -42,6 +42,16 @@ pub(crate) fn kforge<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Comman
     command
 }
 
+/// How many times as long work may take as on a machine that does nothing else: the number of processes that want a core, for each core.
+pub(crate) fn slowdown() -> f64 {
+    // The averages, and the processes that run at this moment, such as `19.42 19.39 15.46 21/412 1234`.
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap();
+    let numbers = text.trim().split([' ', '/']);
+    let numbers: Vec<f64> = numbers.map(|number| number.parse().unwrap()).collect();
+    let cores = std::thread::available_parallelism().unwrap().get() as f64;
+    (numbers[0].max(numbers[3]) / cores).max(1.0)
+}
+
 /// The JSON of its standard output.
 pub(crate) fn json<T: serde::de::DeserializeOwned>(output: &Output) -> T {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {

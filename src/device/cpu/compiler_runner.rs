@@ -94,7 +94,8 @@ impl CompilerRunner {
     }
 
     /// Runs a command that may write in `folder` only. It may read there, in `runtime`, in the `readable` folders and in the
-    /// system's own. It is killed after `limit`.
+    /// system's own. It is killed when it has used `limit` of CPU time or waits for
+    /// much longer.
     pub(super) fn run_within(
         &self,
         limit: Duration,
@@ -125,7 +126,7 @@ impl CompilerRunner {
             .with_context(|| format!("failed to run `{}`", self.path.display()))?;
         let id = child.id() as libc::pid_t;
         let group = ReportedGroup::new(id);
-        let deadline = ProcessDeadline::start(id, limit);
+        let deadline = ProcessDeadline::of_cpu_time(id, limit);
         let bounded = progress::bounded_wait();
         wait_for_state_change(id, libc::WEXITED)?;
         drop(bounded);

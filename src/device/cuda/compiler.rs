@@ -20,6 +20,7 @@ use super::wire::{CompileJob, CompileRequest, CompileResponse};
 use super::{code_checks, diagnostics, headers, ptx, source, source_checks, toolkit_cache};
 use crate::base::{Digest, Failure};
 use crate::device::argument_checks::{mismatch_refusal, missing_kernel, plain_messages};
+use crate::device::cpu::GpuMacros;
 use crate::device::refusal::{DeviceError, Refusal};
 use crate::device::source_trace::MarkedSource;
 use crate::device::{Compiled, Program, SourceTrace};
@@ -141,11 +142,6 @@ impl Compiler {
     /// The compiler's name and version, such as `NVRTC 13.0`.
     pub fn version(&self) -> String {
         format!("NVRTC {}.{}", self.version.0, self.version.1)
-    }
-
-    /// The compiler's version: major and minor.
-    pub fn version_numbers(&self) -> (i32, i32) {
-        self.version
     }
 
     /// The library and the headers in use.
@@ -291,6 +287,17 @@ impl Compiler {
                 bail!("failed to compile kforge's device code `{name}`: {reason}")
             }
         }
+    }
+
+    /// The macros by which sources recognise this compiler and its architecture. Compiles a small kernel; the result is cached.
+    ///
+    /// # Errors
+    /// If NVRTC does not compile it.
+    pub fn macros(&self) -> anyhow::Result<GpuMacros> {
+        let (source, expression) = GpuMacros::question();
+        let program = self.compile_harness("macros", &source, &[], &[&expression])?;
+        let name = program.entries.first().map_or("", |entry| &entry.name);
+        GpuMacros::with_answer(self.version, self.arch.clone(), name)
     }
 
     fn options(&self, arch: &str, source: &str) -> Vec<String> {

@@ -163,11 +163,11 @@ impl CudaDevice {
     }
 
     /// The macros by which sources recognise this GPU and its compiler.
-    pub(crate) fn macros(&self) -> GpuMacros {
-        GpuMacros {
-            version: self.compiler.version_numbers(),
-            arch: self.compiler.arch().to_owned(),
-        }
+    ///
+    /// # Errors
+    /// See `Compiler::macros`.
+    pub(crate) fn macros(&self) -> anyhow::Result<GpuMacros> {
+        self.compiler.macros()
     }
 
     /// Whether a launch has faulted or did not end. This process then cannot judge any more.

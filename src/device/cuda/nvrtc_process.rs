@@ -55,7 +55,7 @@ pub(super) fn run(
     let mut child = spawn(program, readable, limit, stderr.try_clone()?)?;
     let id = child.id() as libc::pid_t;
     let group = ReportedGroup::new(id);
-    let deadline = ProcessDeadline::start(id, limit);
+    let deadline = ProcessDeadline::of_cpu_time(id, limit);
     let bounded = progress::bounded_wait();
     // A failed write is reported below, together with how the child ended.
     let sent = child.stdin.take().map(|input| {

@@ -86,7 +86,7 @@ fn request_count(server: &ThirdPartyServer, model: &str) -> usize {
 
 fn yaml(server: &ThirdPartyServer, provider: &str, model: &str, stream: bool) -> String {
     format!(
-        "models: [{{provider: {provider}, model: {model}, base_url: \"{}\", stream: {stream}, price: {{input: 3, output: 15}}}}]\ntimeout_seconds: 20\n",
+        "models: [{{provider: {provider}, model: {model}, base_url: \"{}\", stream: {stream}, price: {{input: 3, output: 15}}}}]\ntimeout_seconds: 300\n",
         server.url("/v1")
     )
 }

@@ -24,6 +24,8 @@ fn server() -> Result<ThirdPartyServer, Missing> {
             "pip",
             "install",
             "-q",
+            // Most of its thousands of files are never imported.
+            "--no-compile",
             "litellm[proxy]==1.106.2",
         ],
     ];
@@ -59,7 +61,7 @@ pub(crate) fn proxy_replies_and_errors_are_understood() -> TestResult {
     let yaml = |provider: &str, model: &str, stream: bool| {
         let url = server.url("/v1");
         format!(
-            "models: [{{provider: {provider}, model: {model}, base_url: \"{url}\", stream: {stream}}}]\nretries: 1\ntimeout_seconds: 30\n"
+            "models: [{{provider: {provider}, model: {model}, base_url: \"{url}\", stream: {stream}}}]\nretries: 1\ntimeout_seconds: 300\n"
         )
     };
     // Its mock of Messages does not stream although the request asks for it; its mock of Responses has no streams.

@@ -22,6 +22,11 @@ const FAULTED_REQUEST: usize = 2;
 
 const STEPS: u64 = 14;
 
+/// How long the model may be silent. More than a busy machine makes it wait for an answer.
+const IDLE_SECONDS: f64 = 4.0;
+/// Longer than that.
+const SILENCE: Duration = Duration::from_secs(12);
+
 fn good_reply(number: usize, seen: &SeenRequest) -> ServerAction {
     complete_reply(seen, &reply_to(&document(seen), number))
 }
@@ -37,7 +42,7 @@ fn run_with_fault(
         _ => good_reply(number, seen),
     });
     let scenario = Scenario::with_models(json!([model(&server.url, more)]), STEPS)
-        .with_llm(json!({"concurrency": 1, "idle_seconds": 1.0, "timeout_seconds": 20.0}));
+        .with_llm(json!({"concurrency": 1, "idle_seconds": IDLE_SECONDS, "timeout_seconds": 90.0}));
     scenario.finish_all_steps(directory);
     let log = RequestLog::read(directory);
     let seen = server.seen();
@@ -155,7 +160,7 @@ fn assert_one_retry(name: &str, least: f64, fault: Fault) {
     );
     let pause = seen[FAULTED_REQUEST + 1].at - seen[FAULTED_REQUEST].at;
     assert!(
-        pause.as_secs_f64() >= least && pause.as_secs_f64() < 30.0,
+        pause.as_secs_f64() >= least && pause.as_secs_f64() < 60.0,
         "{name}: {pause:?}"
     );
     let replies = replies_to_faulted_step(&log, &seen);
@@ -179,12 +184,12 @@ fn lost_reply_costs_the_worst_case_and_is_requested_once_more() {
             .into_iter()
             .map(|event| (Duration::ZERO, event))
             .collect();
-        events[1].0 = Duration::from_secs(4);
+        events[1].0 = SILENCE;
         ServerAction::Events(events, true)
     };
     let malformed: Fault =
         |_| ServerAction::events(&["data: {\"choices\": [nonsense\n\n".to_owned()]);
-    let nothing: Fault = |_| ServerAction::Silence(Duration::from_secs(4));
+    let nothing: Fault = |_| ServerAction::Silence(SILENCE);
     let faults = [
         ("a cut stream", cut, ReplyOutcome::Lost, true),
         (

@@ -148,7 +148,7 @@ fn waiting_run_takes_late_replies() {
         let directory = directory.clone();
         std::thread::spawn(move || {
             let mut number = 0;
-            let until = std::time::Instant::now() + Duration::from_secs(60);
+            let until = std::time::Instant::now() + Duration::from_secs(600);
             while std::time::Instant::now() < until {
                 std::thread::sleep(Duration::from_millis(100));
                 if directory.join("softmax/steps").exists() {
@@ -172,16 +172,23 @@ fn waiting_run_takes_late_replies() {
 #[test]
 fn missing_reply_does_not_outlast_the_time_budget() {
     let root = tempfile::tempdir().unwrap();
-    let directory = root.path().join("run");
     let mut scenario = Scenario::with_models(json!([{"provider": "mailbox"}]), 30);
-    scenario.seconds = Some(1.0);
-    let end = scenario.finish(&directory);
-    assert_eq!(end.stop_reason(), Some(StopReason::Seconds));
+    // A busy machine needs a larger budget to come to the requests.
+    let (seconds, directory) = [1.0, 5.0, 25.0]
+        .map(|seconds| (seconds, root.path().join(format!("run-{seconds}"))))
+        .into_iter()
+        .find(|(seconds, directory)| {
+            scenario.seconds = Some(*seconds);
+            let end = scenario.finish(directory);
+            assert_eq!(end.stop_reason(), Some(StopReason::Seconds));
+            RequestLog::read(directory).sent.len() > 1
+        })
+        .expect("requests are sent");
     let log = RequestLog::read(&directory);
-    assert!(log.replied.is_empty() && log.sent.len() > 1);
+    assert!(log.replied.is_empty());
     // With more time the run continues with the same requests.
     answer_all(&directory, &mut 0);
-    scenario.seconds = Some(2.0);
+    scenario.seconds = Some(3.0 * seconds);
     scenario.finish(&directory);
     assert_eq!(RequestLog::read(&directory).replied.len(), log.sent.len());
 }

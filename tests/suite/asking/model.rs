@@ -137,7 +137,8 @@ pub(crate) fn parent_source(document: &str) -> String {
     format!("{code}\n")
 }
 
-/// Lines of the kernel, and their replacements.
+/// Lines of the kernel, and their replacements: another block size, wherever its launch says it. The kernels to edit depend on the order
+/// of results, so any child of a starting kernel may come.
 pub(crate) fn block_size_edits(parent: &str, number: usize) -> Vec<(String, String)> {
     // Odd: no list of values has it yet.
     let odd = 19 + 4 * (number % 120);
@@ -177,6 +178,13 @@ pub(crate) fn block_size_edits(parent: &str, number: usize) -> Vec<(String, Stri
         ],
         // An operator made the grid independent of the block size.
         (None, Some((block, _))) => vec![(block.to_owned(), format!("    block: {odd}"))],
-        _ => panic!("not a kernel of the task:\n{parent}"),
+        // An operator gave the launch another form. Any change is a change.
+        _ => {
+            let mut lines = parent.lines();
+            let entry = lines.find(|line| line.contains("__global__"));
+            let entry = entry.unwrap_or_else(|| panic!("not a kernel:\n{parent}"));
+            let new = format!("__device__ const int number = {number};\n{entry}");
+            vec![(entry.to_owned(), new)]
+        }
     }
 }

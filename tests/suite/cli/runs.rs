@@ -69,7 +69,7 @@ fn run_is_locked_can_be_interrupted_and_resumed() {
     let begun = std::time::Instant::now();
     while !std::fs::read_to_string(&journal).is_ok_and(|text| text.contains("\"judged\"")) {
         assert!(
-            begun.elapsed().as_secs() < 120,
+            begun.elapsed().as_secs() < 600,
             "no verdict within two minutes"
         );
         std::thread::sleep(std::time::Duration::from_millis(50));
@@ -155,7 +155,7 @@ fn workers_exit_when_the_driver_is_killed() {
     let journal = folder.path().join("out/softmax/events.jsonl");
     let begun = std::time::Instant::now();
     while !std::fs::read_to_string(&journal).is_ok_and(|text| text.contains("\"proposed\"")) {
-        assert!(begun.elapsed().as_secs() < 120, "nothing was proposed");
+        assert!(begun.elapsed().as_secs() < 600, "nothing was proposed");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     let workers = worker_processes(child.id());
@@ -207,7 +207,7 @@ fn stopped_worker_frees_its_slot_and_its_step_is_judged_again() {
         // SAFETY: two numbers.
         unsafe { libc::kill(*worker as i32, libc::SIGSTOP) };
     }
-    wait_for("a stopped worker is noticed", 60, &|| {
+    wait_for("a stopped worker is noticed", 300, &|| {
         read(&messages).contains("no sign of life")
     });
     let before = judged();

@@ -142,7 +142,7 @@ fn damage_process() {
         std::fs::write(folder.join("at"), &damage.line).unwrap();
         let started = Instant::now();
         let resumed = run(options(&directory, &["softmax"], STEPS), &judges);
-        assert!(started.elapsed() < Duration::from_secs(10), "slow");
+        assert!(started.elapsed() < Duration::from_secs(60), "slow");
         let Err(error) = resumed else { continue };
         let Some(failure) = error.downcast_ref::<Failure>() else {
             panic!("{error:?}");

@@ -1,10 +1,10 @@
 //! Ways to stop a run: signals, the time budget, a target speedup.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use kforge::driver::RunOptions;
+use kforge::driver::{RunEnd, RunOptions};
 use kforge::event::{Event, StopReason};
 use kforge::report::Unmeasured;
 use kforge::search::FoldOrder;
@@ -76,7 +76,7 @@ fn signal_ends_the_run_without_waiting_for_the_judge() {
             .status();
         assert!(kill.unwrap().success());
         assert!(child.wait().unwrap().success());
-        assert!(signaled.elapsed() < Duration::from_secs(5));
+        assert!(signaled.elapsed() < Duration::from_secs(60));
         let end = std::fs::read_to_string(directory.with_extension("error")).unwrap();
         assert_eq!(end, "interrupted");
         run(
@@ -87,25 +87,52 @@ fn signal_ends_the_run_without_waiting_for_the_judge() {
     }
 }
 
+/// Budgets in milliseconds. A busy machine does little in the first, and then a test uses the next one.
+const BUDGETS: [u64; 3] = [750, 4000, 16_000];
+
+/// Starts runs, each in a folder of its own and with the next budget, until one has done what its test needs. Returns it with its folder
+/// and budget.
+fn with_sufficient_budget(
+    root: &Path,
+    start: impl Fn(&Path, u64) -> RunEnd,
+    suffices: impl Fn(&RunEnd) -> bool,
+) -> (PathBuf, u64, RunEnd) {
+    let mut runs = BUDGETS.iter().map(|budget| {
+        let directory = root.join(format!("run-{budget}"));
+        let ended = start(&directory, *budget);
+        (directory, *budget, ended)
+    });
+    runs.find(|(_, _, ended)| suffices(ended))
+        .expect("one of the budgets suffices")
+}
+
 #[test]
 fn time_budget_includes_earlier_processes() {
     const STEPS: u64 = 60;
+    /// Where the search is still when its time is spent, however fast the machine is.
+    const LAST_FAST_STEP: u64 = 20;
     let root = tempfile::tempdir().unwrap();
-    let (plain, timed) = (root.path().join("plain"), root.path().join("timed"));
-    let slow = judges(Duration::from_millis(30));
-    run(step_options(&plain, STEPS), &judges(Duration::ZERO)).unwrap();
-    let with_budget = |milliseconds| {
-        let mut options = step_options(&timed, STEPS);
-        options.budget = Some(Duration::from_millis(milliseconds));
-        // A confirmation that is not cut short on a busy machine.
-        options.confirm_share = 0.8;
+    let plain = root.path().join("plain");
+    let fast = judges(Duration::ZERO);
+    let slow = pausing(|job| match job.kind {
+        JobKind::Judge if job.step > LAST_FAST_STEP => FOREVER,
+        _ => Duration::ZERO,
+    });
+    run(step_options(&plain, STEPS), &fast).unwrap();
+    let options = |directory: &Path, milliseconds| {
+        let mut options = with_budget(directory, STEPS, milliseconds);
+        options.record.order = FoldOrder::Step;
         options
     };
-    let ended = run(with_budget(750), &slow).unwrap();
+    let (timed, budget, ended) = with_sufficient_budget(
+        root.path(),
+        |directory, budget| run(options(directory, budget), &slow).unwrap(),
+        |ended| ended.tasks[0].progress.steps > 3 && ended.tasks[0].best().is_some(),
+    );
+    let with_budget = |milliseconds| options(&timed, milliseconds);
     let task = &ended.tasks[0];
     assert_eq!(task.stop_reason(), Some(StopReason::Seconds));
-    assert!(task.progress.steps > 3 && task.progress.steps < STEPS);
-    assert!(task.best().is_some(), "the best kernel so far is confirmed");
+    assert!(task.progress.steps < STEPS);
     let before = events(&timed, "softmax");
     assert!(before.iter().any(
         |event| matches!(event, Event::Stopped(stopped) if stopped.why == StopReason::Seconds)
@@ -113,11 +140,11 @@ fn time_budget_includes_earlier_processes() {
 
     // The same budget is already spent: nothing is judged.
     let no_judge = ScriptedJudges(Box::new(|_| panic!("the time is spent")));
-    let again = run(with_budget(750), &no_judge).unwrap();
+    let again = run(with_budget(budget), &no_judge).unwrap();
     assert_eq!(again.tasks[0].stop_reason(), Some(StopReason::Seconds));
     assert_eq!(events(&timed, "softmax"), before);
 
-    let more = run(with_budget(600_000), &slow).unwrap();
+    let more = run(with_budget(600_000), &fast).unwrap();
     assert_eq!(more.tasks[0].stop_reason(), Some(StopReason::Steps));
     assert_eq!(
         state(&timed, "softmax", STEPS),
@@ -154,9 +181,9 @@ fn reached_target_ends_the_search_permanently() {
 const FOREVER: Duration = Duration::from_secs(3600);
 
 /// Judges whose jobs take up to 10 ms, and this much longer.
-fn pausing(pause: fn(&Job) -> Duration) -> ScriptedJudges {
+fn pausing(pause: impl Fn(&Job) -> Duration + Clone + Send + Sync + 'static) -> ScriptedJudges {
     ScriptedJudges(Box::new(move |_| {
-        let pause: Box<Pause> = Box::new(pause);
+        let pause: Box<Pause> = Box::new(pause.clone());
         Ok(ScriptedJudge {
             delay: Duration::from_millis(10),
             pause: Some(pause),
@@ -181,21 +208,24 @@ fn count(directory: &Path, is_wanted: fn(&Event) -> bool) -> usize {
 fn slow_confirmation_is_cancelled_with_the_budget_and_made_by_a_resume() {
     const STEPS: u64 = 400;
     let root = tempfile::tempdir().unwrap();
-    let directory = root.path().join("run");
-    let slow = pausing(|job| match job.kind {
-        JobKind::Confirm => {
-            assert!(
-                job.limit
-                    .is_some_and(|limit| limit < Duration::from_secs(1))
-            );
-            FOREVER
-        }
-        _ => Duration::ZERO,
+    let start = |directory: &Path, budget: u64| {
+        let slow = pausing(move |job| match job.kind {
+            JobKind::Confirm => {
+                let limit = job.limit.expect("a confirmation has a limit");
+                assert!(limit < Duration::from_millis(budget), "{limit:?}");
+                FOREVER
+            }
+            _ => Duration::ZERO,
+        });
+        let started = Instant::now();
+        let ended = run(with_budget(directory, STEPS, budget), &slow).unwrap();
+        // The rest is for a machine that does something else.
+        assert!(started.elapsed() < Duration::from_secs(60));
+        ended
+    };
+    let (directory, budget, ended) = with_sufficient_budget(root.path(), start, |ended| {
+        ended.tasks[0].progress.unmeasured.confirmation
     });
-    let started = Instant::now();
-    let ended = run(with_budget(&directory, STEPS, 1000), &slow).unwrap();
-    // The rest is for a machine that does something else.
-    assert!(started.elapsed() < Duration::from_secs(20));
     let task = &ended.tasks[0];
     assert_eq!(task.stop_reason(), Some(StopReason::Seconds));
     assert!(task.best().is_none());
@@ -206,14 +236,15 @@ fn slow_confirmation_is_cancelled_with_the_budget_and_made_by_a_resume() {
     assert_eq!(task.progress.unmeasured, missing);
     let summary = std::fs::read_to_string(directory.join("summary.json")).unwrap();
     assert!(summary.contains("\"why\": \"out_of_time\""), "{summary}");
-    assert_eq!(ended.continuation().more_seconds, Some(1));
+    let more = ended.continuation().more_seconds;
+    assert_eq!(more, Some(budget.div_ceil(1000)));
     let is_confirmed = |event: &Event| matches!(event, Event::Confirmed(_));
     assert_eq!(count(&directory, is_confirmed), 0);
     let judged = count(&directory, |event| matches!(event, Event::Judged(_)));
 
     // The time is spent, so the same budget does nothing.
     let no_judge = ScriptedJudges(Box::new(|_| panic!("the time is spent")));
-    let again = run(with_budget(&directory, STEPS, 1000), &no_judge).unwrap();
+    let again = run(with_budget(&directory, STEPS, budget), &no_judge).unwrap();
     assert!(again.tasks[0].did_nothing && again.tasks[0].best().is_none());
 
     let ended = run(
@@ -231,21 +262,26 @@ fn slow_confirmation_is_cancelled_with_the_budget_and_made_by_a_resume() {
 fn judgement_that_does_not_fit_is_cancelled_and_made_by_a_resume() {
     const STEPS: u64 = 40;
     let root = tempfile::tempdir().unwrap();
-    let (plain, directory) = (root.path().join("plain"), root.path().join("run"));
+    let plain = root.path().join("plain");
     let fast = judges(Duration::ZERO);
     run(step_options(&plain, STEPS), &fast).unwrap();
     let slow = pausing(|job| match job.kind {
         JobKind::Judge if job.step > 12 => FOREVER,
         _ => Duration::ZERO,
     });
-    let started = Instant::now();
-    let mut options = with_budget(&directory, STEPS, 1000);
-    options.record.order = FoldOrder::Step;
-    let ended = run(options, &slow).unwrap();
-    assert!(started.elapsed() < Duration::from_secs(20));
+    let start = |directory: &Path, budget: u64| {
+        let mut options = with_budget(directory, STEPS, budget);
+        options.record.order = FoldOrder::Step;
+        let started = Instant::now();
+        let ended = run(options, &slow).unwrap();
+        assert!(started.elapsed() < Duration::from_secs(60));
+        ended
+    };
+    let (directory, _, ended) = with_sufficient_budget(root.path(), start, |ended| {
+        ended.tasks[0].best().is_some() && ended.tasks[0].progress.steps > 8
+    });
     let task = &ended.tasks[0];
     assert_eq!(task.stop_reason(), Some(StopReason::Seconds));
-    assert!(task.best().is_some(), "what was judged is confirmed");
     let proposed = count(&directory, |event| matches!(event, Event::Proposed(_)));
     let judged = count(&directory, |event| matches!(event, Event::Judged(_)));
     assert!(

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::llm::requests::PROTOCOLS;
 use crate::llm::server::{Server, ServerAction};
-use crate::llm::wire::{events, one_model};
+use crate::llm::wire::{events, one_model, one_model_within};
 use crate::llm::{ask, client, expect_reply, origin, request, runtime};
 
 /// Acts as `first` for the first requests, then replies normally.
@@ -204,7 +204,7 @@ fn assert_lost_replies(protocol: &str, ends: &str) {
         .map(|event| (Duration::ZERO, event.clone()))
         .collect();
     let mut stalled = started.clone();
-    stalled.push((Duration::from_secs(5), "data: {}\n\n".to_owned()));
+    stalled.push((Duration::from_secs(8), "data: {}\n\n".to_owned()));
     let mut torn = started.clone();
     torn.push((Duration::ZERO, "data: {\"type\": \"ru".to_owned()));
     let mut dripping = started.clone();
@@ -213,11 +213,12 @@ fn assert_lost_replies(protocol: &str, ends: &str) {
         ("cut", started.clone(), false, "broke"),
         ("ended", started, true, "ended before the reply"),
         ("torn", torn, true, "ended before the reply"),
-        ("stalled", stalled, true, "no data for 1 s"),
-        ("dripping", dripping, true, "longer than 3 s"),
+        ("stalled", stalled, true, "no data for 2 s"),
+        ("dripping", dripping, true, "longer than 4 s"),
     ] {
         let server = Server::start(move |_, _| ServerAction::Events(events.clone(), ends));
-        let client = client(&one_model(
+        let client = client(&one_model_within(
+            (2, 4),
             protocol,
             &server.url,
             ", price: {input: 1, output: 2}",
@@ -267,7 +268,8 @@ fn usage_before_the_end_is_ignored() {
 fn silence_before_the_first_byte_loses_the_reply() {
     for streamed in [true, false] {
         let server = Server::start(|_, _| ServerAction::Silence(Duration::from_secs(15)));
-        let reply = ask(&client(&one_model(
+        let reply = ask(&client(&one_model_within(
+            (1, 3),
             "openai",
             &server.url,
             &format!(", stream: {streamed}"),
@@ -402,12 +404,11 @@ fn requests_share_slots_and_retry_after_and_report_waiting() {
     let server = Server::start(|number, _| match number {
         0 => ServerAction::status(429, &[("retry-after", "1")]),
         _ => {
+            // The second request is in flight already. Its slot is not free before the server's delay is known.
+            let pause = Duration::from_millis(if number == 1 { 500 } else { 20 });
             let events = events("openai", &["well"], "stop");
             ServerAction::Events(
-                events
-                    .into_iter()
-                    .map(|event| (Duration::from_millis(20), event))
-                    .collect(),
+                events.into_iter().map(|event| (pause, event)).collect(),
                 true,
             )
         }

@@ -10,9 +10,14 @@ use kforge::llm::{Client, Reply, RequestOrigin, RequestOutcome};
 use crate::llm::{ask, ask_with, client, expect_reply, origin, request, runtime, settings};
 
 fn command_client(script: &str, more: &str) -> Client {
+    command_client_within(60, script, more)
+}
+
+/// The command may take this many seconds.
+fn command_client_within(seconds: u32, script: &str, more: &str) -> Client {
     let script = serde_json::to_string(script).unwrap();
     client(&format!(
-        "models: [{{provider: command, command: [sh, -c, {script}]{more}}}]\ntimeout_seconds: 1\n"
+        "models: [{{provider: command, command: [sh, -c, {script}]{more}}}]\ntimeout_seconds: {seconds}\n"
     ))
 }
 
@@ -115,19 +120,19 @@ fn timed_out_command_is_killed_with_its_children() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("child");
     let script = format!(
-        "sleep 60 & echo $! > {0}.new; mv {0}.new {0}; echo half; wait",
+        "sleep 600 & echo $! > {0}.new; mv {0}.new {0}; echo half; wait",
         file.display()
     );
-    let client = command_client(&script, "");
+    let client = command_client_within(2, &script, "");
     let started = Instant::now();
     let reply = ask(&client);
     assert_eq!(
         (reply.outcome, reply.text.as_str()),
         (ReplyOutcome::Lost, "half\n")
     );
-    assert!(started.elapsed() < Duration::from_secs(30));
+    assert!(started.elapsed() < Duration::from_secs(60));
     let gone = |id: &str| {
-        (0..50).any(|_| {
+        (0..500).any(|_| {
             std::thread::sleep(Duration::from_millis(20));
             !is_running(id)
         })

@@ -98,9 +98,20 @@ fn whole(protocol: &str, text: &str, ends: &str) -> Value {
     }
 }
 
+/// A model that waits longer than a busy machine makes it wait.
 pub(crate) fn one_model(protocol: &str, url: &str, more: &str) -> String {
+    one_model_within((30, 90), protocol, url, more)
+}
+
+/// A model that may be silent for the first number of seconds. A request may take the second number of seconds.
+pub(crate) fn one_model_within(
+    (idle, timeout): (u32, u32),
+    protocol: &str,
+    url: &str,
+    more: &str,
+) -> String {
     format!(
-        "models: [{{provider: {protocol}, model: m-1, base_url: \"{url}\"{more}}}]\nidle_seconds: 1\ntimeout_seconds: 3\n"
+        "models: [{{provider: {protocol}, model: m-1, base_url: \"{url}\"{more}}}]\nidle_seconds: {idle}\ntimeout_seconds: {timeout}\n"
     )
 }
 
