@@ -63,11 +63,12 @@ pub(super) fn execute(
         confirm_share: resolved.confirm_share,
         models,
     };
-    let mut view = ProgressView::new(match arguments.format {
+    let format = match arguments.format {
         Format::Human => ProgressFormat::Human,
         Format::Json => ProgressFormat::Quiet,
         Format::Jsonl => ProgressFormat::JsonLines,
-    });
+    };
+    let mut view = ProgressView::new(format, resolved.in_flight);
     view.print(&dry_run::summary_line(&resolved));
     view.print(PROVISIONAL_NOTE);
     interrupt::set_last_message(run_end::interrupted_message(&resolved.output));

@@ -3,6 +3,7 @@
 //! Shows what the driver and the judge say. Decides nothing, and waits only for a reader at the end of a command, for a limited time
 //! (`output_queue`).
 
+mod activity;
 mod admission;
 mod compiled;
 mod continuation;
@@ -11,6 +12,7 @@ mod describe_verdict;
 mod figure_columns;
 mod headline;
 mod kernel_tables;
+mod live_block;
 mod observer;
 mod output_queue;
 mod profiling;
@@ -23,6 +25,7 @@ mod space_progress;
 mod spinner;
 mod streams;
 mod task_results;
+mod terminal_block;
 mod text;
 mod time_spent;
 mod timings;

@@ -125,6 +125,12 @@ impl Archive {
         self.elites.len()
     }
 
+    /// How many cells there are for candidates with a number on each axis.
+    pub(crate) fn cell_count(&self) -> usize {
+        let bins = self.axes.iter().map(|axis| axis.edges.len() + 1);
+        bins.fold(1, usize::saturating_mul)
+    }
+
     /// A cell as text, axis by axis: `block_threads < 64, speedup any`.
     pub(crate) fn describe_cell(&self, cell: &Cell) -> String {
         let parts = self
