@@ -1,8 +1,9 @@
 //! What a task is doing, from its events and their times: open requests, candidates without a verdict, the rate, the course of the best.
 //!
-//! Reads no clock: the caller gives the times, in milliseconds.
+//! A run feeds it with its events, `kforge watch` with the lines of the journal. Reads no clock: the caller gives the times, in
+//! milliseconds.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::text::{duration_text, pluralize};
@@ -52,6 +53,15 @@ impl Activity {
         }
     }
 
+    /// Another process goes on with the task: requests of the last one are lost, and its candidates wait again.
+    pub(crate) fn restart(&mut self, now: u64) {
+        self.started = now;
+        self.last_event = Some(now);
+        self.requests.clear();
+        self.ended.clear();
+        self.candidates.values_mut().for_each(|since| *since = now);
+    }
+
     /// An event was recorded.
     pub(crate) fn note_event(&mut self, now: u64) {
         self.last_event = Some(now);
@@ -67,6 +77,11 @@ impl Activity {
 
     pub(crate) fn candidate_made(&mut self, step: u64, now: u64) {
         self.candidates.insert(step, now);
+    }
+
+    /// No candidate of the search is judged any more: those without a verdict have none, or a resumed run judges them.
+    pub(crate) fn judgements_ended(&mut self) {
+        self.candidates.clear();
     }
 
     /// A step ended. `speedup`: of a candidate that passed. `device_seconds`: how long its judgement held the device.
@@ -134,6 +149,12 @@ impl Activity {
         Some(Duration::from_millis(now.saturating_sub(last)))
     }
 
+    /// The models that have not replied to a request, each once.
+    pub(crate) fn awaited_models(&self) -> BTreeSet<&str> {
+        let models = self.requests.values();
+        models.map(|(model, _)| model.as_str()).collect()
+    }
+
     /// What the task waits for, and for how long: a text for each model, and one for the verdicts.
     pub(crate) fn waits(&self, now: u64) -> Vec<String> {
         let mut models: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
@@ -184,6 +205,10 @@ mod tests {
                 "verdicts for 3 s (1 candidate)"
             ]
         );
+        assert_eq!(
+            activity.awaited_models(),
+            BTreeSet::from(["anthropic", "local"])
+        );
         activity.request_ended(3, 1);
         activity.step_ended(1, None, 0.0, 50_000);
         assert_eq!(
@@ -192,6 +217,16 @@ mod tests {
                 "anthropic for 2 min 00 s (1 request)",
                 "local for 1 min 40 s (1 request)"
             ]
+        );
+        activity.candidate_made(8, 140_000);
+        activity.judgements_ended();
+        assert_eq!(activity.waits(140_000).len(), 2);
+        activity.candidate_made(9, 140_000);
+        activity.restart(200_000);
+        assert_eq!(
+            activity.waits(201_000),
+            ["verdicts for 1 s (1 candidate)"],
+            "a new process sends its own requests"
         );
     }
 

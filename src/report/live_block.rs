@@ -1,6 +1,6 @@
 //! The live view of a task: a block of lines that fits the size of a terminal.
 //!
-//! Pure. `progress_view` fills in the figures and shows the lines.
+//! Pure. `progress_view` and `kforge watch` fill in the figures and show the lines.
 
 use std::time::Duration;
 
@@ -89,6 +89,20 @@ pub(crate) fn live_block(task: &LiveTask, size: TerminalSize, has_colour: bool) 
     }
     lines.truncate(max_lines);
     lines
+}
+
+/// The state of a task in one line, for output that is no terminal.
+pub(crate) fn live_line(task: &LiveTask) -> String {
+    let mut parts = vec![title(task), best_text(task)];
+    let search = search_text(task);
+    parts.extend((!search.is_empty()).then_some(search));
+    parts.extend(task.spent.and_then(spent_text));
+    let mut line = parts.join(", ");
+    if let Some(waiting) = waiting_text(task) {
+        let colon = if is_quiet(task) { "" } else { "waiting for " };
+        line += &format!("; {colon}{waiting}");
+    }
+    line
 }
 
 fn rows(task: &LiveTask, columns: usize) -> Vec<Row> {
@@ -353,7 +367,8 @@ softmax: step 34/60, 2 min 05 s left
            16.4 steps/min
   models   $0.4312, 120345 tokens
   device   held for 69 % of the time of
-           2 workers, 124 of 300 s spent
+           2 workers, 124 of 300 s
+           spent
   waiting  anthropic for 34 s (2
            requests); verdicts for 12 s
            (8 candidates)"
@@ -396,6 +411,11 @@ softmax: step 34/60, 2 min 05 s left
                 "waiting  no event for 12 min 30 s; waiting for anthropic for 12 min 30 s (1 request)"
             ),
             "{shown}"
+        );
+        assert_eq!(
+            live_line(&task),
+            "softmax: step 34/60, 2 min 05 s left, ~2.41x [2.33, 2.50] against naive.cu (step 21), 12 of 48 cells, 71 % valid, \
+             16.4 steps/min, $0.4312, 120345 tokens; no event for 12 min 30 s; waiting for anthropic for 12 min 30 s (1 request)"
         );
     }
 

@@ -88,6 +88,12 @@ impl ProgressView {
             return;
         }
         if self.has_block {
+            if matches!(
+                progress.phase,
+                RunPhase::Confirming { .. } | RunPhase::Comparing { .. }
+            ) {
+                self.activity.judgements_ended();
+            }
             let task = self.live_task(progress, moment);
             let has_colour = console::colors_enabled_stderr();
             streams::show_block(move |size| live_block(&task, size, has_colour));

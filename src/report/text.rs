@@ -65,11 +65,14 @@ pub(crate) fn message_for_stderr(text: &str) -> String {
     if !std::io::stderr().is_terminal() {
         return format!("{text}\n");
     }
+    let columns = console::Term::stderr().size_checked();
+    let columns = columns.map_or(TERMINAL_WIDTH, |(_, columns)| usize::from(columns));
+    let width = columns.min(TERMINAL_WIDTH);
     let wrapped = text.lines().map(|line| {
         let words = line.trim_start();
         match words {
             "" => "\n".to_owned(),
-            _ => wrap(words, TERMINAL_WIDTH, line.len() - words.len()),
+            _ => wrap(words, width, line.len() - words.len()),
         }
     });
     wrapped.collect()

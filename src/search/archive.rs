@@ -111,6 +111,15 @@ impl Archive {
         }
     }
 
+    /// An archive with the same axes and no elites.
+    pub(crate) fn emptied(&self) -> Self {
+        Self {
+            axes: self.axes.clone(),
+            elites: Vec::new(),
+            cells: HashMap::new(),
+        }
+    }
+
     pub(crate) fn axes(&self) -> &[ArchiveAxis] {
         &self.axes
     }
