@@ -13,6 +13,7 @@ use super::exit::Exit;
 use super::model_flags::model_options;
 use super::output::{Format, print, print_json, print_json_lines};
 use super::report;
+use super::report_refresh::ReportRefresh;
 use super::run_args::{RunArgs, RunStart};
 use super::run_end::{self, RunReport};
 use crate::base::text::shell_quote;
@@ -63,15 +64,19 @@ pub(super) fn execute(
         confirm_share: resolved.confirm_share,
         models,
     };
-    let mut view = ProgressView::new(match arguments.format {
+    let format = match arguments.format {
         Format::Human => ProgressFormat::Human,
         Format::Json => ProgressFormat::Quiet,
         Format::Jsonl => ProgressFormat::JsonLines,
-    });
+    };
+    let mut view = ProgressView::new(format, resolved.in_flight);
     view.print(&dry_run::summary_line(&resolved));
     view.print(PROVISIONAL_NOTE);
     interrupt::set_last_message(run_end::interrupted_message(&resolved.output));
+    let host_lock = resolved.gpus.is_empty().then(cpu::host_lock);
+    let refresh = ReportRefresh::start(&resolved.output, host_lock)?;
     let ended = run_driver(&resolved, options, &mut view);
+    refresh.stop();
     view.close();
     let was_refused = ended.as_ref().is_err_and(is_usage_failure);
     if !was_refused {

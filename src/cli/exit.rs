@@ -14,6 +14,7 @@ pub(super) enum Exit {
     Reference = 4,
     NoResult = 5,
     Waiting = 6,
+    Stopped = 7,
     Interrupted = crate::base::interrupt::EXIT_CODE as isize,
 }
 
@@ -44,6 +45,7 @@ pub(super) const ANY_CODES: &[Meaning] = &[
         "finished without a result: no kernel passed, or none is\n       confirmed faster than the baseline",
     ),
     (Exit::Waiting, "waiting for replies in a mailbox"),
+    (Exit::Stopped, "`watch`: the run has stopped before its end"),
     INTERRUPTED,
 ];
 
@@ -95,6 +97,28 @@ pub(super) const PROMOTE_CODES: &[Meaning] = &[
         "a task was not promoted; the output says why",
     ),
     (Exit::Interrupted, "interrupted; the rest is unchanged"),
+];
+
+pub(super) const WATCH_CODES: &[Meaning] = &[
+    (
+        Exit::Done,
+        "the run has ended, and every task has a kernel that is confirmed\n       faster than the baseline; with --once also: the run goes on",
+    ),
+    UNEXPECTED,
+    (
+        Exit::Usage,
+        "the path is no directory of a run, or a newer kforge wrote it",
+    ),
+    (Exit::Reference, "the oracle or a baseline of a task failed"),
+    (
+        Exit::NoResult,
+        "the run has ended, and a task has no such kernel",
+    ),
+    (
+        Exit::Stopped,
+        "the run was interrupted or killed before its end, or waits for\n       replies in a mailbox; with --once also: there is no run yet",
+    ),
+    (Exit::Interrupted, "interrupted; the run goes on"),
 ];
 
 /// `report`.

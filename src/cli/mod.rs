@@ -26,11 +26,13 @@ mod promotion_result;
 mod prompt;
 mod recorded;
 mod report;
+mod report_refresh;
 mod resume;
 mod run_args;
 mod run_end;
 mod runs;
 mod tasks;
+mod watch;
 
 use crate::base::{guardian, interrupt, temporary};
 use crate::report as progress;
@@ -56,6 +58,8 @@ enum Command {
     Tune(evolve::TuneArgs),
     /// Continue a run from its directory.
     Resume(resume::ResumeArgs),
+    /// Follow a run from its files until it ends.
+    Watch(watch::WatchArgs),
     /// Judge kernels outside a search.
     Eval(eval::EvalArgs),
     /// Write the report of runs: one HTML file, Markdown or JSON.
@@ -158,6 +162,7 @@ fn run_command(cli: Cli) -> anyhow::Result<Exit> {
         Command::Evolve(arguments) => evolve::run(arguments),
         Command::Tune(arguments) => evolve::tune(arguments),
         Command::Resume(arguments) => resume::run(arguments),
+        Command::Watch(arguments) => watch::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
         Command::Report(arguments) => report::run(arguments),
         Command::Compare(arguments) => compare::run(arguments),

@@ -42,7 +42,7 @@ enum ReportForm {
 }
 
 const NOTE: &str = "\
-A run writes its report at its end too. The HTML file needs no network. A
+A run writes its report once a minute and at its end. The HTML file needs no network. A
 damaged journal is shown up to the damage.";
 
 fn help() -> String {
@@ -86,13 +86,20 @@ pub(super) fn run(arguments: ReportArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// The page of one run.
+///
+/// # Errors
+/// If the directory is no run directory.
+pub(super) fn page_of(directory: &Path) -> anyhow::Result<String> {
+    page::html(&RunHistory::read(directory)?)
+}
+
 /// Writes the page of one run to a file, atomically.
 ///
 /// # Errors
 /// If the directory is no run directory, or the file cannot be written.
 pub(super) fn write_page(directory: &Path, path: &Path) -> anyhow::Result<()> {
-    let run = RunHistory::read(directory)?;
-    files::replace(path, page::html(&run)?.as_bytes())
+    files::replace(path, page_of(directory)?.as_bytes())
 }
 
 /// Bytes of all journals of a run: what reading it costs.

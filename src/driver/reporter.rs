@@ -22,7 +22,7 @@ use crate::report::{
 use crate::search::{Elite, Search, SearchUpdate};
 use crate::verdict::Verdict;
 
-/// How often the observer gets the list of waiting requests.
+/// How often the observer hears that time passes.
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reports the progress of one task.
@@ -111,6 +111,7 @@ impl<'a> Reporter<'a> {
         progress.counted = search.counts().counted;
         progress.inconclusive = search.counts().inconclusive();
         progress.cells = search.archive().filled_cells();
+        progress.all_cells = search.archive().cell_count();
         if let Some(requests) = requests {
             progress.spent = Some(requests.spent());
             progress.waiting = requests.waiting_lines();
@@ -163,7 +164,7 @@ impl<'a> Reporter<'a> {
         self.last_tick.checked_add(TICK_INTERVAL)
     }
 
-    /// Shows which requests are waiting.
+    /// Shows the time that has passed, and which requests are waiting.
     pub(super) fn tick(&mut self) {
         self.last_tick = Instant::now();
         self.observer.waiting(&self.progress);

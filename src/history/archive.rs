@@ -26,6 +26,16 @@ impl ArchiveGrid {
         }
     }
 
+    /// Removes all elites. What is noted stays.
+    pub(super) fn clear(&mut self) {
+        self.archive = self.archive.emptied();
+    }
+
+    /// How many cells there are for candidates with a number on each axis.
+    pub(crate) fn cell_count(&self) -> usize {
+        self.archive.cell_count()
+    }
+
     /// Notes the features of a candidate that passed. Only the archive's axes are kept.
     pub(super) fn note(&mut self, step: u64, features: &IndexMap<String, f64>) {
         let axes = self.archive.axes().iter();
@@ -40,10 +50,11 @@ impl ArchiveGrid {
         speedup: Speedup,
         duel: impl Fn(u64) -> Option<DuelOutcome>,
     ) -> bool {
-        let Some(features) = self.features.remove(&step) else {
+        let Some(features) = self.features.get(&step) else {
             return false;
         };
-        let named = self.axes().map(str::to_owned).zip(features);
+        let named = self.axes().map(str::to_owned);
+        let named = named.zip(features.iter().copied());
         let cell = self.archive.cell_of(&named.collect(), &speedup);
         let enters = match self.archive.challenge(&cell, &speedup) {
             ChallengeOutcome::EmptyCell | ChallengeOutcome::ClearlyFaster(_) => true,

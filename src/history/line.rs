@@ -5,7 +5,10 @@
 use indexmap::IndexMap;
 use serde::Deserialize;
 
-use crate::event::{Compared, Confirmed, Dueled, Event, Failed, Proposed, Replied, Sent, Stopped};
+use crate::event::{
+    Compared, Confirmed, Dueled, EvaluationSeconds, Event, Failed, Proposed, Replied, Sent, Stopped,
+};
+use crate::report::{Activity, Improvement};
 use crate::run::ParseLine;
 use crate::verdict::{
     BaselineIdentity, DeviceIdentity, Seconds, Speedup, Status, Timing, VerdictSummary,
@@ -64,6 +67,43 @@ pub(super) struct WorkloadFigure {
     #[serde(default)]
     pub(super) hidden: bool,
     pub(super) speedup: Option<f64>,
+}
+
+impl HistoryLine {
+    /// How long the work that the line reports has held the device, in seconds.
+    pub(super) fn device_seconds(&self) -> f64 {
+        let held = |seconds: &Option<EvaluationSeconds>| seconds.map_or(0.0, |one| one.device);
+        match self {
+            Self::Judged(judged) => judged.verdict.seconds.device,
+            Self::Failed(failed) => held(&failed.seconds),
+            Self::Dueled(dueled) => held(&dueled.seconds),
+            Self::Confirmed(confirmed) => held(&confirmed.seconds),
+            Self::Compared(compared) => held(&compared.seconds),
+            _ => 0.0,
+        }
+    }
+
+    /// Adds the line to what the task is doing. `now`: its time.
+    pub(super) fn note(&self, activity: &mut Activity, now: u64) -> Option<Improvement> {
+        activity.note_event(now);
+        match self {
+            Self::Sent(sent) => activity.request_sent(sent.step, sent.ask, &sent.model, now),
+            Self::Replied(replied) => activity.request_ended(replied.step, replied.ask),
+            Self::Proposed(proposed) => activity.candidate_made(proposed.step, now),
+            Self::Stopped(_) => activity.judgements_ended(),
+            Self::Failed(failed) => {
+                return activity.step_ended(failed.step, None, self.device_seconds(), now);
+            }
+            Self::Judged(judged) => {
+                let summary = judged.verdict.summary();
+                let passed = summary.passed_speedup().filter(|_| !summary.is_dismissed());
+                let speedup = passed.map(|speedup| speedup.geomean);
+                return activity.step_ended(judged.step, speedup, self.device_seconds(), now);
+            }
+            _ => {}
+        }
+        None
+    }
 }
 
 impl JudgedVerdict {

@@ -6,15 +6,19 @@
 
 mod archive;
 mod comparison;
+mod follow;
 mod line;
 mod reader;
 mod run;
+mod run_log;
 mod step;
 mod tally;
 mod task;
 
 pub(crate) use comparison::{Difference, LEVEL, Method, compare};
-pub(crate) use run::{RunHistory, RunState};
+pub(crate) use follow::{RunFollower, RunProcess};
+pub(crate) use run::RunHistory;
+pub(crate) use run_log::RunState;
 pub(crate) use step::{Outcome, StepHistory};
 pub(crate) use tally::{Tallies, Tally};
 pub(crate) use task::{Confirmation, TaskHistory};

@@ -8,11 +8,12 @@ use indexmap::IndexMap;
 
 use super::archive::ArchiveGrid;
 use super::line::{HistoryLine, JudgedLine};
+use super::run_log::TaskLog;
 use super::step::{Outcome, StepHistory};
 use super::task::{Confirmation, TaskHistory};
 use crate::base::Digest;
 use crate::event::{Brief, Failed, Proposed, Replied, Sent};
-use crate::run::{Journal, LineHead, TaskDirectory, TaskSessions, parse_timestamp};
+use crate::run::{Journal, LineHead, TaskDirectory, parse_timestamp};
 use crate::search::FoldOrder;
 use crate::verdict::{Duel, DuelOutcome, Status};
 
@@ -23,25 +24,22 @@ const MAX_REASON_CHARS: usize = 600;
 const MAX_STEPS: u64 = 2_000_000;
 
 /// What the reader of a task must know.
-pub(super) struct TaskParts<'a> {
+pub(super) struct TaskParts {
     pub(super) folder: TaskDirectory,
     /// The axes of the archive.
     pub(super) axes: IndexMap<String, Vec<f64>>,
     pub(super) baseline: Option<Digest>,
     /// The order in which the search took the results of steps.
     pub(super) order: FoldOrder,
-    pub(super) sessions: &'a TaskSessions,
-    /// How many lines the journal had at the start of each session.
-    pub(super) starts: &'a [u64],
 }
 
 /// Reads the journal of a task. Without a journal the history is empty.
-pub(super) fn read_task(name: &str, parts: TaskParts<'_>) -> TaskHistory {
+pub(super) fn read_task(name: &str, parts: TaskParts, log: &TaskLog) -> TaskHistory {
     let journal = parts.folder.journal();
     let mut reader = Reader::new(name, parts);
     if journal.is_file() {
         let read = Journal::read(&journal, |head, line: HistoryLine| {
-            reader.apply(head, line);
+            reader.apply(head, line, log);
             Ok(())
         });
         reader.task.damage = read.err().map(|error| format!("{error:#}"));
@@ -49,10 +47,9 @@ pub(super) fn read_task(name: &str, parts: TaskParts<'_>) -> TaskHistory {
     reader.finish()
 }
 
-struct Reader<'a> {
+/// Builds the history of a task line by line.
+pub(super) struct Reader {
     task: TaskHistory,
-    sessions: &'a TaskSessions,
-    starts: &'a [u64],
     baseline: Option<Digest>,
     order: FoldOrder,
     /// The steps that ended, in the order of the journal. A step that was judged again is there more than once.
@@ -64,10 +61,12 @@ struct Reader<'a> {
     reserved: BTreeMap<(u64, u32), (u64, Option<u64>)>,
     is_price_known: bool,
     last_milliseconds: Option<u64>,
+    /// How long judgements have held the device.
+    device_seconds: f64,
 }
 
-impl<'a> Reader<'a> {
-    fn new(name: &str, parts: TaskParts<'a>) -> Self {
+impl Reader {
+    pub(super) fn new(name: &str, parts: TaskParts) -> Self {
         Self {
             task: TaskHistory {
                 name: name.to_owned(),
@@ -89,8 +88,6 @@ impl<'a> Reader<'a> {
                 last_event: String::new(),
                 damage: None,
             },
-            sessions: parts.sessions,
-            starts: parts.starts,
             baseline: parts.baseline,
             order: parts.order,
             ended: Vec::new(),
@@ -99,12 +96,25 @@ impl<'a> Reader<'a> {
             reserved: BTreeMap::new(),
             is_price_known: true,
             last_milliseconds: None,
+            device_seconds: 0.0,
         }
     }
 
-    fn apply(&mut self, head: &LineHead<'_>, line: HistoryLine) {
-        self.note_time(head);
-        let is_current = self.sessions.is_after_change(head.seq, head.time);
+    /// The history so far. The archive is that of the last `fill_archive`.
+    pub(super) fn history(&self) -> &TaskHistory {
+        &self.task
+    }
+
+    /// How long judgements have held the device, in seconds.
+    pub(super) fn device_seconds(&self) -> f64 {
+        self.device_seconds
+    }
+
+    /// Applies the next line of the journal. `log`: what the run's journal says of the task.
+    pub(super) fn apply(&mut self, head: &LineHead<'_>, line: HistoryLine, log: &TaskLog) {
+        self.note_time(head, &log.starts);
+        self.device_seconds += line.device_seconds();
+        let is_current = log.sessions.is_after_change(head.seq, head.time);
         match line {
             HistoryLine::Asked(brief) => self.asked(*brief),
             HistoryLine::Sent(sent) => self.sent(&sent),
@@ -133,12 +143,12 @@ impl<'a> Reader<'a> {
     }
 
     /// Adds the time since the last line, unless another session wrote that line. A clock that steps back adds nothing.
-    fn note_time(&mut self, head: &LineHead<'_>) {
+    fn note_time(&mut self, head: &LineHead<'_>, starts: &[u64]) {
         head.time.clone_into(&mut self.task.last_event);
         let Some(now) = parse_timestamp(head.time) else {
             return;
         };
-        let is_new_session = self.starts.contains(&(head.seq - 1));
+        let is_new_session = starts.contains(&(head.seq - 1));
         if let (Some(last), false) = (self.last_milliseconds, is_new_session) {
             self.task.seconds += now.saturating_sub(last) as f64 / 1000.0;
         }
@@ -284,16 +294,22 @@ impl<'a> Reader<'a> {
         step.judge_seconds = verdict.seconds.total() as f32;
     }
 
-    /// Fills the archive as the search did, and counts what requests without a reply may cost.
+    /// The whole history, with what requests without a reply may cost.
     fn finish(mut self) -> TaskHistory {
         for ((step, _), (tokens, nano_usd)) in std::mem::take(&mut self.reserved) {
             self.pay(step, tokens, nano_usd);
         }
+        self.fill_archive();
+        self.task
+    }
+
+    /// Fills the archive as the search did, from its start.
+    pub(super) fn fill_archive(&mut self) {
         let counted = self.counted_steps();
-        let mut task = self.task;
+        self.task.grid.clear();
         for number in counted {
             let step = usize::try_from(number - 1).ok();
-            let Some(step) = step.and_then(|index| task.steps.get_mut(index)) else {
+            let Some(step) = step.and_then(|index| self.task.steps.get_mut(index)) else {
                 continue;
             };
             let Some(speedup) = step.speedup.filter(|_| step.outcome == Outcome::Passed) else {
@@ -305,9 +321,8 @@ impl<'a> Reader<'a> {
                     .flatten()
                     .map(|duel| -> DuelOutcome { duel.outcome() })
             };
-            step.added = task.grid.offer(number, speedup, duel);
+            step.added = self.task.grid.offer(number, speedup, duel);
         }
-        task
     }
 
     /// The steps whose results the search took, in its order. After a stop, steps in flight do not count.

@@ -3,6 +3,7 @@
 //! Shows what the driver and the judge say. Decides nothing, and waits only for a reader at the end of a command, for a limited time
 //! (`output_queue`).
 
+mod activity;
 mod admission;
 mod compiled;
 mod continuation;
@@ -11,6 +12,7 @@ mod describe_verdict;
 mod figure_columns;
 mod headline;
 mod kernel_tables;
+mod live_block;
 mod observer;
 mod output_queue;
 mod profiling;
@@ -23,16 +25,19 @@ mod space_progress;
 mod spinner;
 mod streams;
 mod task_results;
+mod terminal_block;
 mod text;
 mod time_spent;
 mod timings;
 
+pub(crate) use activity::{Activity, Improvement};
 pub(crate) use admission::describe_admission;
 pub(crate) use compiled::describe_compiled;
 pub use continuation::Continuation;
 pub(crate) use describe_task::{describe_task, task_json, task_table};
 pub(crate) use describe_verdict::{describe_verdict, timing_note};
 pub(crate) use headline::{WhyUnconfirmed, note_of_best, suggested_seconds};
+pub(crate) use live_block::{LiveTask, live_block, live_line};
 pub use observer::{Observer, SilentObserver};
 pub use progress::{
     BestCandidate, Comparison, EndOfWork, Progress, RunPhase, Standing, Unmeasured,
@@ -43,6 +48,7 @@ pub(crate) use space_progress::{SpaceProgress, describe_space, space_json};
 pub(crate) use spinner::Spinner;
 pub(crate) use streams::{StdoutEnd, finish_stdout, flush_stderr, log_to_stderr, print_to_stderr};
 pub use task_results::{RankedElite, StartingKernelResult, TaskResults, UnansweredSteps};
+pub(crate) use terminal_block::{TerminalBlock, TerminalSize};
 pub(crate) use text::{TERMINAL_WIDTH, message_for_stderr, pluralize, wrap, wrap_after_first};
 pub use time_spent::{StageSeconds, TimeSpent};
 pub(crate) use timings::describe_timings;

@@ -16,7 +16,7 @@ pub trait Observer: Send {
     /// An event was recorded. `updates`: what it changed in the search. `progress` counts it already.
     fn event(&mut self, event: &Event, updates: &[SearchUpdate], progress: &Progress);
 
-    /// Called about once a second if the run has models. `progress.waiting` lists the waiting requests.
+    /// Called about once a second. `progress.waiting` lists the waiting requests.
     fn waiting(&mut self, progress: &Progress) {
         let _ = progress;
     }

@@ -39,6 +39,8 @@ pub struct Progress {
     pub directory: PathBuf,
     /// Filled cells of the archive.
     pub cells: usize,
+    /// All cells of the archive for candidates with a number on each axis.
+    pub all_cells: usize,
     /// Time since this process started to work on the task.
     pub elapsed: Duration,
     /// Candidates with a verdict when this process started, so that a rate covers this process only.

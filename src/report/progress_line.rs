@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::headline::provisional;
 use super::progress::{Progress, RunPhase, Standing};
-use super::text::pluralize;
+use super::text::{duration_text, pluralize};
 use crate::event::Cost;
 
 /// When a progress line is shown. The first and the last of a task are always shown.
@@ -18,36 +18,16 @@ pub(super) enum Moment {
     End,
 }
 
-/// How a progress line is worded.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum LineLength {
-    /// Next to a bar.
-    Short,
-    Full,
-}
-
 /// What separates the parts of a line.
 const SEPARATOR: &str = ", ";
 
-/// Steps, waiting requests, phase with its remaining time, best, cost, rate, validity, cells, device time. `width`: the most columns.
-pub(super) fn progress_line(
-    progress: &Progress,
-    length: LineLength,
-    moment: Moment,
-    width: usize,
-) -> String {
-    let is_short = length == LineLength::Short;
-    let steps = format!("{}/{}", progress.steps, progress.total);
-    let mut parts = Vec::new();
-    if is_short {
-        parts.push(steps);
-        let waiting = progress.waiting.first();
-        parts.extend(waiting.map(|line| format!("waiting for {line}")));
-    } else {
-        parts.push(format!("step {steps}"));
-    }
-    parts.extend(phase_text(progress, moment));
-    parts.push(best_text(progress, length));
+/// Steps, phase with its remaining time, best, cost, rate, validity, cells, device time. `width`: the most columns.
+pub(super) fn progress_line(progress: &Progress, moment: Moment, width: usize) -> String {
+    let mut parts = vec![format!("step {}/{}", progress.steps, progress.total)];
+    let (phase, left) = phase(progress, moment);
+    parts.extend(phase);
+    parts.extend(left.map(|left| format!("{} left", duration_text(left.as_secs_f64()))));
+    parts.push(best_text(progress));
     // The cost comes before the rest, which may not fit.
     let spent = progress.spent.filter(|spent| spent.tokens > 0);
     parts.extend(spent.map(cost_text));
@@ -62,7 +42,7 @@ pub(super) fn progress_line(
         let device = progress.time.device.round();
         parts.push(format!("device {device} of {:.0} s", budget.as_secs_f64()));
     }
-    if !is_short && progress.inconclusive > 0 {
+    if progress.inconclusive > 0 {
         parts.push(format!("{} inconclusive", progress.inconclusive));
     }
     fit(&parts, width)
@@ -87,27 +67,25 @@ fn fit(parts: &[String], width: usize) -> String {
     line
 }
 
-/// What the process does, with the time that is left for it.
-fn phase_text(progress: &Progress, moment: Moment) -> Option<String> {
+/// What the process does, and the time that is left for it. Nothing is said of a search that goes on.
+pub(super) fn phase(progress: &Progress, moment: Moment) -> (Option<String>, Option<Duration>) {
     if moment == Moment::End {
         // Work in progress and confirmations follow the stop, so only the last line says that the task is done.
-        return progress.stopped.map(|_| "done".to_owned());
+        return (progress.stopped.map(|_| "done".to_owned()), None);
     }
-    let with_time = |what: String, left: Option<Duration>| match left {
-        Some(left) => format!("{what}, {} left", duration_text(left.as_secs_f64())),
-        None => what,
-    };
     match progress.phase {
-        RunPhase::Searching => {
-            let left = seconds_left(progress)?;
-            Some(format!("{} left", duration_text(left)))
-        }
-        RunPhase::Ending => Some("ending".to_owned()),
+        RunPhase::Searching => (None, seconds_left(progress).map(duration)),
+        RunPhase::Ending => (Some("ending".to_owned()), None),
         RunPhase::Confirming { number, of, left } => {
-            Some(with_time(format!("confirming {number} of {of}"), left))
+            (Some(format!("confirming {number} of {of}")), left)
         }
-        RunPhase::Comparing { left } => Some(with_time("comparing".to_owned(), left)),
+        RunPhase::Comparing { left } => (Some("comparing".to_owned()), left),
     }
+}
+
+/// Seconds as a duration. Steps of a slow run may need more than any duration has.
+fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
 /// Candidates that this process judges in a minute.
@@ -136,7 +114,7 @@ fn seconds_left(progress: &Progress) -> Option<f64> {
     }
 }
 
-fn best_text(progress: &Progress, length: LineLength) -> String {
+fn best_text(progress: &Progress) -> String {
     let Some(best) = progress.best else {
         return "none passed yet".to_owned();
     };
@@ -152,10 +130,7 @@ fn best_text(progress: &Progress, length: LineLength) -> String {
         Standing::TooNoisy => format!("{figure} too noisy"),
         Standing::Faster | Standing::Provisional => format!("best {figure}"),
     };
-    match length {
-        LineLength::Short => text,
-        LineLength::Full => format!("{text} (step {})", best.step),
-    }
+    format!("{text} (step {})", best.step)
 }
 
 /// Dollars, or tokens if a price is unknown.
@@ -164,15 +139,6 @@ fn cost_text(spent: Cost) -> String {
         Some(nano) => format!("${:.4}", nano as f64 / 1e9),
         None if spent.estimated => format!("about {} tokens", spent.tokens),
         None => format!("{} tokens", spent.tokens),
-    }
-}
-
-fn duration_text(seconds: f64) -> String {
-    let seconds = seconds.max(0.0).round() as u64;
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
-        _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
     }
 }
 
@@ -186,8 +152,8 @@ mod tests {
     /// Wide enough for every line of these tests.
     const WIDE: usize = 200;
 
-    fn line(progress: &Progress, length: LineLength) -> String {
-        progress_line(progress, length, Moment::Between, WIDE)
+    fn line(progress: &Progress) -> String {
+        progress_line(progress, Moment::Between, WIDE)
     }
 
     fn sample() -> Progress {
@@ -222,19 +188,19 @@ mod tests {
     fn line_shows_steps_best_rate_and_time_left() {
         let mut progress = sample();
         assert_eq!(
-            line(&progress, LineLength::Full),
+            line(&progress),
             "step 20/60, 2 min 00 s left, none passed yet, 16 candidates/min, 50 % valid, 4 cells"
         );
         progress.budget = Some(Duration::from_secs(90));
         progress.device_budget = Some(Duration::from_secs(70));
         progress.time.device = 12.3;
         assert_eq!(
-            line(&progress, LineLength::Short),
-            "20/60, 45 s left, none passed yet, 16 candidates/min, 50 % valid, 4 cells, device 12 of 70 s"
+            line(&progress),
+            "step 20/60, 45 s left, none passed yet, 16 candidates/min, 50 % valid, 4 cells, device 12 of 70 s"
         );
         assert_eq!(
-            line(&Progress::default(), LineLength::Short),
-            "0/0, none passed yet, 0 cells"
+            line(&Progress::default()),
+            "step 0/0, none passed yet, 0 cells"
         );
     }
 
@@ -267,14 +233,14 @@ mod tests {
         for (phase, text) in phases {
             progress.phase = phase;
             assert_eq!(
-                line(&progress, LineLength::Short),
-                format!("20/60, {text}, best ~1.50x, 50 % valid, 4 cells")
+                line(&progress),
+                format!("step 20/60, {text}, best ~1.50x (step 7), 50 % valid, 4 cells")
             );
         }
         progress.inconclusive = 2;
         progress.best = best(Standing::Faster);
         assert_eq!(
-            progress_line(&progress, LineLength::Full, Moment::End, WIDE),
+            progress_line(&progress, Moment::End, WIDE),
             "step 20/60, done, best 1.50x (step 7), 50 % valid, 4 cells, 2 inconclusive"
         );
     }
@@ -290,9 +256,7 @@ mod tests {
             (Standing::NotClear, "1.50x not faster"),
         ] {
             progress.best = best(standing);
-            let text = line(&progress, LineLength::Short);
-            assert!(text.contains(&format!(", {short}, ")), "{text}");
-            let text = line(&progress, LineLength::Full);
+            let text = line(&progress);
             assert!(text.contains(&format!(", {short} (step 7), ")), "{text}");
         }
     }
@@ -302,31 +266,24 @@ mod tests {
         let mut progress = sample();
         progress.budget = Some(Duration::from_secs(4000));
         progress.best = best(Standing::Faster);
-        progress.waiting = vec!["a: 9 s (rate limit)".to_owned(), "b".to_owned()];
         progress.phase = RunPhase::Confirming {
             number: 2,
             of: 3,
             left: Some(Duration::from_secs(15)),
         };
-        let whole = line(&progress, LineLength::Short);
-        assert!(
-            whole.starts_with("20/60, waiting for a: 9 s (rate limit), confirming 2 of 3, "),
-            "{whole}"
-        );
+        let whole = line(&progress);
         let parts: Vec<_> = whole.split(SEPARATOR).collect();
-        for width in 5..WIDE {
-            let line = progress_line(&progress, LineLength::Short, Moment::Between, width);
+        for width in 10..WIDE {
+            let line = progress_line(&progress, Moment::Between, width);
             assert!(line.chars().count() <= width, "{line}");
             assert!(
                 line.split(SEPARATOR).all(|part| parts.contains(&part)),
                 "{line}"
             );
         }
-        progress.waiting.clear();
-        // Next to `softmax` and its bar on 80 columns.
         assert_eq!(
-            progress_line(&progress, LineLength::Short, Moment::Between, 59),
-            "20/60, confirming 2 of 3, 15 s left, best 1.50x, 50 % valid"
+            progress_line(&progress, Moment::Between, 68),
+            "step 20/60, confirming 2 of 3, 15 s left, best 1.50x (step 7)"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! A run while it happens: one progress line per task on a terminal, plain lines elsewhere, or every event as a line of JSON.
+//! A run while it happens: a live view on a terminal, plain lines elsewhere, or every event as a line of JSON.
 //!
 //! Progress goes to standard error, events to standard output, both through `streams`: a reader that reads nothing does not hold up
 //! the run. Never waits and never decides.
@@ -6,24 +6,23 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
+use super::activity::{Activity, Improvement};
 use super::headline::{provisional, with_interval};
+use super::live_block::{LiveTask, live_block};
 use super::observer::Observer;
 use super::progress::{Progress, RunPhase, Standing};
-use super::progress_line::{LineLength, Moment, progress_line};
+use super::progress_line::{Moment, phase, progress_line};
 use super::streams;
-use super::text::{TERMINAL_WIDTH, message_for_stderr, terminal_columns};
-use crate::event::Event;
+use super::text::{TERMINAL_WIDTH, message_for_stderr};
+use crate::event::{Event, Failed};
+use crate::run::now_milliseconds;
 use crate::search::SearchUpdate;
-use crate::verdict::{Duel, Status};
+use crate::verdict::{Duel, Status, VerdictSummary};
 
-/// Minimum time between two plain lines.
-const MIN_LINE_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Width of the bar.
-const BAR_COLUMNS: usize = 10;
+/// Minimum time between two plain lines about the same.
+const MIN_LINE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,19 +38,28 @@ pub(crate) enum ProgressFormat {
 /// Shows a run.
 pub(crate) struct ProgressView {
     format: ProgressFormat,
-    /// A bar is on the terminal.
-    has_bar: bool,
+    /// How many candidates are judged at once.
+    workers: usize,
+    /// The live view is on the terminal.
+    has_block: bool,
+    activity: Activity,
     last_shown: Option<Instant>,
+    /// The phase of the last plain line, without its remaining time.
+    last_phase: Option<String>,
     /// When the waiting requests were last shown. `None` if none is waiting.
     last_waiting: Option<Instant>,
 }
 
 impl ProgressView {
-    pub(crate) fn new(format: ProgressFormat) -> Self {
+    /// `workers`: how many candidates are judged at once.
+    pub(crate) fn new(format: ProgressFormat, workers: usize) -> Self {
         Self {
             format,
-            has_bar: false,
+            workers,
+            has_block: false,
+            activity: Activity::default(),
             last_shown: None,
+            last_phase: None,
             last_waiting: None,
         }
     }
@@ -68,10 +76,10 @@ impl ProgressView {
         streams::print_to_stderr(format!("{text}\n"));
     }
 
-    /// Leaves the progress line on the screen as it is.
+    /// Leaves the live view on the screen as it is.
     pub(crate) fn close(&mut self) {
-        if std::mem::take(&mut self.has_bar) {
-            streams::close_bar();
+        if std::mem::take(&mut self.has_block) {
+            streams::close_block();
         }
     }
 
@@ -79,19 +87,78 @@ impl ProgressView {
         if self.format != ProgressFormat::Human {
             return;
         }
-        if self.has_bar {
-            let message = bar_message(progress, moment);
-            let steps = progress.steps;
-            streams::update_bar(move |bar| {
-                bar.set_position(steps);
-                bar.set_message(message);
-            });
-        } else if moment != Moment::Between || has_passed(self.last_shown) {
+        if self.has_block {
+            if matches!(
+                progress.phase,
+                RunPhase::Confirming { .. } | RunPhase::Comparing { .. }
+            ) {
+                self.activity.judgements_ended();
+            }
+            let task = self.live_task(progress, moment);
+            let has_colour = console::colors_enabled_stderr();
+            streams::show_block(move |size| live_block(&task, size, has_colour));
+            return;
+        }
+        let (phase, _) = phase(progress, moment);
+        let is_new_phase = phase != self.last_phase;
+        if moment != Moment::Between || is_new_phase || has_passed(self.last_shown) {
             self.last_shown = Some(Instant::now());
+            self.last_phase = phase;
             let width = TERMINAL_WIDTH.saturating_sub(progress.task.chars().count() + 2);
-            let line = progress_line(progress, LineLength::Full, moment, width);
+            let line = progress_line(progress, moment, width);
             streams::log_to_stderr(format!("{}: {line}\n", progress.task));
         }
+    }
+
+    /// The figures of the live view.
+    fn live_task(&self, progress: &Progress, moment: Moment) -> LiveTask {
+        let now = now_milliseconds();
+        let (phase, left) = phase(progress, moment);
+        let is_over = moment == Moment::End;
+        let is_searching = progress.phase == RunPhase::Searching && !is_over;
+        let mut waits = progress.waiting.clone();
+        // Several requests may wait for the same reason.
+        waits.dedup();
+        waits.extend(self.activity.waits(now));
+        let activity = Some(&self.activity);
+        let activity = activity.filter(|_| is_searching);
+        LiveTask {
+            task: progress.task.clone(),
+            doing: phase.unwrap_or_default(),
+            steps: progress.steps,
+            total: progress.total,
+            left,
+            best: progress.best,
+            baseline: progress.baseline.clone(),
+            course: self.activity.course().to_vec(),
+            cells: (progress.cells, progress.all_cells),
+            validity: progress.validity(),
+            steps_per_minute: activity.and_then(|activity| activity.steps_per_minute(now)),
+            spent: progress.spent,
+            device: activity
+                .and_then(|activity| activity.device_share(self.workers, now))
+                .map(|share| (share, self.workers)),
+            device_budget: progress
+                .device_budget
+                .map(|budget| (progress.time.device, budget.as_secs_f64())),
+            waits: if is_over { Vec::new() } else { waits },
+            quiet: self.activity.quiet(now).filter(|_| !is_over),
+        }
+    }
+
+    /// Shows an improvement: on a terminal as a line above the live view, elsewhere by the next progress line, which is due now.
+    fn show_improvement(&mut self, improvement: Improvement, progress: &Progress) {
+        if !self.has_block {
+            self.last_shown = None;
+            return;
+        }
+        let Improvement { step, speedup } = improvement;
+        let figure = provisional(speedup);
+        let line = format!(
+            "{}: step {step}: {figure}, the fastest so far",
+            progress.task
+        );
+        streams::log_to_stderr(message_for_stderr(&line));
     }
 }
 
@@ -100,14 +167,42 @@ fn has_passed(last: Option<Instant>) -> bool {
     last.is_none_or(|last| last.elapsed() >= MIN_LINE_INTERVAL)
 }
 
+/// Whether a block can be drawn on standard error: it is a terminal that knows escape codes.
+fn can_draw() -> bool {
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    std::io::stderr().is_terminal() && !is_dumb
+}
+
+/// Adds an event to what the task is doing.
+fn note(activity: &mut Activity, event: &Event, now: u64) -> Option<Improvement> {
+    activity.note_event(now);
+    match event {
+        Event::Sent(sent) => activity.request_sent(sent.step, sent.ask, &sent.model, now),
+        Event::Replied(replied) => activity.request_ended(replied.step, replied.ask),
+        Event::Proposed(proposed) => activity.candidate_made(proposed.step, now),
+        Event::Failed(Failed { step, seconds, .. }) => {
+            let device = seconds.map_or(0.0, |seconds| seconds.device);
+            return activity.step_ended(*step, None, device, now);
+        }
+        Event::Judged(judged) => {
+            let verdict = &judged.verdict;
+            let summary = VerdictSummary::from(verdict);
+            let speedup = summary.passed_speedup().filter(|_| !summary.is_dismissed());
+            let speedup = speedup.map(|speedup| speedup.geomean);
+            return activity.step_ended(judged.step, speedup, verdict.seconds.device, now);
+        }
+        _ => {}
+    }
+    None
+}
+
 impl Observer for ProgressView {
     fn started(&mut self, progress: &Progress) {
-        if self.format == ProgressFormat::Human && std::io::stderr().is_terminal() {
-            self.close();
-            let (task, total) = (progress.task.clone(), progress.total);
-            streams::open_bar(move || new_bar(task, total));
-            self.has_bar = true;
-        }
+        self.close();
+        let best = progress.best.map(|best| best.speedup.geomean);
+        self.activity = Activity::new(now_milliseconds(), best);
+        self.has_block = self.format == ProgressFormat::Human && can_draw();
+        self.last_phase = None;
         self.show(progress, Moment::Start);
     }
 
@@ -116,9 +211,13 @@ impl Observer for ProgressView {
             streams::line_to_stdout(json_line(&progress.task, event));
             return;
         }
-        if self.format == ProgressFormat::Human
-            && let Some(text) = measured_again_text(event, updates, progress)
-        {
+        if self.format != ProgressFormat::Human {
+            return;
+        }
+        if let Some(improvement) = note(&mut self.activity, event, now_milliseconds()) {
+            self.show_improvement(improvement, progress);
+        }
+        if let Some(text) = measured_again_text(event, updates, progress) {
             let line = format!("{}: {text}", progress.task);
             streams::log_to_stderr(message_for_stderr(&line));
         }
@@ -126,18 +225,11 @@ impl Observer for ProgressView {
     }
 
     fn waiting(&mut self, progress: &Progress) {
-        if self.format != ProgressFormat::Human {
+        self.show(progress, Moment::Between);
+        if self.format != ProgressFormat::Human || self.has_block {
             return;
         }
-        if self.has_bar {
-            let message = bar_message(progress, Moment::Between);
-            streams::update_bar(move |bar| bar.set_message(message));
-        } else if matches!(
-            progress.phase,
-            RunPhase::Confirming { .. } | RunPhase::Comparing { .. }
-        ) {
-            self.show(progress, Moment::Between);
-        } else if progress.waiting.is_empty() {
+        if progress.waiting.is_empty() {
             self.last_waiting = None;
         } else if has_passed(self.last_waiting) {
             self.last_waiting = Some(Instant::now());
@@ -156,27 +248,6 @@ impl Observer for ProgressView {
         self.show(progress, Moment::End);
         self.close();
     }
-}
-
-/// What is written next to the bar, in the columns that are left there.
-fn bar_message(progress: &Progress, moment: Moment) -> String {
-    let columns = terminal_columns().unwrap_or(TERMINAL_WIDTH);
-    // The task's name, the bar, a space after each, and the last column, which some terminals wrap.
-    let used = progress.task.chars().count() + 1 + BAR_COLUMNS + 1 + 1;
-    let width = columns.saturating_sub(used);
-    progress_line(progress, LineLength::Short, moment, width)
-}
-
-fn new_bar(task: String, total: u64) -> ProgressBar {
-    let target = ProgressDrawTarget::stderr_with_hz(8);
-    let bar = ProgressBar::with_draw_target(Some(total), target);
-    let style = ProgressStyle::with_template(&format!(
-        "{{prefix:.bold}} {{bar:{BAR_COLUMNS}}} {{wide_msg}}"
-    ));
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.set_prefix(task);
-    bar.enable_steady_tick(Duration::from_secs(1));
-    bar
 }
 
 /// What a confirmation or a comparison has changed: the figure of the search and the new one. `None` for other events.

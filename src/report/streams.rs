@@ -1,15 +1,14 @@
 //! Standard error and standard output, each behind an `OutputQueue`.
 //!
-//! Everything on standard error goes through here, with the progress bar: messages, errors and the log. On standard output it is
-//! what a run prints, line by line. Commands that print once write to standard output themselves.
+//! Everything on standard error goes through here, with the live view of a run: messages, errors and the log. On standard output it
+//! is what a run prints, line by line. Commands that print once write to standard output themselves.
 
 use std::io::{ErrorKind, Write};
 use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::Duration;
-
-use indicatif::ProgressBar;
+use std::time::{Duration, Instant};
 
 use super::output_queue::OutputQueue;
+use super::terminal_block::{TerminalBlock, TerminalSize};
 use crate::base::descriptors::wait_until_ready;
 
 /// Size of the lines that wait for standard error.
@@ -24,13 +23,26 @@ const CHUNK_BYTES: usize = 4096;
 /// How many times a thread that has room to write is waited for.
 const MAX_WAITS: usize = 20;
 
-/// What the thread of standard error owns: the bar on the terminal.
-type Bar = Option<ProgressBar>;
+/// The shortest time between two drawings of the block.
+const MIN_DRAW_INTERVAL: Duration = Duration::from_millis(100);
 
-static STDERR: LazyLock<OutputQueue<Bar>> = LazyLock::new(|| {
-    OutputQueue::new("stderr", None, MAX_STDERR_BYTES, |dropped| {
+/// Makes the lines of a block for the size that the terminal has.
+type MakeLines = Box<dyn Fn(TerminalSize) -> Vec<String> + Send>;
+
+/// What the thread of standard error owns: the block at the bottom of the terminal.
+#[derive(Default)]
+struct LiveBlock {
+    /// `None` if there is no block.
+    make_lines: Option<MakeLines>,
+    block: TerminalBlock,
+    last_drawn: Option<Instant>,
+}
+
+static STDERR: LazyLock<OutputQueue<LiveBlock>> = LazyLock::new(|| {
+    let owned = LiveBlock::default();
+    OutputQueue::new("stderr", owned, MAX_STDERR_BYTES, |dropped| {
         let text = format!("({dropped} lines were not shown: nothing read standard error)\n");
-        Box::new(move |bar: &mut Bar| write_stderr(bar, &text))
+        Box::new(move |live: &mut LiveBlock| live.write_above(&text))
     })
 });
 
@@ -57,12 +69,12 @@ pub(crate) enum StdoutEnd {
 
 /// Writes a text to standard error. It is dropped if nothing reads the texts before it.
 pub(crate) fn log_to_stderr(text: String) {
-    STDERR.push(text.len(), move |bar| write_stderr(bar, &text));
+    STDERR.push(text.len(), move |live| live.write_above(&text));
 }
 
 /// Writes a text to standard error that is never dropped.
 pub(crate) fn print_to_stderr(text: String) {
-    STDERR.push_always(text.len(), move |bar| write_stderr(bar, &text));
+    STDERR.push_always(text.len(), move |live| live.write_above(&text));
 }
 
 /// Waits until standard error is written, as long as something reads it: up to `limit` without progress.
@@ -70,26 +82,22 @@ pub(crate) fn flush_stderr(limit: Duration) {
     wait_for_reader(&STDERR, libc::STDERR_FILENO, limit);
 }
 
-/// Shows a bar below all other texts.
-pub(super) fn open_bar(make: impl FnOnce() -> ProgressBar + Send + 'static) {
-    STDERR.push_always(0, move |bar| *bar = Some(make()));
-}
-
-/// Changes the bar. A later change replaces a change that is not shown yet.
-pub(super) fn update_bar(update: impl FnOnce(&ProgressBar) + Send + 'static) {
-    STDERR.replace_latest(move |bar| {
-        if let Some(bar) = bar {
-            update(bar);
+/// Shows a block below all other texts, or changes it. A later change replaces a change that is not shown yet.
+pub(super) fn show_block(make_lines: impl Fn(TerminalSize) -> Vec<String> + Send + 'static) {
+    STDERR.replace_latest(move |live| {
+        live.make_lines = Some(Box::new(make_lines));
+        let is_due = |last: Instant| last.elapsed() >= MIN_DRAW_INTERVAL;
+        if live.last_drawn.is_none_or(is_due) {
+            live.draw("");
         }
     });
 }
 
-/// Leaves the bar on the screen as it is.
-pub(super) fn close_bar() {
-    STDERR.push_always(0, |bar| {
-        if let Some(bar) = bar.take() {
-            bar.abandon();
-        }
+/// Leaves the block on the screen as it is. Texts that follow come below it.
+pub(super) fn close_block() {
+    STDERR.push_always(0, |live| {
+        live.draw("");
+        *live = LiveBlock::default();
     });
 }
 
@@ -133,15 +141,41 @@ fn wait_for_reader<T: Send + 'static>(
     }) && queue.wait_until_empty(Duration::ZERO)
 }
 
-/// Errors are ignored: nothing is left to report to.
-fn write_stderr(bar: &Bar, text: &str) {
-    let write = || {
-        let _ = std::io::stderr().lock().write_all(text.as_bytes());
-    };
-    match bar {
-        Some(bar) => bar.suspend(write),
-        None => write(),
+impl LiveBlock {
+    /// Writes a text that stays on the screen.
+    fn write_above(&mut self, text: &str) {
+        if self.make_lines.is_some() {
+            self.draw(text);
+        } else {
+            write_stderr(text);
+        }
     }
+
+    /// Draws the block below `above`, in one write, so that it does not flicker.
+    fn draw(&mut self, above: &str) {
+        let size = terminal_size();
+        let lines = self.make_lines.as_ref().map(|make| make(size));
+        let text = self
+            .block
+            .draw(above, &lines.unwrap_or_default(), size.columns);
+        write_stderr(&text);
+        self.last_drawn = Some(Instant::now());
+    }
+}
+
+/// The size of the terminal that standard error is.
+fn terminal_size() -> TerminalSize {
+    let size = console::Term::stderr().size_checked();
+    let (rows, columns) = size.unwrap_or((24, 80));
+    TerminalSize {
+        columns: usize::from(columns),
+        rows: usize::from(rows),
+    }
+}
+
+/// Errors are ignored: nothing is left to report to.
+fn write_stderr(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
 fn write_stdout(bytes: &[u8]) {

@@ -49,13 +49,14 @@ pub(crate) fn wrap_after_first(text: &str, width: usize, spaces: usize) -> Strin
 /// The width to which messages are wrapped on a terminal: that of the narrowest common one.
 pub(crate) const TERMINAL_WIDTH: usize = 80;
 
-/// The columns of the terminal that standard error is. `None` if it is none.
-pub(super) fn terminal_columns() -> Option<usize> {
-    // SAFETY: all bytes zero are a valid value of this struct of numbers.
-    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer leads to a value of the type that this request writes.
-    let result = unsafe { libc::ioctl(libc::STDERR_FILENO, libc::TIOCGWINSZ, &raw mut size) };
-    (result == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
+/// `34 s`, `2 min 05 s`, `1 h 04 min`.
+pub(crate) fn duration_text(seconds: f64) -> String {
+    let seconds = seconds.max(0.0).round() as u64;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
+    }
 }
 
 /// A message for standard error, ended by a newline. On a terminal its lines are wrapped at spaces, and keep their indent: a terminal
@@ -64,11 +65,14 @@ pub(crate) fn message_for_stderr(text: &str) -> String {
     if !std::io::stderr().is_terminal() {
         return format!("{text}\n");
     }
+    let columns = console::Term::stderr().size_checked();
+    let columns = columns.map_or(TERMINAL_WIDTH, |(_, columns)| usize::from(columns));
+    let width = columns.min(TERMINAL_WIDTH);
     let wrapped = text.lines().map(|line| {
         let words = line.trim_start();
         match words {
             "" => "\n".to_owned(),
-            _ => wrap(words, TERMINAL_WIDTH, line.len() - words.len()),
+            _ => wrap(words, width, line.len() - words.len()),
         }
     });
     wrapped.collect()

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::journal_scan::scan;
+use super::journal_scan::{JournalPosition, scan, scan_new};
 use super::line::{JournalLine, LineFault, LineHead, LineSpan, ParseLine, read_line, write_line};
 use crate::base::files;
 
@@ -68,6 +68,18 @@ impl Journal {
         let file =
             File::open(path).map_err(|error| files::explain_io_error("open", path, error))?;
         scan(path, &file, &mut visit).map(|_| ())
+    }
+
+    /// Passes the lines after `position` to `visit`, and moves the position behind those that are complete. For a reader that follows a
+    /// journal while another process writes it. See `read`.
+    pub(crate) fn read_new<L: ParseLine>(
+        path: &Path,
+        position: &mut JournalPosition,
+        mut visit: impl FnMut(&LineHead<'_>, L) -> Result<()>,
+    ) -> Result<()> {
+        let file =
+            File::open(path).map_err(|error| files::explain_io_error("open", path, error))?;
+        scan_new(path, &file, position, &mut visit)
     }
 
     /// Whether the journal has no line yet.

@@ -5,7 +5,7 @@
 //! Never changes the file; `journal` decides what happens to a torn line.
 
 use std::fs::File;
-use std::io::{BufRead, Read};
+use std::io::{BufRead, Read, Seek, SeekFrom};
 use std::num::NonZeroUsize;
 use std::path::Path;
 
@@ -42,6 +42,25 @@ pub(super) struct JournalScan {
     pub(super) torn: Option<Vec<u8>>,
 }
 
+/// How far a journal was read: its complete lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct JournalPosition {
+    lines: u64,
+    bytes: u64,
+}
+
+impl JournalPosition {
+    /// How many lines were read.
+    pub(crate) fn lines(self) -> u64 {
+        self.lines
+    }
+
+    /// Their length.
+    pub(crate) fn bytes(self) -> u64 {
+        self.bytes
+    }
+}
+
 /// A line of a block: its length with the newline, and what it says.
 type ParsedLine<'b, L> = (usize, Result<(LineHead<'b>, L), LineFault>);
 
@@ -54,17 +73,56 @@ pub(super) fn scan<L: ParseLine>(
     scan_blocks(path, Blocks::new(file, BLOCK_BYTES), visit)
 }
 
+/// Passes each complete line after `position` to `visit`, in order, and moves the position behind it. An incomplete last line is left for
+/// the next call.
+pub(super) fn scan_new<L: ParseLine>(
+    path: &Path,
+    mut file: &File,
+    position: &mut JournalPosition,
+    visit: &mut impl FnMut(&LineHead<'_>, L) -> Result<()>,
+) -> Result<()> {
+    let start = *position;
+    file.seek(SeekFrom::Start(start.bytes))
+        .map_err(|error| files::explain_io_error("read", path, error))?;
+    let mut blocks = Blocks::new(file, BLOCK_BYTES);
+    blocks.start = start.bytes;
+    let scan = JournalScan {
+        next_seq: start.lines + 1,
+        whole_bytes: start.bytes,
+        torn: None,
+    };
+    let mut visit = |head: &LineHead<'_>, event: L| {
+        visit(head, event)?;
+        *position = JournalPosition {
+            lines: head.seq,
+            bytes: head.span.offset + u64::from(head.span.length),
+        };
+        Ok(())
+    };
+    scan_on(path, blocks, scan, &mut visit).map(|_| ())
+}
+
 fn scan_blocks<L: ParseLine>(
     path: &Path,
-    mut blocks: Blocks<'_>,
+    blocks: Blocks<'_>,
     visit: &mut impl FnMut(&LineHead<'_>, L) -> Result<()>,
 ) -> Result<JournalScan> {
-    let read_error = |error| files::explain_io_error("read", path, error);
-    let mut scan = JournalScan {
+    let start = JournalScan {
         next_seq: 1,
         whole_bytes: 0,
         torn: None,
     };
+    scan_on(path, blocks, start, visit)
+}
+
+/// `scan`: how far the journal was read before.
+fn scan_on<L: ParseLine>(
+    path: &Path,
+    mut blocks: Blocks<'_>,
+    mut scan: JournalScan,
+    visit: &mut impl FnMut(&LineHead<'_>, L) -> Result<()>,
+) -> Result<JournalScan> {
+    let read_error = |error| files::explain_io_error("read", path, error);
     loop {
         let is_end = blocks.fill().map_err(read_error)?;
         let whole = blocks.whole_lines(is_end);
@@ -355,6 +413,33 @@ mod tests {
             let (steps, _, scan) = scan_in_blocks(torn, size);
             assert_eq!(steps.len(), 39);
             assert_eq!(scan.unwrap().torn.as_deref(), Some(&torn[starts[39]..]));
+        }
+    }
+
+    #[test]
+    fn growing_journal_is_read_bit_by_bit_and_every_line_once() {
+        let bytes = journal(40);
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("events.jsonl");
+        for growth in [1, 50, 333, 2000, bytes.len()] {
+            let (mut position, mut steps) = (JournalPosition::default(), Vec::new());
+            for end in (growth..bytes.len()).step_by(growth).chain([bytes.len()]) {
+                std::fs::write(&path, &bytes[..end]).unwrap();
+                let file = File::open(&path).unwrap();
+                let mut visit = |_: &LineHead<'_>, event: Event| {
+                    steps.extend(event.step());
+                    Ok(())
+                };
+                scan_new(&path, &file, &mut position, &mut visit).unwrap();
+                let whole = bytes[..end].iter().rposition(|byte| *byte == b'\n');
+                assert_eq!(position.bytes(), whole.map_or(0, |at| at as u64 + 1));
+            }
+            assert_eq!(
+                steps,
+                (1..=40).collect::<Vec<_>>(),
+                "{growth} bytes at once"
+            );
+            assert_eq!(position.lines(), 40);
         }
     }
 

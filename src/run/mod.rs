@@ -21,7 +21,7 @@ mod time;
 pub(crate) use best::{BestOfRun, best_kernel};
 pub use directory::{RunDirectory, TaskDirectory};
 pub use journal::Journal;
-pub(crate) use journal_scan::damaged_line;
+pub(crate) use journal_scan::{JournalPosition, damaged_line};
 pub use line::{JournalLine, LineHead, LineSpan, ParseLine};
 pub(crate) use lock::RunLock;
 pub use record::{

@@ -111,6 +111,15 @@ impl Archive {
         }
     }
 
+    /// An archive with the same axes and no elites.
+    pub(crate) fn emptied(&self) -> Self {
+        Self {
+            axes: self.axes.clone(),
+            elites: Vec::new(),
+            cells: HashMap::new(),
+        }
+    }
+
     pub(crate) fn axes(&self) -> &[ArchiveAxis] {
         &self.axes
     }
@@ -123,6 +132,12 @@ impl Archive {
     /// How many cells have an elite.
     pub(crate) fn filled_cells(&self) -> usize {
         self.elites.len()
+    }
+
+    /// How many cells there are for candidates with a number on each axis.
+    pub(crate) fn cell_count(&self) -> usize {
+        let bins = self.axes.iter().map(|axis| axis.edges.len() + 1);
+        bins.fold(1, usize::saturating_mul)
     }
 
     /// A cell as text, axis by axis: `block_threads < 64, speedup any`.

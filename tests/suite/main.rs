@@ -30,3 +30,4 @@ mod seeds;
 mod simulated;
 mod sources;
 mod tune;
+mod watch;

@@ -2,11 +2,12 @@
 
 use crate::program::{CommandResult, Workspace};
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "",
     "evolve",
     "tune",
     "resume",
+    "watch",
     "eval",
     "report",
     "runs",
