@@ -42,8 +42,8 @@ enum ReportForm {
 }
 
 const NOTE: &str = "\
-A run writes its report once a minute and at its end. The HTML file needs no network. A
-damaged journal is shown up to the damage.";
+A run writes its report once a minute and at its end. The HTML file needs no
+network. A damaged journal is shown up to the damage.";
 
 fn help() -> String {
     exit::help(
