@@ -35,6 +35,20 @@ pub(crate) fn clear_environment(command: &mut Command) -> &mut Command {
     command.env("NO_COLOR", "1")
 }
 
+/// Lets signals end a command. A shell lets its background commands ignore SIGINT, and `nohup` lets them ignore SIGHUP. A command that a
+/// test starts would ignore them too.
+pub(crate) fn heed_signals(command: &mut Command) {
+    // SAFETY: signal is safe between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            Ok(())
+        })
+    };
+}
+
 /// The program with arguments, in the repository's folder.
 pub(crate) fn kforge<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
     let mut command = Command::new(program());
@@ -119,14 +133,11 @@ impl Workspace {
         if self.has_own_lock {
             command.env("KFORGE_LOCK_DIR", self.path());
         }
-        // A shell lets its background commands ignore SIGINT, and `nohup` lets them ignore SIGHUP. The program would too. And it ends with
-        // its test, even if that is killed: it would hold the timing lock.
-        // SAFETY: signal and prctl are safe between fork and exec.
+        heed_signals(&mut command);
+        // It ends with its test, even if that is killed: it would hold the timing lock.
+        // SAFETY: prctl is safe between fork and exec.
         unsafe {
             command.pre_exec(|| {
-                for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
-                    libc::signal(signal, libc::SIG_DFL);
-                }
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 Ok(())
             })

@@ -189,6 +189,7 @@ impl Scenario {
             .env(DIRECTORY, directory)
             .env(SCENARIO, serde_json::to_string(self).unwrap())
             .stdout(Stdio::null());
+        crate::program::heed_signals(&mut command);
         command
     }
 }

@@ -108,6 +108,7 @@ fn run(options: RunOptions, judges: &ScriptedJudges) -> anyhow::Result<RunEnd> {
 fn process(directory: &Path, steps: u64, delay: Duration) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--ignored", "--exact", "driver::driver_process"]);
+    crate::program::heed_signals(&mut command);
     set_environment(&mut command, directory, steps, delay);
     command
 }

@@ -136,8 +136,14 @@ fn journal_cut_anywhere_resumes_to_the_same_result_in_step_order() {
         .unwrap();
     let last = ends[ends.len() - 4]..=journal.len();
     let search_end = ends[stopped - 4]..ends[stopped - 1];
-    let cuts: Vec<_> = last.chain(search_end).collect();
+    let mut cuts: Vec<_> = last.chain(search_end).collect();
     assert!(cuts.len() > 2000);
+    // A cut within a line loses that line wherever it is, which `run::journal` tests for every byte. A run is resumed from the first and
+    // the last bytes of each line, and from some between them.
+    if std::env::var_os("KFORGE_TEST_ALL").is_none() {
+        let is_near_an_end = |cut: &usize| ends.iter().any(|end| end.abs_diff(*cut) <= 4);
+        cuts.retain(|cut| is_near_an_end(cut) || cut % 16 == 0);
+    }
     std::thread::scope(|scope| {
         for (worker, cuts) in cuts.chunks(cuts.len().div_ceil(2)).enumerate() {
             let copy = root.path().join(format!("cut-{worker}"));

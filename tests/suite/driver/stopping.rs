@@ -75,7 +75,7 @@ fn signal_ends_the_run_without_waiting_for_the_judge() {
             .arg(child.id().to_string())
             .status();
         assert!(kill.unwrap().success());
-        assert!(child.wait().unwrap().success());
+        assert!(child.wait().unwrap().success(), "SIG{signal}");
         assert!(signaled.elapsed() < Duration::from_secs(60));
         let end = std::fs::read_to_string(directory.with_extension("error")).unwrap();
         assert_eq!(end, "interrupted");
