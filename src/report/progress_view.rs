@@ -56,9 +56,9 @@ impl ProgressView {
         }
     }
 
-    /// Prints a message unless the format is `Quiet`.
+    /// Prints a message unless the format is `Quiet`, or with `--quiet`.
     pub(crate) fn print(&self, text: &str) {
-        if self.format != ProgressFormat::Quiet {
+        if self.format != ProgressFormat::Quiet && !streams::is_quiet() {
             streams::print_to_stderr(message_for_stderr(text));
         }
     }
@@ -102,7 +102,10 @@ fn has_passed(last: Option<Instant>) -> bool {
 
 impl Observer for ProgressView {
     fn started(&mut self, progress: &Progress) {
-        if self.format == ProgressFormat::Human && std::io::stderr().is_terminal() {
+        if self.format == ProgressFormat::Human
+            && std::io::stderr().is_terminal()
+            && !streams::is_quiet()
+        {
             self.close();
             let (task, total) = (progress.task.clone(), progress.total);
             streams::open_bar(move || new_bar(task, total));

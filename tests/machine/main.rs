@@ -25,6 +25,7 @@ mod program;
 mod prompts;
 mod races;
 mod sandbox;
+mod shell;
 mod spaces;
 mod third_party;
 
@@ -42,6 +43,7 @@ fn main() -> std::process::ExitCode {
         oracles::TESTS,
         sandbox::TESTS,
         spaces::TESTS,
+        shell::TESTS,
         gpu::TESTS,
         gpu_racing::TESTS,
         honest_gpu::TESTS,

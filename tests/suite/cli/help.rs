@@ -2,7 +2,7 @@
 
 use crate::program::{CommandResult, Workspace};
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 20] = [
     "",
     "evolve",
     "tune",
@@ -19,6 +19,10 @@ const COMMANDS: [&str; 16] = [
     "tasks check",
     "tasks new",
     "doctor",
+    "init",
+    "schema",
+    "completions",
+    "man",
 ];
 
 fn help(command: &str) -> String {
