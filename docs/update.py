@@ -2,7 +2,8 @@
 """Regenerates everything in README.md and docs/ that comes from real runs. Use it on a calm machine; it takes about ten minutes.
 
 - README.md: the table of results, and its picture `docs/run.svg`, from one search on this machine;
-- docs/*.md: the output of every `console` block that shows some, and docs/configuration.md (by the tests `docs` and `reference`).
+- docs/*.md: the output of every `console` block that shows some (by the test `docs`);
+- docs/configuration.md, docs/json-output.md and docs/schema, which come from the code (by the tests that compare them).
 
 With `--from FILE` the output of an earlier `kforge evolve` is used for the first step, and nothing is run.
 """
@@ -135,7 +136,8 @@ def main():
     (ROOT / "docs/run.svg").write_text(picture(COMMAND, lines))
     if not from_file:
         environment = {**os.environ, "KFORGE_UPDATE_DOCS": "1"}
-        for tests in (["--lib", "reference"], ["--test", "machine", "docs::", "--", "--test-threads", "1"]):
+        generated = ["--lib", "--", "configuration_page", "json_output", "committed_schemas"]
+        for tests in (generated, ["--test", "machine", "docs::", "--", "--test-threads", "1"]):
             subprocess.run(["cargo", "test", *tests], cwd=ROOT, env=environment, check=True)
 
 

@@ -53,7 +53,7 @@ impl CheckProgress {
             self.spinner.update_message(&text);
         } else if self.last_line.get().elapsed() >= LINE_INTERVAL {
             self.last_line.set(Instant::now());
-            report::print_to_stderr(format!("{text}\n"));
+            report::log_to_stderr(format!("{text}\n"));
         }
     }
 

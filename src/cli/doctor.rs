@@ -1,4 +1,4 @@
-//! `kforge doctor`: what this machine has, what it lacks, and how to get it.
+//! `kforge doctor`: what this machine has and what kforge uses it for, what it lacks, and how to get it.
 //!
 //! Each check opens the real thing (compiler, sandbox, NVRTC), as judging a kernel would. Changes nothing, and creates no context
 //! on a GPU.
@@ -19,7 +19,7 @@ use crate::{llm, report};
 const PROBE_ARCH: &str = "sm_90";
 
 /// Columns before the text of a check.
-const INDENT: usize = 20;
+const INDENT: usize = 24;
 
 /// Arguments of `kforge doctor`.
 #[derive(Debug, clap::Args)]
@@ -36,7 +36,9 @@ struct DoctorCheck {
     name: &'static str,
     status: CheckStatus,
     found: String,
-    /// What to do if something is missing.
+    /// What kforge does with it.
+    used_for: &'static str,
+    /// What to do if something is missing. Each check is about one thing, so it has at most one remedy.
     remedy: Option<String>,
 }
 
@@ -56,7 +58,16 @@ impl DoctorCheck {
             name,
             status: CheckStatus::Ok,
             found,
+            used_for: used_for(name),
             remedy: None,
+        }
+    }
+
+    fn warn(name: &'static str, found: String, remedy: impl Into<String>) -> Self {
+        Self {
+            status: CheckStatus::Warn,
+            remedy: Some(remedy.into()),
+            ..Self::ok(name, found)
         }
     }
 
@@ -67,26 +78,33 @@ impl DoctorCheck {
             |failure| (failure.message.clone(), failure.hint.clone()),
         );
         Self {
-            name,
             status,
-            found,
             remedy,
+            ..Self::ok(name, found)
         }
     }
+}
 
-    /// `Warn` if there are remedies, else `Ok`.
-    fn with_remedies(name: &'static str, found: Vec<String>, remedies: Vec<String>) -> Self {
-        let is_ok = remedies.is_empty();
-        Self {
-            name,
-            status: if is_ok {
-                CheckStatus::Ok
-            } else {
-                CheckStatus::Warn
-            },
-            found: found.join(", "),
-            remedy: (!is_ok).then(|| remedies.join("; ")),
-        }
+/// What kforge does with the thing that a check is about.
+fn used_for(name: &str) -> &'static str {
+    match name {
+        "C++ compiler" => "judging kernels on the CPU, and oracles in `tasks check`",
+        "inspection" => "finding races and out-of-bounds accesses",
+        "sandbox" => "keeping kernels away from files, the network and other processes",
+        "static linking" => "running kernels in a process that loads no shared library",
+        "cores" => "compiling kernels while others are timed",
+        "timing lock" => "timing one kernel at a time, also with several kforge processes",
+        "GPUs" => "judging kernels on a GPU",
+        "ncu" => "`eval.counters`: counters of confirmed kernels",
+        "ncu counters" => "reading `ncu` counters",
+        "compute-sanitizer" => "`eval.device_sanitize`: memory checks of confirmed kernels",
+        "NVRTC" => "compiling kernels for a GPU, also without one (`eval --compile-only`)",
+        "CUDA headers" => "kernels that include `cuda_fp16.h`, `cub` or `mma.h`",
+        "CUTLASS" => "kernels that include CUTLASS or CuTe",
+        "model keys" => "asking models for kernels",
+        "python3" => "`init --function`, and finding NVRTC in Python packages",
+        // The parts of the sandbox that are missing.
+        _ => "the sandbox",
     }
 }
 
@@ -105,18 +123,13 @@ fn help() -> String {
 }
 
 pub(super) fn run(arguments: DoctorArgs) -> anyhow::Result<Exit> {
-    let checks = [
-        check_compiler(),
-        check_inspection(),
-        check_sandbox(),
-        check_cores(),
-        check_timing_lock(),
-        check_gpus(),
-        check_gpu_tools(),
-        check_nvrtc(),
-        check_cuda_headers(),
-        check_model_keys(),
-    ];
+    let mut checks = vec![check_compiler(), check_inspection()];
+    checks.extend(check_sandbox());
+    checks.extend([check_cores(), check_timing_lock(), check_gpus()]);
+    checks.extend(check_gpu_tools());
+    checks.push(check_nvrtc());
+    checks.extend(check_cuda_headers());
+    checks.extend([check_model_keys(), check_python()]);
     match arguments.format {
         Format::Human => print(&format_checks(&checks))?,
         Format::Json => print_json(&checks)?,
@@ -147,25 +160,23 @@ fn check_compiler() -> DoctorCheck {
 fn check_inspection() -> DoctorCheck {
     let name = "inspection";
     let Ok(device) = cpu::CpuDevice::new() else {
-        return DoctorCheck {
-            name,
-            status: CheckStatus::Warn,
-            found: "no compiler".to_owned(),
-            remedy: None,
-        };
+        let remedy = "install a C++ compiler";
+        return DoctorCheck::warn(name, "no compiler".to_owned(), remedy);
     };
     let missing = device.missing_builds();
     if missing.is_empty() {
         return DoctorCheck::ok(name, "bounds and race builds".to_owned());
     }
-    let found = missing
+    let found: Vec<_> = missing
         .iter()
-        .map(|(build, reason)| format!("no `{}` build: {reason}", build.name()));
+        .map(|(build, reason)| format!("no `{}` build: {reason}", build.name()))
+        .collect();
     let remedy = "install g++ 11 or later and set CXX to it; without these builds, races and out-of-bounds accesses are found only if results are wrong";
-    DoctorCheck::with_remedies(name, found.collect(), vec![remedy.to_owned()])
+    DoctorCheck::warn(name, found.join(", "), remedy)
 }
 
-fn check_sandbox() -> DoctorCheck {
+/// What the sandbox has, then a check for each part that is missing.
+fn check_sandbox() -> Vec<DoctorCheck> {
     let support = cpu::sandbox_support();
     let mut found: Vec<String> = Vec::new();
     found.extend(
@@ -176,38 +187,48 @@ fn check_sandbox() -> DoctorCheck {
     found.extend(support.seccomp.then(|| "seccomp".to_owned()));
     found.push("no capabilities".to_owned());
     found.extend(support.runs_as_nobody.then(|| "user nobody".to_owned()));
-    let mut remedies: Vec<String> = Vec::new();
-    for missing in support.missing() {
-        found.push(format!("no {}", missing.name));
-        remedies.push(format!("for {}: {}", missing.name, missing.remedy));
+    let missing = support.missing();
+    found.extend(missing.iter().map(|part| format!("no {}", part.name)));
+    let mut checks = vec![DoctorCheck::ok("sandbox", String::new())];
+    for part in missing {
+        checks[0].status = CheckStatus::Warn;
+        let text = "not available".to_owned();
+        checks.push(DoctorCheck::warn(part.name, text, part.remedy));
     }
-    if cpu::CpuDevice::new().is_ok_and(|device| !device.is_static()) {
-        found.push("kernels are linked dynamically".to_owned());
-        remedies.push("to link kernels statically, so that their process loads no shared library: install the static C library, such as `libc6-dev` or `glibc-static`".to_owned());
+    checks[0].found = found.join(", ");
+    if let Ok(device) = cpu::CpuDevice::new() {
+        let name = "static linking";
+        let remedy = "install the static C library, such as `libc6-dev` or `glibc-static`";
+        checks.push(if device.is_static() {
+            DoctorCheck::ok(name, "available".to_owned())
+        } else {
+            DoctorCheck::warn(name, "kernels are linked dynamically".to_owned(), remedy)
+        });
     }
-    DoctorCheck::with_remedies("sandbox", found, remedies)
+    checks
 }
 
 fn check_cores() -> DoctorCheck {
     let cores = cpu::cores();
-    let found = vec![cores.to_string(), cpu::identity().name];
-    let remedy =
-        "with one core, kforge cannot compile while it judges: give the process more cores";
-    let remedies = (cores == 1).then(|| remedy.to_owned());
-    DoctorCheck::with_remedies("cores", found, remedies.into_iter().collect())
+    let found = format!("{cores}, {}", cpu::identity().name);
+    if cores > 1 {
+        return DoctorCheck::ok("cores", found);
+    }
+    let remedy = "give the process more cores: with one, kforge cannot compile while it judges";
+    DoctorCheck::warn("cores", found, remedy)
 }
 
 /// Whether kforge processes in other containers and jobs share the timing lock with this one.
 fn check_timing_lock() -> DoctorCheck {
+    let name = "timing lock";
     let scope = lock_scope();
     let folder = scope.folder.display();
-    let found = match &scope.private {
-        None => format!("{folder}, shared by all kforge processes of this machine"),
-        Some(reason) => format!("{folder}, not shared: {reason}"),
+    let Some(reason) = &scope.private else {
+        let found = format!("{folder}, shared by all kforge processes of this machine");
+        return DoctorCheck::ok(name, found);
     };
     let remedy = "if other containers or jobs of this machine run kforge: give all of them one folder, and set KFORGE_LOCK_DIR to it";
-    let remedies = scope.private.map(|_| remedy.to_owned());
-    DoctorCheck::with_remedies("timing lock", vec![found], remedies.into_iter().collect())
+    DoctorCheck::warn(name, format!("{folder}, not shared: {reason}"), remedy)
 }
 
 /// The GPUs that can judge, with the number of processes that use each.
@@ -219,24 +240,18 @@ fn check_gpus() -> DoctorCheck {
     };
     if gpus.is_empty() {
         let remedy = "`nvidia-smi -L` lists the GPUs that the driver sees; CUDA_VISIBLE_DEVICES can hide them";
-        return DoctorCheck::with_remedies(name, vec!["none".to_owned()], vec![remedy.to_owned()]);
+        return DoctorCheck::warn(name, "none".to_owned(), remedy);
     }
     let processes: Vec<_> = gpus.iter().map(cuda::compute_process_count).collect();
     let is_busy = processes.iter().any(|count| count.unwrap_or(0) > 0);
     let lines = gpus.iter().zip(&processes).enumerate();
     let lines = lines.map(|(index, (gpu, count))| describe_gpu(index, gpu, *count));
-    DoctorCheck {
-        name,
-        status: if is_busy {
-            CheckStatus::Warn
-        } else {
-            CheckStatus::Ok
-        },
-        found: lines.collect::<Vec<_>>().join("\n"),
-        remedy: is_busy.then(|| {
-            "other processes on a GPU change times: wait for them, or leave the GPU out with `--set eval.devices=[…]`".to_owned()
-        }),
+    let found = lines.collect::<Vec<_>>().join("\n");
+    if !is_busy {
+        return DoctorCheck::ok(name, found);
     }
+    let remedy = "other processes on a GPU change times: wait for them, or leave the GPU out with `--set eval.devices=[…]`";
+    DoctorCheck::warn(name, found, remedy)
 }
 
 fn describe_gpu(index: usize, gpu: &DeviceIdentity, processes: Option<usize>) -> String {
@@ -257,36 +272,27 @@ fn describe_gpu(index: usize, gpu: &DeviceIdentity, processes: Option<usize>) ->
 }
 
 /// Profilers for kernels on a GPU; optional.
-fn check_gpu_tools() -> DoctorCheck {
-    let (mut found, mut remedies) = (Vec::new(), Vec::new());
-    for (tool, package) in [
-        ("ncu", "Nsight Compute"),
-        ("compute-sanitizer", "the CUDA toolkit"),
-    ] {
-        match cuda::tools::find(tool) {
-            Ok(path) => found.push(format!("{tool} ({})", path.display())),
-            Err(_) => {
-                found.push(format!("no {tool}"));
-                remedies.push(format!("for {tool}: install {package}"));
-            }
-        }
-    }
-    let mut check = DoctorCheck::with_remedies("GPU tools", found, remedies);
+fn check_gpu_tools() -> Vec<DoctorCheck> {
+    let tools = [
+        ("ncu", "install Nsight Compute"),
+        ("compute-sanitizer", "install the CUDA toolkit"),
+    ];
+    let mut checks: Vec<_> = tools
+        .into_iter()
+        .map(|(tool, remedy)| match cuda::tools::find(tool) {
+            Ok(path) => DoctorCheck::ok(tool, path.display().to_string()),
+            Err(_) => DoctorCheck::warn(tool, "not found".to_owned(), remedy),
+        })
+        .collect();
     if cuda::list_gpus().is_ok_and(|gpus| !gpus.is_empty()) {
-        check.found += ", ";
-        match cuda::tools::counters_denied() {
-            None => check.found += "counters are readable",
-            Some(reason) => {
-                check.found += &reason;
-                let remedy = "for counters without root: load the driver with `NVreg_RestrictProfilingToAdminUsers=0`";
-                check.remedy = Some(match check.remedy {
-                    Some(others) => format!("{others}; {remedy}"),
-                    None => remedy.to_owned(),
-                });
-            }
-        }
+        let name = "ncu counters";
+        let remedy = "for counters without root: load the driver with `NVreg_RestrictProfilingToAdminUsers=0`";
+        checks.push(match cuda::tools::counters_denied() {
+            None => DoctorCheck::ok(name, "readable".to_owned()),
+            Some(reason) => DoctorCheck::warn(name, reason, remedy),
+        });
     }
-    check
+    checks
 }
 
 /// NVRTC, loaded as for a kernel.
@@ -301,30 +307,23 @@ fn check_nvrtc() -> DoctorCheck {
     }
 }
 
-fn check_cuda_headers() -> DoctorCheck {
+fn check_cuda_headers() -> Vec<DoctorCheck> {
     let name = "CUDA headers";
     let Ok(toolkit) = find_toolkit() else {
-        // The NVRTC check fails for the same reason and shows the remedy.
-        return DoctorCheck {
-            name,
-            status: CheckStatus::Warn,
-            found: "see NVRTC".to_owned(),
-            remedy: None,
-        };
+        let remedy = "they come with NVRTC: see there";
+        return vec![DoctorCheck::warn(name, "not found".to_owned(), remedy)];
     };
     let folders = toolkit.includes.iter();
-    let mut found: Vec<_> = folders.map(|folder| folder.display().to_string()).collect();
-    found.push(match &toolkit.cutlass {
-        Some(folder) => format!("CUTLASS in {}", folder.display()),
-        None => "no CUTLASS".to_owned(),
-    });
-    DoctorCheck {
-        // Few kernels need CUTLASS: no reason to warn.
-        remedy: toolkit.cutlass.is_none().then(|| {
-            "for kernels that include CUTLASS or CuTe: `pip install nvidia-cutlass`, or set CUTLASS_PATH".to_owned()
-        }),
-        ..DoctorCheck::ok(name, found.join(", "))
-    }
+    let folders: Vec<_> = folders.map(|folder| folder.display().to_string()).collect();
+    let cutlass = match &toolkit.cutlass {
+        Some(folder) => DoctorCheck::ok("CUTLASS", folder.display().to_string()),
+        None => DoctorCheck {
+            // Few kernels need CUTLASS: no reason to warn.
+            remedy: Some("run `pip install nvidia-cutlass`, or set CUTLASS_PATH".to_owned()),
+            ..DoctorCheck::ok("CUTLASS", "not found".to_owned())
+        },
+    };
+    vec![DoctorCheck::ok(name, folders.join(", ")), cutlass]
 }
 
 fn check_model_keys() -> DoctorCheck {
@@ -335,6 +334,25 @@ fn check_model_keys() -> DoctorCheck {
         format!("{}; `llm.models: auto` takes the first", keys.join(", "))
     };
     DoctorCheck::ok("model keys", found)
+}
+
+/// Few commands need Python: no reason to warn.
+fn check_python() -> DoctorCheck {
+    let name = "python3";
+    let output = std::process::Command::new(name)
+        .args(["-I", "--version"])
+        .stdin(std::process::Stdio::null())
+        .output();
+    match output {
+        Ok(output) if output.status.success() => {
+            let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            DoctorCheck::ok(name, version)
+        }
+        _ => DoctorCheck {
+            remedy: Some("install Python 3.8 or later".to_owned()),
+            ..DoctorCheck::ok(name, "not found".to_owned())
+        },
+    }
 }
 
 fn format_checks(checks: &[DoctorCheck]) -> String {
@@ -355,9 +373,12 @@ fn format_checks(checks: &[DoctorCheck]) -> String {
             word.to_owned()
         };
         let found = wrap(&check.found, width);
-        text += &format!("{word}  {:<13} {found}\n", check.name);
+        text += &format!("{word}  {:<17} {found}\n", check.name);
+        let used_for = format!("for {}", check.used_for);
+        text += &format!("{:INDENT$}{}\n", "", wrap(&used_for, width));
         if let Some(remedy) = &check.remedy {
-            text += &format!("{:INDENT$}{}\n", "", wrap(remedy, width));
+            let remedy = format!("to do: {remedy}");
+            text += &format!("{:INDENT$}{}\n", "", wrap(&remedy, width));
         }
     }
     text
@@ -377,10 +398,10 @@ mod tests {
     fn texts_are_wrapped_and_indented() {
         assert_eq!(
             wrap("one two three", Some(8)),
-            format!("one two\n{:20}three", "")
+            format!("one two\n{:24}three", "")
         );
         assert_eq!(wrap("one two", None), "one two");
-        assert_eq!(wrap("a\nb", None), format!("a\n{:20}b", ""));
+        assert_eq!(wrap("a\nb", None), format!("a\n{:24}b", ""));
         assert_eq!(wrap("/a/very/long/path", Some(5)), "/a/very/long/path");
     }
 }

@@ -142,7 +142,14 @@ pub(super) const READ_CODES: &[Meaning] = &[
     INTERRUPTED,
 ];
 
-/// `tasks new`.
+/// `schema` and `completions`.
+pub(super) const PRINT_CODES: &[Meaning] = &[
+    (Exit::Done, "printed"),
+    (Exit::Usage, "usage is wrong"),
+    (Exit::Environment, "environment: full disk"),
+];
+
+/// `tasks new` and `man`.
 pub(super) const WRITE_CODES: &[Meaning] = &[
     (Exit::Done, "done"),
     UNEXPECTED,

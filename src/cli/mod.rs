@@ -5,10 +5,11 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 mod check_progress;
 mod compare;
+mod completions;
 mod doctor;
 mod dry_run;
 mod eval;
@@ -16,14 +17,17 @@ mod evolve;
 mod execute;
 mod exit;
 mod grid;
+mod init;
 mod judge_kernels;
 mod measure_points;
 mod model_flags;
 mod new_task;
 mod output;
+mod output_schema;
 mod promote;
 mod promotion_result;
 mod prompt;
+mod python_signature;
 mod recorded;
 mod report;
 mod report_refresh;
@@ -31,6 +35,7 @@ mod resume;
 mod run_args;
 mod run_end;
 mod runs;
+mod schema;
 mod tasks;
 mod watch;
 
@@ -41,13 +46,22 @@ use output::{LogRoute, STDERR_WAIT, StdoutClosed};
 
 /// Search for fast GPU kernels: generate, compile, check, time, keep the best.
 #[derive(Debug, Parser)]
-#[command(name = "kforge", version, after_help = help())]
+#[command(name = "kforge", version = completions::VERSION, after_help = help())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
     /// Increase verbosity on standard error (-vv for trace).
     #[arg(short, long, global = true, display_order = 900, action = clap::ArgAction::Count)]
     verbose: u8,
+    /// Print only results and errors: no progress, no warnings.
+    #[arg(
+        short,
+        long,
+        global = true,
+        display_order = 901,
+        conflicts_with = "verbose"
+    )]
+    quiet: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -72,10 +86,18 @@ enum Command {
     Promote(promote::PromoteArgs),
     /// Print the prompt of a task and the tokens of each part.
     Prompt(prompt::PromptArgs),
+    /// Create a task and a config for your own kernel.
+    Init(init::InitArgs),
     /// List, show, check and write tasks.
     Tasks(tasks::TasksArgs),
     /// Check what this machine has and what it lacks.
     Doctor(doctor::DoctorArgs),
+    /// Print the JSON Schema of run configs, task.yaml or a command's output.
+    Schema(schema::SchemaArgs),
+    /// Print a shell's completion script.
+    Completions(completions::CompletionsArgs),
+    /// Write man pages.
+    Man(completions::ManArgs),
     /// Judge on behalf of another kforge process.
     #[command(name = "__worker", hide = true)]
     Worker,
@@ -151,6 +173,9 @@ pub fn run() -> ExitCode {
 }
 
 fn run_command(cli: Cli) -> anyhow::Result<Exit> {
+    if cli.quiet {
+        progress::be_quiet();
+    }
     if cli.command.is_hidden() {
         output::init_logging(cli.verbose, LogRoute::Direct)?;
     } else {
@@ -169,8 +194,12 @@ fn run_command(cli: Cli) -> anyhow::Result<Exit> {
         Command::Runs(arguments) => runs::run(arguments),
         Command::Promote(arguments) => promote::run(arguments),
         Command::Prompt(arguments) => prompt::run(arguments),
+        Command::Init(arguments) => init::run(&arguments),
         Command::Tasks(arguments) => tasks::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
+        Command::Schema(arguments) => schema::run(&arguments),
+        Command::Completions(arguments) => completions::completions(&arguments, &Cli::command()),
+        Command::Man(arguments) => completions::man(&arguments, &Cli::command()),
         Command::Worker => crate::worker::serve().map(|()| Exit::Done),
         Command::Launch => crate::worker::serve_launch().map(|()| Exit::Done),
         Command::Nvrtc => crate::device::cuda::serve_nvrtc().map(|()| Exit::Done),
@@ -184,7 +213,6 @@ fn run_command(cli: Cli) -> anyhow::Result<Exit> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn every_argument_has_help() {

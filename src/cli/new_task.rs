@@ -2,12 +2,12 @@
 //!
 //! `task` makes the texts. Overwrites nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 
 use super::exit;
-use super::output::print;
+use super::output::{Format, print, print_json, print_json_lines};
 use crate::base::Failure;
 use crate::task::{DRAFT_MARK, TaskDraft, draft_task, example_task};
 
@@ -20,6 +20,9 @@ pub(super) struct NewTaskArgs {
     /// Name of a task that is made from a definition. Default: the definition's name.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
 }
 
 const NOTE: &str = "\
@@ -55,7 +58,13 @@ pub(super) fn new_task(arguments: &NewTaskArgs) -> anyhow::Result<()> {
         );
     }
     write_files(&folder, &draft)?;
-    print(&describe(&folder, &draft))
+    let files = draft.files.iter().map(|(file, _)| folder.join(file));
+    let facts = serde_json::json!({"task": draft.name, "files": files.collect::<Vec<_>>()});
+    match arguments.format {
+        Format::Human => print(&describe(&folder, &draft)),
+        Format::Json => print_json(&facts),
+        Format::Jsonl => print_json_lines([facts]),
+    }
 }
 
 fn make_draft(arguments: &NewTaskArgs) -> anyhow::Result<TaskDraft> {
@@ -84,7 +93,7 @@ fn make_draft(arguments: &NewTaskArgs) -> anyhow::Result<TaskDraft> {
 }
 
 /// The name is a folder's, and part of kernel files.
-fn check_name(name: &str) -> Result<(), Failure> {
+pub(super) fn check_name(name: &str) -> Result<(), Failure> {
     let is_letter = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-');
     let is_name = !name.is_empty()
         && name.len() <= 100
@@ -100,7 +109,8 @@ fn check_name(name: &str) -> Result<(), Failure> {
     )
 }
 
-fn write_files(folder: &PathBuf, draft: &TaskDraft) -> anyhow::Result<()> {
+/// Writes the files of a task to a new folder.
+pub(super) fn write_files(folder: &Path, draft: &TaskDraft) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder)
         .with_context(|| format!("failed to create `{}`", folder.display()))?;
     for (file, text) in &draft.files {
@@ -111,7 +121,8 @@ fn write_files(folder: &PathBuf, draft: &TaskDraft) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn describe(folder: &Path, draft: &TaskDraft) -> String {
+/// The files, each with its purpose.
+pub(super) fn describe_files(folder: &Path, draft: &TaskDraft) -> String {
     let name = &draft.name;
     let mut text = format!("wrote the task `{name}`:\n");
     for (file, _) in &draft.files {
@@ -128,6 +139,12 @@ fn describe(folder: &Path, draft: &TaskDraft) -> String {
             width = folder.display().to_string().len() + 16
         );
     }
+    text
+}
+
+fn describe(folder: &Path, draft: &TaskDraft) -> String {
+    let name = &draft.name;
+    let mut text = describe_files(folder, draft);
     text += if draft.is_complete {
         "it is complete: each row divided by its root mean square, times a weight\n\nnext:\n  change the five files to what you want to compute\n"
     } else {

@@ -131,7 +131,7 @@ const DIRECT_WAIT: Duration = Duration::from_millis(100);
 impl Write for LogRoute {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         match self {
-            Self::Queue => report::log_to_stderr(String::from_utf8_lossy(bytes).into_owned()),
+            Self::Queue => report::problem_to_stderr(String::from_utf8_lossy(bytes).into_owned()),
             Self::Direct => {
                 static IS_BLOCKED: AtomicBool = AtomicBool::new(false);
                 // Only the first line waits.
@@ -155,6 +155,7 @@ impl Write for LogRoute {
 /// Sends the log to standard error. `KFORGE_LOG` overrides the level with the syntax of `tracing`'s filters.
 pub(super) fn init_logging(verbosity: u8, route: LogRoute) -> Result<(), Failure> {
     let level = match verbosity {
+        0 if report::is_quiet() => "error",
         0 => "warn",
         1 => "kforge=info,warn",
         _ => "trace",

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use super::exit::{self, Exit};
-use super::output::{print, print_json};
+use super::output::{Format, print, print_json, print_json_lines};
 use crate::base::{Failure, files, yaml};
 use crate::config::{self, BackendChoice, Config};
 use crate::device::DeviceFacts;
@@ -62,7 +62,7 @@ pub(super) struct PromptArgs {
     edits: usize,
     /// Output format.
     #[arg(long, value_enum, default_value_t)]
-    format: PromptFormat,
+    format: Format,
 }
 
 const NOTE: &str = "\
@@ -95,16 +95,6 @@ enum RequestedOperator {
     Edit,
     Crossover,
     Repair,
-}
-
-/// Form of the prompt on standard output.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum PromptFormat {
-    /// The prompt's text.
-    #[default]
-    Human,
-    /// One JSON document: every part with its text and tokens.
-    Json,
 }
 
 impl RequestedOperator {
@@ -149,13 +139,7 @@ pub(super) fn run(arguments: PromptArgs) -> anyhow::Result<Exit> {
     };
     let (backend, device, profile) = resolve_target(&arguments, &mut config)?;
     if arguments.card.as_deref() == Some("list") {
-        let cards = templates.cards(&backend);
-        let lines = cards.map(|card| {
-            let line = format!("{:<18} {}", card.name, card.when);
-            report::wrap_after_first(&line, report::TERMINAL_WIDTH, 19)
-        });
-        print(&lines.collect::<String>())?;
-        return Ok(Exit::Done);
+        return print_cards(&templates, &backend, arguments.format);
     }
     let reader = KernelReader {
         verdicts: read_verdicts(&arguments, &task)?,
@@ -182,19 +166,41 @@ pub(super) fn run(arguments: PromptArgs) -> anyhow::Result<Exit> {
         missed: None,
     };
     let prompt = render(&request, &templates)?;
-    match arguments.format {
-        PromptFormat::Human => {
-            print(&prompt.document())?;
-            print_token_table(&prompt, parents.iter().chain(&context));
-        }
-        PromptFormat::Json => print_json(&json!({
+    let facts = || {
+        json!({
             "version": prompt.version,
             "tokens": prompt.estimated_tokens(),
             "bytes": prompt.bytes(),
             "system": prompt.system,
             "sections": prompt.sections,
             "left_out": prompt.left_out,
-        }))?,
+        })
+    };
+    match arguments.format {
+        Format::Human => {
+            print(&prompt.document())?;
+            print_token_table(&prompt, parents.iter().chain(&context));
+        }
+        Format::Json => print_json(&facts())?,
+        Format::Jsonl => print_json_lines([facts()])?,
+    }
+    Ok(Exit::Done)
+}
+
+/// The strategy cards of a backend.
+fn print_cards(templates: &Templates, backend: &str, format: Format) -> anyhow::Result<Exit> {
+    let cards = templates.cards(backend);
+    let facts = cards.map(|card| json!({"name": card.name, "when": card.when}));
+    match format {
+        Format::Human => {
+            let lines = templates.cards(backend).map(|card| {
+                let line = format!("{:<18} {}", card.name, card.when);
+                report::wrap_after_first(&line, report::TERMINAL_WIDTH, 19)
+            });
+            print(&lines.collect::<String>())?;
+        }
+        Format::Json => print_json(&facts.collect::<Vec<_>>())?,
+        Format::Jsonl => print_json_lines(facts)?,
     }
     Ok(Exit::Done)
 }
@@ -338,6 +344,9 @@ fn read_verdicts(arguments: &PromptArgs, task: &Task) -> anyhow::Result<Vec<Verd
 
 /// Prints the tokens of each part on standard error.
 fn print_token_table<'f>(prompt: &Prompt, files: impl Iterator<Item = &'f PromptKernel>) {
+    if report::is_quiet() {
+        return;
+    }
     let mut text = String::new();
     // Writing to a String cannot fail.
     for (file, step) in files.zip(1..) {

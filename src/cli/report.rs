@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use super::exit::{self, Exit};
-use super::output::{print, print_json};
+use super::output::{Format, print, print_json, print_json_lines};
 use crate::base::files;
 use crate::history::RunHistory;
 use crate::page;
@@ -27,6 +27,9 @@ pub(super) struct ReportArgs {
     /// Form of the report.
     #[arg(long, value_enum, default_value_t)]
     to: ReportForm,
+    /// How to print the path of a written report.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
 }
 
 /// Forms of a report.
@@ -71,7 +74,7 @@ pub(super) fn run(arguments: ReportArgs) -> anyhow::Result<Exit> {
     let runs = directories.iter().map(|directory| read_run(directory));
     let runs: Vec<_> = runs.collect::<anyhow::Result<_>>()?;
     let text = match arguments.to {
-        ReportForm::Html => return write_html(&runs, arguments.output),
+        ReportForm::Html => return write_html(&runs, arguments.output, arguments.format),
         ReportForm::Markdown => page::markdown(&runs),
         ReportForm::Json if arguments.output.as_deref().is_none_or(is_standard_output) => {
             print_json(&page::json(&runs))?;
@@ -119,7 +122,11 @@ fn read_run(directory: &Path) -> anyhow::Result<RunHistory> {
     Ok(run)
 }
 
-fn write_html(runs: &[RunHistory], output: Option<PathBuf>) -> anyhow::Result<Exit> {
+fn write_html(
+    runs: &[RunHistory],
+    output: Option<PathBuf>,
+    format: Format,
+) -> anyhow::Result<Exit> {
     let (path, text) = match runs {
         [run] => {
             let path = output.unwrap_or_else(|| RunDirectory::new(&run.directory).report());
@@ -136,7 +143,12 @@ fn write_html(runs: &[RunHistory], output: Option<PathBuf>) -> anyhow::Result<Ex
         print(&text)?;
     } else {
         files::replace(&path, text.as_bytes())?;
-        print(&format!("{}\n", path.display()))?;
+        let facts = || serde_json::json!({"written": [path]});
+        match format {
+            Format::Human => print(&format!("{}\n", path.display()))?,
+            Format::Json => print_json(&facts())?,
+            Format::Jsonl => print_json_lines([facts()])?,
+        }
     }
     Ok(Exit::Done)
 }

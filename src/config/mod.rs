@@ -14,11 +14,13 @@ use crate::{llm, search};
 mod devices;
 mod find;
 mod gpus;
+mod keys;
 mod overrides;
 #[cfg(test)]
 mod reference;
 mod resolve;
 mod resolved;
+mod schema;
 mod tasks;
 mod warm_start;
 
@@ -28,6 +30,7 @@ pub use overrides::apply_overrides;
 pub use resolve::resolve;
 pub(crate) use resolve::{Recorded, resolve_for_resume};
 pub use resolved::ResolvedConfig;
+pub(crate) use schema::config_schema;
 pub(crate) use warm_start::{WarmStartKernel, check_from_unchanged, recorded_warm_starts};
 
 /// The longest time that a config may name, in seconds: longer ones would overflow the system's clock.

@@ -60,7 +60,7 @@ pub(super) struct Endpoint {
 }
 
 impl ProviderName {
-    const ALL: [(&'static str, ProviderName); 11] = [
+    pub(crate) const ALL: [(&'static str, ProviderName); 11] = [
         ("anthropic", ProviderName::Anthropic),
         ("openai", ProviderName::Openai),
         ("responses", ProviderName::Responses),

@@ -46,7 +46,10 @@ pub(crate) use progress_view::{ProgressFormat, ProgressView};
 pub(crate) use results::{results_tables, stop_reason_text};
 pub(crate) use space_progress::{SpaceProgress, describe_space, space_json};
 pub(crate) use spinner::Spinner;
-pub(crate) use streams::{StdoutEnd, finish_stdout, flush_stderr, log_to_stderr, print_to_stderr};
+pub(crate) use streams::{
+    StdoutEnd, be_quiet, finish_stdout, flush_stderr, is_quiet, log_to_stderr, print_to_stderr,
+    problem_to_stderr,
+};
 pub use task_results::{RankedElite, StartingKernelResult, TaskResults, UnansweredSteps};
 pub(crate) use terminal_block::{TerminalBlock, TerminalSize};
 pub(crate) use text::{TERMINAL_WIDTH, message_for_stderr, pluralize, wrap, wrap_after_first};

@@ -64,9 +64,9 @@ impl ProgressView {
         }
     }
 
-    /// Prints a message unless the format is `Quiet`.
+    /// Prints a message unless the format is `Quiet`, or with `--quiet`.
     pub(crate) fn print(&self, text: &str) {
-        if self.format != ProgressFormat::Quiet {
+        if self.format != ProgressFormat::Quiet && !streams::is_quiet() {
             streams::print_to_stderr(message_for_stderr(text));
         }
     }
@@ -167,10 +167,10 @@ fn has_passed(last: Option<Instant>) -> bool {
     last.is_none_or(|last| last.elapsed() >= MIN_LINE_INTERVAL)
 }
 
-/// Whether a block can be drawn on standard error: it is a terminal that knows escape codes.
+/// Whether a block can be drawn on standard error: it is a terminal that knows escape codes, and `--quiet` is not given.
 fn can_draw() -> bool {
     let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-    std::io::stderr().is_terminal() && !is_dumb
+    std::io::stderr().is_terminal() && !is_dumb && !streams::is_quiet()
 }
 
 /// Adds an event to what the task is doing.

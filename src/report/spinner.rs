@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::streams;
+
 /// The spinner. Dropping it removes its line.
 pub(crate) struct Spinner {
     line: ProgressBar,
@@ -19,7 +21,7 @@ impl Default for Spinner {
 impl Spinner {
     /// A spinner that is invisible until it has a message.
     pub(crate) fn new() -> Self {
-        let target = if std::io::stderr().is_terminal() {
+        let target = if std::io::stderr().is_terminal() && !streams::is_quiet() {
             ProgressDrawTarget::stderr()
         } else {
             ProgressDrawTarget::hidden()

@@ -4,6 +4,7 @@
 //! is what a run prints, line by line. Commands that print once write to standard output themselves.
 
 use std::io::{ErrorKind, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -56,6 +57,9 @@ static STDOUT: LazyLock<OutputQueue<()>> = LazyLock::new(|| {
 /// The first error of standard output. Nothing more is written after it.
 static STDOUT_ERROR: Mutex<Option<std::io::Error>> = Mutex::new(None);
 
+/// Whether progress is left out (`--quiet`).
+static IS_QUIET: AtomicBool = AtomicBool::new(false);
+
 /// How printing to standard output ended.
 #[derive(Debug)]
 pub(crate) enum StdoutEnd {
@@ -67,8 +71,25 @@ pub(crate) enum StdoutEnd {
     Failed(std::io::Error),
 }
 
-/// Writes a text to standard error. It is dropped if nothing reads the texts before it.
+/// Leaves out all progress from now on. Problems are still shown.
+pub(crate) fn be_quiet() {
+    IS_QUIET.store(true, Ordering::Relaxed);
+}
+
+/// Whether progress is left out.
+pub(crate) fn is_quiet() -> bool {
+    IS_QUIET.load(Ordering::Relaxed)
+}
+
+/// Writes progress to standard error. It is dropped if nothing reads the texts before it, and with `--quiet`.
 pub(crate) fn log_to_stderr(text: String) {
+    if !is_quiet() {
+        problem_to_stderr(text);
+    }
+}
+
+/// Writes a line of the log to standard error. It is dropped if nothing reads the texts before it.
+pub(crate) fn problem_to_stderr(text: String) {
     STDERR.push(text.len(), move |live| live.write_above(&text));
 }
 

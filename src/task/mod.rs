@@ -21,6 +21,7 @@ mod files;
 mod load;
 mod problems;
 mod regimes;
+mod schema;
 mod settings;
 mod settings_reader;
 mod workload;
@@ -28,9 +29,13 @@ mod workload;
 pub(crate) use best::BestKnown;
 pub use definition::{AxisKind, Binding, Definition, DefinitionAxis, Tensor};
 pub use distribution::{CumulativeTotal, Distribution, DistributionKind, Norm};
-pub(crate) use draft::{DRAFT_MARK, TaskDraft, draft_task, example_task};
+pub(crate) use draft::{
+    AxisSpec, DRAFT_MARK, Signature, TaskDraft, TensorSpec, draft_from_signature, draft_task,
+    example_task,
+};
 pub use dtype::DType;
 pub use files::{TaskFiles, embedded_lists, embedded_names, local_names};
+pub(crate) use schema::task_schema;
 pub use settings::Tolerance;
 pub(crate) use settings::{
     MIN_BLOCKS, PrecisionCheck, Profile, Regime, RegimeChoice, TaskSettings, WorkloadChoice,

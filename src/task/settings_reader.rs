@@ -14,7 +14,7 @@ use crate::base::value_reader::{ValueProblem, join_keys, read_value, show_value}
 use crate::base::yaml;
 
 /// Every key of `task.yaml`.
-const KEYS: [&str; 16] = [
+pub(super) const ALL_KEYS: [&str; 17] = [
     "schema",
     "definition",
     "workloads",
@@ -31,10 +31,11 @@ const KEYS: [&str; 16] = [
     "flops",
     "in_place",
     "precision",
+    "profiles",
 ];
 
 /// The keys that a task must have, each with a line that shows it.
-const REQUIRED: [(&str, &str); 6] = [
+pub(super) const REQUIRED: [(&str, &str); 6] = [
     ("definition", "definition: definition.json"),
     ("workloads", "workloads: workloads.jsonl"),
     ("oracle", "oracle: oracle.cu"),
@@ -92,7 +93,7 @@ impl<'v> SettingsReader<'v> {
 
     /// Reports unknown and missing keys. A misspelt key is one problem, not two.
     fn check_keys(&mut self) {
-        let keys = || KEYS.into_iter().chain(["profiles"]);
+        let keys = || ALL_KEYS.into_iter();
         let mut misspelt = Vec::new();
         for name in self.root.keys() {
             if !keys().any(|key| key == name) {

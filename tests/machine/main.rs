@@ -26,6 +26,7 @@ mod prompts;
 mod python_oracle;
 mod races;
 mod sandbox;
+mod shell;
 mod spaces;
 mod third_party;
 
@@ -44,6 +45,7 @@ fn main() -> std::process::ExitCode {
         python_oracle::TESTS,
         sandbox::TESTS,
         spaces::TESTS,
+        shell::TESTS,
         gpu::TESTS,
         gpu_racing::TESTS,
         honest_gpu::TESTS,

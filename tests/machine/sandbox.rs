@@ -321,7 +321,7 @@ fn dynamically_linked_programs_are_confined() -> TestResult {
             .env("KFORGE_CACHE_DIR", folder.path().join("cache"));
         command
     };
-    let (status, found) = doctor_finding(here(), "sandbox");
+    let (status, found) = doctor_finding(here(), "static linking");
     assert_eq!(status, "warn");
     assert!(found.contains("linked dynamically"), "{found}");
     let names = [

@@ -6,6 +6,7 @@
 use indexmap::IndexMap;
 use serde_json::{Value, json};
 
+use super::signature::DraftChoices;
 use crate::base::expression::Expression;
 use crate::task::Binding;
 use crate::task::defaults::traffic;
@@ -20,6 +21,7 @@ const SIZES: [i64; 3] = [5, 32, 128];
 /// The choices for a definition.
 pub(super) struct DraftInputs<'d> {
     definition: &'d Definition,
+    choices: &'d DraftChoices,
     /// Variable axes that follow from others.
     derived: IndexMap<String, Expression>,
     /// Inputs that hold offsets, and the axis whose size is their total.
@@ -28,9 +30,10 @@ pub(super) struct DraftInputs<'d> {
 
 impl<'d> DraftInputs<'d> {
     /// `text`: the definition's JSON, which may have constraints.
-    pub(super) fn new(definition: &'d Definition, text: &str) -> Self {
+    pub(super) fn new(definition: &'d Definition, text: &str, choices: &'d DraftChoices) -> Self {
         let mut plan = Self {
             definition,
+            choices,
             derived: IndexMap::new(),
             offsets: IndexMap::new(),
         };
@@ -96,12 +99,35 @@ impl<'d> DraftInputs<'d> {
         (self.definition.variables()).filter(|axis| !derived.contains_key(*axis))
     }
 
+    /// The size of an axis in one of the workloads. A size that the user chose is not divided.
+    fn size(&self, axis: &str, index: usize, divisor: i64) -> i64 {
+        match self.choices.sizes.get(axis).map(Vec::as_slice) {
+            Some([.., last]) => {
+                let sizes = &self.choices.sizes[axis];
+                sizes.get(index).copied().unwrap_or(*last)
+            }
+            _ => (usual_size(axis, index.min(SIZES.len() - 1)) / divisor).max(1),
+        }
+    }
+
+    /// As many as the user chose sizes, else three.
+    fn workload_count(&self) -> usize {
+        let chosen = self.choices.sizes.values().map(Vec::len).max();
+        chosen.filter(|count| *count > 1).unwrap_or(SIZES.len())
+    }
+
+    /// The value of a scalar.
+    fn scalar(&self, name: &str, dtype: DType) -> Value {
+        let chosen = self.choices.scalars.get(name);
+        chosen.cloned().unwrap_or_else(|| scalar_value(name, dtype))
+    }
+
     /// The sizes of the variable axes of a workload. Sizes are halved until the tensors fit.
     fn sizes(&self, index: usize) -> IndexMap<String, i64> {
         let mut divisor = 1;
         loop {
             let mut sizes: IndexMap<String, i64> = (self.free_axes())
-                .map(|axis| (axis.to_owned(), (usual_size(axis, index) / divisor).max(1)))
+                .map(|axis| (axis.to_owned(), self.size(axis, index, divisor)))
                 .collect();
             for (axis, size) in &self.derived {
                 let constant = |name: &str| self.definition.axes.get(name)?.value;
@@ -133,7 +159,7 @@ impl<'d> DraftInputs<'d> {
     /// The lines of `workloads.jsonl`, each with other sizes.
     pub(super) fn workloads(&self) -> String {
         let mut all: Vec<IndexMap<String, i64>> = Vec::new();
-        for index in 0..SIZES.len() {
+        for index in 0..self.workload_count() {
             let sizes = self.sizes(index);
             if !all.contains(&sizes) {
                 all.push(sizes);
@@ -146,7 +172,7 @@ impl<'d> DraftInputs<'d> {
                     let source = match tensor.shape {
                         Some(_) => json!({"type": "random"}),
                         None => {
-                            json!({"type": "scalar", "value": scalar_value(name, tensor.dtype)})
+                            json!({"type": "scalar", "value": self.scalar(name, tensor.dtype)})
                         }
                     };
                     (name.clone(), source)
@@ -212,7 +238,7 @@ impl<'d> DraftInputs<'d> {
     /// The distribution of an input, as YAML.
     fn distribution(&self, name: &str, tensor: &Tensor) -> String {
         if tensor.shape.is_none() {
-            return format!("{{value: {}}}", scalar_value(name, tensor.dtype));
+            return format!("{{value: {}}}", self.scalar(name, tensor.dtype));
         }
         if tensor.dtype == DType::Bool {
             return "{uniform: [0, 1]}".to_owned();

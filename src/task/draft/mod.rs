@@ -1,16 +1,19 @@
-//! Writes the text of a new task: a complete example, or a draft from a FlashInfer-Bench definition.
+//! Writes the text of a new task: a complete example, or a draft from a FlashInfer-Bench definition or a short description.
 //!
-//! `inputs` chooses shapes and distributions for a definition, `kernels` writes its kernels. Writes no files: `kforge tasks new`
-//! does.
+//! `signature` makes a definition from a description, `inputs` chooses shapes and distributions, `kernels` writes the kernels. Writes no
+//! files: `kforge tasks new` and `kforge init` do.
 
 mod inputs;
 mod kernels;
+mod signature;
 
 use super::definition_reader::read_definition;
 use super::problems::{Problems, TaskFile};
 use crate::base::Failure;
 use inputs::DraftInputs;
 pub(crate) use kernels::DRAFT_MARK;
+use signature::DraftChoices;
+pub(crate) use signature::{AxisSpec, Signature, TensorSpec};
 
 /// A new task: its name, and its files with their texts.
 pub(crate) struct TaskDraft {
@@ -46,6 +49,27 @@ pub(crate) fn draft_task(
     origin: &str,
     name: Option<&str>,
 ) -> Result<TaskDraft, Failure> {
+    draft_with(text, origin, name, &DraftChoices::default())
+}
+
+/// A draft from a description: everything but the computation.
+///
+/// # Errors
+/// If the description is wrong.
+pub(crate) fn draft_from_signature(
+    name: &str,
+    signature: &Signature,
+) -> Result<TaskDraft, Failure> {
+    let (text, choices) = signature.definition(name)?;
+    draft_with(&text, "definition.json", Some(name), &choices)
+}
+
+fn draft_with(
+    text: &str,
+    origin: &str,
+    name: Option<&str>,
+    choices: &DraftChoices,
+) -> Result<TaskDraft, Failure> {
     let file = TaskFile::new(origin, text);
     let mut problems = Problems::default();
     let definition = read_definition(&file, &mut problems);
@@ -54,7 +78,7 @@ pub(crate) fn draft_task(
     }
     let definition =
         definition.ok_or_else(|| Failure::usage(format!("{origin}: cannot be read")))?;
-    let plan = DraftInputs::new(&definition, file.text);
+    let plan = DraftInputs::new(&definition, file.text, choices);
     Ok(TaskDraft {
         name: name.unwrap_or(&definition.name).to_owned(),
         files: vec![

@@ -2,7 +2,7 @@
 
 use crate::program::{CommandResult, Workspace};
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 21] = [
     "",
     "evolve",
     "tune",
@@ -20,6 +20,10 @@ const COMMANDS: [&str; 17] = [
     "tasks check",
     "tasks new",
     "doctor",
+    "init",
+    "schema",
+    "completions",
+    "man",
 ];
 
 fn help(command: &str) -> String {

@@ -3,6 +3,7 @@
 mod coverage;
 mod definitions;
 mod drafts;
+mod init;
 mod mistakes;
 
 use crate::program::{CommandResult, Workspace};
