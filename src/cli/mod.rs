@@ -1,14 +1,16 @@
 //! The command line: clap declarations, one file for each command, exit codes. The only module that prints results.
 //!
-//! `evolve`, `tune` and `resume` share `run_args` and `execute`; `output` prints; `exit` has the exit codes. Commands read arguments, call
+//! `evolve`, `tune` and `resume` share `run_args`, `sweep` and `execute`; `output` prints; `exit` has the exit codes. Commands read arguments, call
 //! `config`, `driver` and `report`, and decide nothing about a search or a verdict.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod arms;
 mod check_progress;
 mod compare;
+mod continue_run;
 mod doctor;
 mod dry_run;
 mod eval;
@@ -17,6 +19,7 @@ mod execute;
 mod exit;
 mod grid;
 mod judge_kernels;
+mod measure_arms;
 mod measure_points;
 mod model_flags;
 mod new_task;
@@ -30,6 +33,7 @@ mod resume;
 mod run_args;
 mod run_end;
 mod runs;
+mod sweep;
 mod tasks;
 
 use crate::base::{guardian, interrupt, temporary};
@@ -54,7 +58,7 @@ enum Command {
     Evolve(evolve::EvolveArgs),
     /// Search for a faster kernel by editing one with a model.
     Tune(evolve::TuneArgs),
-    /// Continue a run from its directory.
+    /// Continue a run, or each run of a sweep, from its directory.
     Resume(resume::ResumeArgs),
     /// Judge kernels outside a search.
     Eval(eval::EvalArgs),

@@ -184,7 +184,7 @@ budget:
 
 A name such as `gdn_decode.yaml` is looked for as given, in `config/` of the working folder, and among the configs built into kforge.
 An unknown key is an error that names the nearest key. A flag wins over the environment (`KFORGE_CONFIG`, `KFORGE_OUTPUT`,
-`KFORGE_BACKEND`), which wins over the file; `--set KEY=VALUE` wins over all. `--dry-run` prints the resolved config.
+`KFORGE_BACKEND`), which wins over the file; `--set KEY=VALUE` wins over all, and several values make a [sweep](sweeps.md). `--dry-run` prints the resolved config.
 
 The tables of this page are generated from the code.
 ";

@@ -6,7 +6,10 @@
 
 mod archive;
 mod comparison;
+mod correlation;
+mod holm;
 mod line;
+mod quantity;
 mod reader;
 mod run;
 mod step;
@@ -14,6 +17,8 @@ mod tally;
 mod task;
 
 pub(crate) use comparison::{Difference, LEVEL, Method, compare};
+pub(crate) use correlation::{Correlation, correlate};
+pub(crate) use quantity::STEP_QUANTITIES;
 pub(crate) use run::{RunHistory, RunState};
 pub(crate) use step::{Outcome, StepHistory};
 pub(crate) use tally::{Tallies, Tally};

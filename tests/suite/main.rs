@@ -29,4 +29,5 @@ mod reports;
 mod seeds;
 mod simulated;
 mod sources;
+mod sweeps;
 mod tune;
