@@ -19,6 +19,7 @@ mod execute;
 mod exit;
 mod grid;
 mod judge_kernels;
+mod log;
 mod measure_arms;
 mod measure_points;
 mod model_flags;
@@ -66,6 +67,8 @@ enum Command {
     Report(report::ReportArgs),
     /// Whether runs differ: paired differences with intervals.
     Compare(compare::CompareArgs),
+    /// Append a run to an experiment log, with blanks for what only you know.
+    Log(log::LogArgs),
     /// List the runs in a folder: task, best kernel, state, cost, age.
     Runs(runs::RunsArgs),
     /// Promote a run's best kernel if it beats the current best.
@@ -165,6 +168,7 @@ fn run_command(cli: Cli) -> anyhow::Result<Exit> {
         Command::Eval(arguments) => eval::run(arguments),
         Command::Report(arguments) => report::run(arguments),
         Command::Compare(arguments) => compare::run(arguments),
+        Command::Log(arguments) => log::run(arguments),
         Command::Runs(arguments) => runs::run(arguments),
         Command::Promote(arguments) => promote::run(arguments),
         Command::Prompt(arguments) => prompt::run(arguments),

@@ -26,6 +26,7 @@ mod program;
 mod racing;
 mod replies;
 mod reports;
+mod run_log;
 mod seeds;
 mod simulated;
 mod sources;

@@ -2,13 +2,14 @@
 
 use crate::program::{CommandResult, Workspace};
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "",
     "evolve",
     "tune",
     "resume",
     "eval",
     "report",
+    "log",
     "runs",
     "compare",
     "promote",
