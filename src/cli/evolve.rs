@@ -4,11 +4,13 @@
 
 use std::path::{Path, PathBuf};
 
+use super::continue_run::ResumeFlags;
 use super::execute::execute;
 use super::exit::{self, Exit};
 use super::model_flags::{ModelArgs, NoModelArg};
-use super::resume::{ResumeFlags, resume_run};
+use super::resume::resume_any;
 use super::run_args::{RunArgs, RunStart, apply_flags, parse_seed};
+use super::sweep::start_sweep;
 use crate::base::{Failure, yaml};
 use crate::config::{self, Config};
 use crate::run;
@@ -81,12 +83,12 @@ fn evolve_help() -> String {
                 "search with a config; ends within two minutes",
             ),
             (
-                "kforge evolve softmax --from my_kernel.cu --steps 300",
-                "search a task from your own kernel",
+                "kforge evolve softmax --from my_kernel.cu --model openai/gpt-5 --budget-tokens 2000000",
+                "search a task from your own kernel, and ask a model too",
             ),
             (
-                "kforge evolve gdn_decode --model openai/gpt-5 --budget-tokens 2000000",
-                "ask a model too",
+                "kforge evolve softmax --set search.strategy=map_elites,random --set seed=0..4",
+                "a sweep: ten runs in one folder, to be compared",
             ),
         ],
         exit::RUN_CODES,
@@ -145,18 +147,22 @@ struct RunRequest {
 fn start_run(request: RunRequest) -> anyhow::Result<Exit> {
     let RunRequest {
         new,
-        run: run_args,
+        run: mut run_args,
         models,
         no_model,
         mode,
     } = request;
-    let flags = |config| apply_flags(config, &run_args, &models, &no_model);
     if let Some(directory) = new.resume {
         let resume = ResumeFlags {
             accept_changes: new.accept_changes,
         };
-        return resume_run(directory, &resume, &run_args, flags);
+        let flags = |config| apply_flags(config, &run_args, &models, &no_model);
+        return resume_any(directory, &resume, &run_args, &flags);
     }
+    let (fixed, varied) = config::split_assignments(&run_args.set)?;
+    run_args.set = fixed;
+    let points = config::sweep_points(&varied)?;
+    let flags = |config| apply_flags(config, &run_args, &models, &no_model);
     let (text, origin) = match &new.config {
         Some(name) => config::find_config(name)?,
         None => (String::new(), String::new()),
@@ -196,6 +202,9 @@ fn start_run(request: RunRequest) -> anyhow::Result<Exit> {
         .as_deref()
         .and_then(|name| Path::new(name).file_stem());
     let stem = stem.map_or("run".into(), |stem| stem.to_string_lossy());
+    if !varied.is_empty() {
+        return start_sweep(config, &points, &stem, &run_args);
+    }
     let time = run::compact_timestamp(run::now_milliseconds());
     let resolved = config::resolve(&config, &stem, &time)?;
     execute(resolved, RunStart::New, &run_args)

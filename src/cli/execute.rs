@@ -67,12 +67,15 @@ pub(super) fn execute(
     let format = match arguments.format {
         Format::Human => ProgressFormat::Human,
         Format::Json => ProgressFormat::Quiet,
+        // The events of several runs would be mixed.
+        Format::Jsonl if arguments.sweep.is_some() => ProgressFormat::Quiet,
         Format::Jsonl => ProgressFormat::JsonLines,
     };
     let mut view = ProgressView::new(format, resolved.in_flight);
     view.print(&dry_run::summary_line(&resolved));
     view.print(PROVISIONAL_NOTE);
-    interrupt::set_last_message(run_end::interrupted_message(&resolved.output));
+    let resumed = arguments.sweep.as_deref().unwrap_or(&resolved.output);
+    interrupt::set_last_message(run_end::interrupted_message(resumed));
     let host_lock = resolved.gpus.is_empty().then(cpu::host_lock);
     let refresh = ReportRefresh::start(&resolved.output, host_lock)?;
     let ended = run_driver(&resolved, options, &mut view);
@@ -177,7 +180,7 @@ pub(super) fn build_pools(resolved: &ResolvedConfig) -> WorkerPools {
 }
 
 /// Creates the folder, with a number appended to its name where several runs start in the same second.
-fn create_run_directory(wanted: &Path) -> anyhow::Result<PathBuf> {
+pub(super) fn create_run_directory(wanted: &Path) -> anyhow::Result<PathBuf> {
     if let Some(parent) = wanted.parent() {
         files::create_folder(parent)?;
     }

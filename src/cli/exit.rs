@@ -133,6 +133,19 @@ pub(super) const REPORT_CODES: &[Meaning] = &[
     INTERRUPTED,
 ];
 
+/// `compare`, whether a difference is shown or not.
+pub(super) const COMPARE_CODES: &[Meaning] = &[
+    (Exit::Done, "compared"),
+    UNEXPECTED,
+    (
+        Exit::Usage,
+        "a directory is no run directory, or the runs have no task in common",
+    ),
+    ENVIRONMENT,
+    REFERENCE,
+    INTERRUPTED,
+];
+
 /// `prompt`, `tasks list` and `tasks show`.
 pub(super) const READ_CODES: &[Meaning] = &[
     (Exit::Done, "done"),

@@ -1,15 +1,17 @@
 //! The command line: clap declarations, one file for each command, exit codes. The only module that prints results.
 //!
-//! `evolve`, `tune` and `resume` share `run_args` and `execute`; `output` prints; `exit` has the exit codes. Commands read arguments, call
+//! `evolve`, `tune` and `resume` share `run_args`, `sweep` and `execute`; `output` prints; `exit` has the exit codes. Commands read arguments, call
 //! `config`, `driver` and `report`, and decide nothing about a search or a verdict.
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+mod arms;
 mod check_progress;
 mod compare;
 mod completions;
+mod continue_run;
 mod doctor;
 mod dry_run;
 mod eval;
@@ -19,6 +21,8 @@ mod exit;
 mod grid;
 mod init;
 mod judge_kernels;
+mod log;
+mod measure_arms;
 mod measure_points;
 mod model_flags;
 mod new_task;
@@ -36,6 +40,7 @@ mod run_args;
 mod run_end;
 mod runs;
 mod schema;
+mod sweep;
 mod tasks;
 mod watch;
 
@@ -70,7 +75,7 @@ enum Command {
     Evolve(evolve::EvolveArgs),
     /// Search for a faster kernel by editing one with a model.
     Tune(evolve::TuneArgs),
-    /// Continue a run from its directory.
+    /// Continue a run, or each run of a sweep, from its directory.
     Resume(resume::ResumeArgs),
     /// Follow a run from its files until it ends.
     Watch(watch::WatchArgs),
@@ -80,6 +85,8 @@ enum Command {
     Report(report::ReportArgs),
     /// Whether runs differ: paired differences with intervals.
     Compare(compare::CompareArgs),
+    /// Append a run to an experiment log, with blanks for what only you know.
+    Log(log::LogArgs),
     /// List the runs in a folder: task, best kernel, state, cost, age.
     Runs(runs::RunsArgs),
     /// Promote a run's best kernel if it beats the current best.
@@ -191,6 +198,7 @@ fn run_command(cli: Cli) -> anyhow::Result<Exit> {
         Command::Eval(arguments) => eval::run(arguments),
         Command::Report(arguments) => report::run(arguments),
         Command::Compare(arguments) => compare::run(arguments),
+        Command::Log(arguments) => log::run(arguments),
         Command::Runs(arguments) => runs::run(arguments),
         Command::Promote(arguments) => promote::run(arguments),
         Command::Prompt(arguments) => prompt::run(arguments),

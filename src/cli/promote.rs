@@ -12,17 +12,15 @@ use super::execute::{build_pools, require_machine};
 use super::exit::{self, Exit};
 use super::output::{Format, print, print_json, print_json_lines};
 use super::promotion_result::{CurrentBest, PromotionResult, describe_result, device_label};
-use super::recorded::recorded_config;
+use super::recorded::judging_config;
 use super::run_args::parse_backend;
 use crate::base::text::did_you_mean;
 use crate::base::{Digest, Failure, files};
 use crate::config::{self, ProfileChoice, ResolvedConfig};
 use crate::device::cpu;
 use crate::driver::{self, Contest};
-use crate::llm;
 use crate::report::{Spinner, suggested_seconds};
 use crate::run::{self, BestOfRun, RunDirectory, RunRecord};
-use crate::search;
 use crate::task::{BestKnown, Task, TaskFiles};
 use crate::verdict::DeviceIdentity;
 use crate::worker::{EvaluatorFactory, WorkerPools};
@@ -158,19 +156,12 @@ impl PromotionOfRun<'_> {
     }
 }
 
-/// The run's config with the arguments applied, without what judging does not need: search, models, budget, warm starts.
+/// The run's config with the arguments applied, without what judging does not need.
 fn resolve_for_judging(
     arguments: &PromoteArgs,
     record: &RunRecord,
 ) -> anyhow::Result<ResolvedConfig> {
-    let mut config = recorded_config(record, &arguments.directory)?;
-    config.search = search::SearchSettings::default();
-    config.llm = llm::LlmSettings {
-        models: llm::ModelList::Listed(Vec::new()),
-        ..llm::LlmSettings::default()
-    };
-    config.budget = config::BudgetConfig::default();
-    config.from = Vec::new();
+    let mut config = judging_config(record, &arguments.directory)?;
     if let Some(name) = &arguments.profile {
         config.profile = ProfileChoice(name.clone());
     }

@@ -6,22 +6,23 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+use super::arms;
 use super::exit::{self, Exit};
 use super::output::{Format, print, print_json, print_json_lines};
 use crate::base::files;
-use crate::history::RunHistory;
+use crate::history::{self, RunHistory};
 use crate::page;
-use crate::run::RunDirectory;
+use crate::run::{RunDirectory, SweepDirectory, SweepRecord};
 
 /// Arguments of `kforge report`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = help())]
 pub(super) struct ReportArgs {
-    /// Run directories. Several give an index and a comparison.
+    /// Directories of runs or sweeps. Several runs give an index and a comparison.
     #[arg(required = true, value_name = "DIR")]
     directories: Vec<PathBuf>,
-    /// File to write; `-`: standard output. Default: `report.html` in the run directory, or `runs.html` here for several; Markdown and JSON
-    /// go to standard output.
+    /// File to write; `-`: standard output. Default: `report.html` in the directory, or `runs.html` here for several; Markdown and JSON go to
+    /// standard output.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Form of the report.
@@ -70,11 +71,22 @@ fn help() -> String {
 }
 
 pub(super) fn run(arguments: ReportArgs) -> anyhow::Result<Exit> {
-    let directories = &arguments.directories;
-    let runs = directories.iter().map(|directory| read_run(directory));
-    let runs: Vec<_> = runs.collect::<anyhow::Result<_>>()?;
+    let mut runs = Vec::new();
+    for directory in &arguments.directories {
+        let found = arms::runs_in(directory)?;
+        let read = found.iter().map(|directory| read_run(directory));
+        runs.extend(read.collect::<anyhow::Result<Vec<_>>>()?);
+    }
+    let only = match &arguments.directories[..] {
+        [directory] => Some(SweepDirectory::new(directory)).filter(SweepDirectory::exists),
+        _ => None,
+    };
     let text = match arguments.to {
-        ReportForm::Html => return write_html(&runs, arguments.output, arguments.format),
+        ReportForm::Html => {
+            let record = only.as_ref().map(SweepRecord::read).transpose()?;
+            let sweep = only.as_ref().zip(record.as_ref());
+            return write_html(&runs, arguments.output, arguments.format, sweep);
+        }
         ReportForm::Markdown => page::markdown(&runs),
         ReportForm::Json if arguments.output.as_deref().is_none_or(is_standard_output) => {
             print_json(&page::json(&runs))?;
@@ -122,20 +134,22 @@ fn read_run(directory: &Path) -> anyhow::Result<RunHistory> {
     Ok(run)
 }
 
+/// Writes the page about the runs. `sweep`: if they are those of a sweep.
 fn write_html(
     runs: &[RunHistory],
     output: Option<PathBuf>,
     format: Format,
+    sweep: Option<Sweep<'_>>,
 ) -> anyhow::Result<Exit> {
     let (path, text) = match runs {
-        [run] => {
+        [run] if sweep.is_none() => {
             let path = output.unwrap_or_else(|| RunDirectory::new(&run.directory).report());
             (path, page::html(run)?)
         }
         runs => {
-            let path = output.unwrap_or_else(|| PathBuf::from("runs.html"));
-            let links: Vec<_> = runs.iter().map(|run| link_from(&path, run)).collect();
-            let text = page::index_html(runs, &links)?;
+            let path = output.or(sweep.map(|(sweep, _)| sweep.report()));
+            let path = path.unwrap_or_else(|| PathBuf::from("runs.html"));
+            let text = index_page(&path, runs, sweep)?;
             (path, text)
         }
     };
@@ -151,6 +165,47 @@ fn write_html(
         }
     }
     Ok(Exit::Done)
+}
+
+/// A sweep with its record.
+type Sweep<'a> = (&'a SweepDirectory, &'a SweepRecord);
+
+/// The page about several runs, for a file at `path`. `sweep`: if they are those of a sweep.
+fn index_page(
+    path: &Path,
+    runs: &[RunHistory],
+    sweep: Option<Sweep<'_>>,
+) -> anyhow::Result<String> {
+    let links: Vec<_> = runs.iter().map(|run| link_from(path, run)).collect();
+    let comparison = sweep.map_or_else(String::new, |sweep| comparison_of(runs, sweep));
+    page::index_html(runs, &links, comparison)
+}
+
+/// Whether the arms of a sweep differ, as text. Empty for a sweep with one arm.
+fn comparison_of(runs: &[RunHistory], (sweep, record): Sweep<'_>) -> String {
+    let arms = record.arms().into_iter().map(|(name, members)| {
+        let is_member = |run: &&RunHistory| {
+            let mut roots = members.iter().map(|member| sweep.run(member));
+            roots.any(|root| root.root() == run.directory)
+        };
+        (name, runs.iter().filter(is_member).collect::<Vec<_>>())
+    });
+    let (names, arms): (Vec<_>, Vec<_>) = arms.filter(|(_, runs)| !runs.is_empty()).unzip();
+    let differences = history::compare(&arms);
+    let texts = differences
+        .iter()
+        .map(|difference| page::difference_text(difference, &names));
+    texts.collect::<Vec<_>>().join("\n")
+}
+
+/// Writes the page about the runs of a sweep that have started, atomically.
+pub(super) fn write_sweep_page(sweep: &SweepDirectory, record: &SweepRecord) -> anyhow::Result<()> {
+    let started = record.started(sweep);
+    let runs = started.map(|(_, run)| RunHistory::read(run.root()));
+    let runs: Vec<_> = runs.collect::<anyhow::Result<_>>()?;
+    let path = sweep.report();
+    let page = index_page(&path, &runs, Some((sweep, record)))?;
+    files::replace(&path, page.as_bytes())
 }
 
 /// Whether `--output` names standard output.

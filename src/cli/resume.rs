@@ -1,25 +1,23 @@
-//! `kforge resume`: continues a run from what its directory records.
+//! `kforge resume`: continues a run or a sweep.
 //!
-//! Reads `run.yaml` and the copies of warm starts in the directory, never the config file that the run started with.
+//! Finds out which of the two the directory has; `continue_run` and `sweep` do the rest.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use super::execute::execute;
+use super::continue_run::{ResumeFlags, resume_run};
 use super::exit::{self, Exit};
 use super::model_flags::{ModelArgs, NoModelArg};
-use super::recorded::recorded_config;
-use super::run_args::{RunArgs, RunStart, apply_flags};
+use super::run_args::{RunArgs, apply_flags};
+use super::sweep::resume_sweep;
 use crate::base::Failure;
 use crate::config::{self, Config};
-use crate::driver;
-use crate::run::{RunDirectory, RunRecord};
+use crate::run::SweepDirectory;
 
 /// Arguments of `kforge resume`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = help())]
 pub(super) struct ResumeArgs {
-    /// The run's directory.
+    /// Directory of a run or of a sweep.
     #[arg(value_name = "DIR")]
     directory: PathBuf,
     #[command(flatten)]
@@ -30,14 +28,6 @@ pub(super) struct ResumeArgs {
     no_model: NoModelArg,
     #[command(flatten, next_help_heading = "Models")]
     models: ModelArgs,
-}
-
-/// Flags that apply only where a run is continued.
-#[derive(Debug, clap::Args)]
-pub(super) struct ResumeFlags {
-    /// Continue although the task, the config, kforge or the device has changed.
-    #[arg(long)]
-    pub(super) accept_changes: bool,
 }
 
 fn help() -> String {
@@ -53,8 +43,8 @@ fn help() -> String {
                 "up to 300 steps, and ten more minutes for each task",
             ),
             (
-                "kforge resume outputs/first --budget-usd 10",
-                "raise a budget that is spent",
+                "kforge resume outputs/sweep",
+                "continue each run of a sweep that has not finished",
             ),
         ],
         exit::RUN_CODES,
@@ -70,74 +60,27 @@ pub(super) fn run(arguments: ResumeArgs) -> anyhow::Result<Exit> {
         models,
     } = arguments;
     let flags = |config| apply_flags(config, &run, &models, &no_model);
-    resume_run(directory, &resume, &run, flags)
+    resume_any(directory, &resume, &run, &flags)
 }
 
-/// Continues the run in a directory. `apply_flags` changes the recorded config.
-pub(super) fn resume_run(
+/// Continues the run or the sweep in a directory.
+pub(super) fn resume_any(
     directory: PathBuf,
     flags: &ResumeFlags,
     run_args: &RunArgs,
-    apply_flags: impl Fn(Config) -> Result<Config, Failure>,
+    apply_flags: &dyn Fn(Config) -> Result<Config, Failure>,
 ) -> anyhow::Result<Exit> {
-    let run_directory = RunDirectory::new(&directory);
-    let record = RunRecord::read(&run_directory)?;
-    let warm_starts = config::recorded_warm_starts(&run_directory, &record)?;
-    let recorded = recorded_config(&record, &directory)?;
-    let mut extended = recorded.clone();
-    if let Some(seconds) = run_args.budget_seconds {
-        let worked = driver::worked_time(&run_directory, &record)?;
-        extended.budget.seconds = Some(longer(recorded.budget.seconds, worked, seconds));
+    let (_, varied) = config::split_assignments(&run_args.set)?;
+    if !varied.is_empty() {
+        return Err(
+            Failure::usage("`--set`: a run that is continued has one value for each key")
+                .hint("start a sweep with `kforge evolve`")
+                .into(),
+        );
     }
-    if let Some(seconds) = run_args.budget_device_seconds {
-        let held = driver::device_time(&run_directory, &record)?;
-        let budget = recorded.budget.device_seconds;
-        extended.budget.device_seconds = Some(longer(budget, held, seconds));
+    if SweepDirectory::new(&directory).exists() {
+        resume_sweep(directory, flags, run_args, apply_flags)
+    } else {
+        resume_run(directory, flags, run_args, apply_flags)
     }
-    let mut config = apply_flags(extended)?;
-    let adds_time = run_args.budget_seconds.is_some() || run_args.budget_device_seconds.is_some();
-    let raises_limit = adds_time || raises_limit(&recorded, &config);
-    config::check_from_unchanged(&record.config, &config.from)?;
-    config.output = Some(directory);
-    let kept = config::Recorded {
-        warm_starts,
-        order: record.order,
-    };
-    let resolved = config::resolve_for_resume(&config, kept)?;
-    let start = RunStart::Resume {
-        accept_changes: flags.accept_changes,
-        raises_limit,
-    };
-    execute(resolved, start, run_args)
-}
-
-/// A budget of seconds with more added: to the budget, or to what was spent if that is more.
-fn longer(budget: Option<f64>, spent: Duration, more: f64) -> f64 {
-    let seconds = budget.unwrap_or(0.0).max(spent.as_secs_f64()) + more;
-    // More than the largest budget is as good as no limit.
-    seconds.min(config::MAX_SECONDS)
-}
-
-/// Whether a config allows more than the recorded one, the number of steps aside.
-fn raises_limit(recorded: &Config, now: &Config) -> bool {
-    // Without a limit everything is allowed.
-    let limit = |limit: Option<f64>| limit.unwrap_or(f64::INFINITY);
-    let count = |count: Option<u64>| limit(count.map(|count| count as f64));
-    [
-        (limit(recorded.budget.seconds), limit(now.budget.seconds)),
-        (
-            limit(recorded.budget.device_seconds),
-            limit(now.budget.device_seconds),
-        ),
-        (recorded.budget.confirm_share, now.budget.confirm_share),
-        (limit(recorded.budget.usd), limit(now.budget.usd)),
-        (count(recorded.budget.tokens), count(now.budget.tokens)),
-        (count(recorded.search.patience), count(now.search.patience)),
-        (
-            limit(recorded.search.target_speedup),
-            limit(now.search.target_speedup),
-        ),
-    ]
-    .iter()
-    .any(|(recorded, now)| now > recorded)
 }

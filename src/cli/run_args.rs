@@ -2,6 +2,8 @@
 //!
 //! Each flag replaces one key of the config; `--set` comes last and wins. Reads no file and starts nothing.
 
+use std::path::PathBuf;
+
 use super::model_flags::{ModelArgs, NoModelArg};
 use super::output::Format;
 use crate::base::Failure;
@@ -9,7 +11,7 @@ use crate::config::{self, BackendChoice, Config, ProfileChoice};
 use crate::driver::StartMode;
 
 /// Flags of every command that works on a run.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(super) struct RunArgs {
     /// Steps per task, in total.
     #[arg(long, value_name = "NUMBER")]
@@ -28,7 +30,8 @@ pub(super) struct RunArgs {
     /// Device that judges. `auto` is `cuda` if a GPU and NVRTC are found.
     #[arg(long, value_name = "NAME", env = "KFORGE_BACKEND", value_parser = ["auto", "cpu", "cuda"])]
     pub(super) backend: Option<String>,
-    /// Set any key of the config, e.g. `--set search.exploration=0.5`. Wins over everything else. Repeatable.
+    /// Set any key of the config, e.g. `--set search.exploration=0.5`. Wins over everything else. Repeatable. Several values make a
+    /// sweep, with a run for each combination: `--set search.strategy=map_elites,random --set seed=0..4`.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(super) set: Vec<String>,
     /// Read GPU counters of the kernels that are confirmed at the end (`eval.counters`).
@@ -43,6 +46,9 @@ pub(super) struct RunArgs {
     /// Output format.
     #[arg(long, value_enum, default_value_t)]
     pub(super) format: Format,
+    /// The folder of the sweep that the run is part of.
+    #[arg(skip)]
+    pub(super) sweep: Option<PathBuf>,
 }
 
 /// How a run starts.

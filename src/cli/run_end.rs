@@ -17,7 +17,7 @@ use crate::report::{self, Continuation, ProgressView};
 use crate::run::RunDirectory;
 
 /// How long the results of a run wait for a reader that reads nothing.
-const RESULTS_WAIT: Duration = Duration::from_secs(5);
+pub(super) const RESULTS_WAIT: Duration = Duration::from_secs(5);
 
 /// How long the results of an interrupted run wait for such a reader.
 const INTERRUPTED_WAIT: Duration = Duration::from_millis(300);
@@ -44,7 +44,8 @@ impl RunReport<'_> {
                 tracing::warn!("{error:#}");
             }
             interrupt::set_last_message(String::new());
-            let message = interrupted_message(self.directory);
+            let resumed = self.arguments.sweep.as_deref().unwrap_or(self.directory);
+            let message = interrupted_message(resumed);
             self.view.print_always(&message);
             return Ok(Exit::Interrupted);
         }
@@ -95,6 +96,8 @@ impl RunReport<'_> {
                     tables
                 }
             }
+            // A sweep prints the results of its runs itself.
+            Format::Json if self.arguments.sweep.is_some() => return Ok(()),
             Format::Json => files::read(&RunDirectory::new(self.directory).summary())?,
             // Every event was printed when it happened.
             Format::Jsonl => String::new(),

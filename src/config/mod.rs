@@ -21,6 +21,7 @@ mod reference;
 mod resolve;
 mod resolved;
 mod schema;
+mod sweep;
 mod tasks;
 mod warm_start;
 
@@ -31,6 +32,7 @@ pub use resolve::resolve;
 pub(crate) use resolve::{Recorded, resolve_for_resume};
 pub use resolved::ResolvedConfig;
 pub(crate) use schema::config_schema;
+pub(crate) use sweep::{SweepPoint, split_assignments, sweep_points};
 pub(crate) use warm_start::{WarmStartKernel, check_from_unchanged, recorded_warm_starts};
 
 /// The longest time that a config may name, in seconds: longer ones would overflow the system's clock.

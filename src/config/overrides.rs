@@ -23,6 +23,17 @@ fn apply_override(config: &Config, assignment: &str) -> Result<Config, Failure> 
             .hint("for example `--set search.exploration=0.5`"));
     };
     let value: Value = yaml::read_inline(value, &origin)?;
+    apply_value(config, key, value, &origin)
+}
+
+/// The config with one key set. `origin`: the assignment, for errors.
+pub(super) fn apply_value(
+    config: &Config,
+    key: &str,
+    value: Value,
+    origin: &str,
+) -> Result<Config, Failure> {
+    let fail = |message: String| Failure::usage(format!("{origin}: {message}"));
     let mut whole = serde_json::to_value(config).map_err(|error| fail(error.to_string()))?;
     let mut node = &mut whole;
     let parts: Vec<_> = key.split('.').collect();
@@ -41,7 +52,7 @@ fn apply_override(config: &Config, assignment: &str) -> Result<Config, Failure> 
     }
     *node = value;
     // JSON is YAML, so the same reader gives the same messages.
-    yaml::read_inline(&whole.to_string(), &origin)
+    yaml::read_inline(&whole.to_string(), origin)
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ budget:
 
 A name such as `gdn_decode.yaml` is looked for as given, in `config/` of the working folder, and among the configs built into kforge.
 An unknown key is an error that names the nearest key. A flag wins over the environment (`KFORGE_CONFIG`, `KFORGE_OUTPUT`,
-`KFORGE_BACKEND`), which wins over the file; `--set KEY=VALUE` wins over all. `--dry-run` prints the resolved config.
+`KFORGE_BACKEND`), which wins over the file; `--set KEY=VALUE` wins over all, and several values make a [sweep](sweeps.md). `--dry-run` prints the resolved config.
 
 An editor with a YAML language server completes and checks a config whose first line names the schema. `kforge schema` prints the schema
 of this page, and `kforge schema task` that of `task.yaml`:

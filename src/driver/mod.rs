@@ -36,6 +36,7 @@ mod round;
 mod running;
 mod scheduler;
 mod settle;
+mod side_by_side;
 mod sources;
 mod step_lines;
 mod summary;
@@ -54,6 +55,7 @@ pub use operators::Operators;
 pub use options::{ModelOptions, RunOptions, StartMode};
 pub(crate) use promote::{Contest, contest};
 pub use proposer::Proposer;
+pub(crate) use side_by_side::side_by_side;
 pub use work_time::{device_time, worked_time};
 
 use crate::base::{Failure, FailureKind};

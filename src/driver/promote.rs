@@ -162,7 +162,11 @@ async fn judge_incumbent(evaluator: &dyn Evaluator, incumbent: &Arc<str>) -> Res
     judge(evaluator, incumbent, JobKind::Judge).await
 }
 
-async fn judge(evaluator: &dyn Evaluator, source: &Arc<str>, kind: JobKind) -> Result<Verdict> {
+pub(super) async fn judge(
+    evaluator: &dyn Evaluator,
+    source: &Arc<str>,
+    kind: JobKind,
+) -> Result<Verdict> {
     match evaluate(evaluator, source, kind).await? {
         JobOutcome::Verdict { verdict, .. } if verdict.status == Status::HarnessError => bail!(
             "a kernel could not be judged: {}",
@@ -176,7 +180,7 @@ async fn judge(evaluator: &dyn Evaluator, source: &Arc<str>, kind: JobKind) -> R
 }
 
 /// Times the two kernels against each other. `None` without a result.
-async fn run_duel(
+pub(super) async fn run_duel(
     evaluator: &dyn Evaluator,
     challenger: &Arc<str>,
     incumbent: &Arc<str>,

@@ -5,7 +5,8 @@
 
 use serde::Serialize;
 
-use super::run::RunHistory;
+use super::holm;
+use super::run::{RunHistory, RunState};
 use super::task::TaskHistory;
 use crate::base::statistics::Z95;
 use crate::base::student;
@@ -67,7 +68,7 @@ impl Difference {
 }
 
 /// Compares the first arm with each other one, on every task that both have.
-pub(crate) fn compare(arms: &[Vec<RunHistory>]) -> Vec<Difference> {
+pub(crate) fn compare(arms: &[Vec<&RunHistory>]) -> Vec<Difference> {
     let Some((first, others)) = arms.split_first() else {
         return Vec::new();
     };
@@ -88,7 +89,10 @@ pub(crate) fn compare(arms: &[Vec<RunHistory>]) -> Vec<Difference> {
             }
         }
     }
-    correct(&mut differences);
+    let corrected = holm::corrected(&differences.iter().map(|one| one.p).collect::<Vec<_>>());
+    for (one, p) in differences.iter_mut().zip(corrected) {
+        one.corrected = p;
+    }
     differences
 }
 
@@ -101,8 +105,9 @@ struct RunValue<'a> {
 }
 
 impl<'a> RunValue<'a> {
-    fn of_arm(arm: &'a [RunHistory], name: &str) -> Vec<Self> {
+    fn of_arm(arm: &[&'a RunHistory], name: &str) -> Vec<Self> {
         let tasks = arm.iter().filter_map(|run| {
+            let run: &'a RunHistory = run;
             let task = run.tasks.iter().find(|task| task.name == name)?;
             Some((run, task))
         });
@@ -334,23 +339,6 @@ fn hedges_g(mean: f64, deviation: f64, degrees: usize) -> Option<f64> {
     (deviation > 0.0 && degrees > 1).then_some(mean / deviation * correction)
 }
 
-/// Holm's correction: the smallest p is multiplied by the number of comparisons, the next by one less, and so on; never decreasing.
-fn correct(differences: &mut [Difference]) {
-    let mut order: Vec<usize> = (0..differences.len())
-        .filter(|index| differences[*index].p.is_some())
-        .collect();
-    order.sort_by(|one, other| {
-        let p = |index: &usize| differences[*index].p.unwrap_or(1.0);
-        p(one).total_cmp(&p(other))
-    });
-    let mut least: f64 = 0.0;
-    for (rank, index) in order.iter().enumerate() {
-        let p = differences[*index].p.unwrap_or(1.0);
-        least = least.max((p * (order.len() - rank) as f64).min(1.0));
-        differences[*index].corrected = Some(least);
-    }
-}
-
 /// What makes the figures of two arms incomparable.
 fn warnings(before: &[RunValue<'_>], after: &[RunValue<'_>]) -> Vec<String> {
     let all: Vec<_> = before.iter().chain(after).collect();
@@ -375,6 +363,14 @@ fn warnings(before: &[RunValue<'_>], after: &[RunValue<'_>]) -> Vec<String> {
     };
     if differs(&folder) {
         warnings.push("the files of the task differ".to_owned());
+    }
+    let unfinished = all.iter().filter(|one| one.run.state != RunState::Finished);
+    let unfinished = unfinished.count();
+    if unfinished > 0 {
+        warnings.push(format!(
+            "{unfinished} of {} runs have not finished",
+            all.len()
+        ));
     }
     let open = all.iter().filter(|one| one.best.is_none()).count();
     if open > 0 {
@@ -438,6 +434,52 @@ mod tests {
                 "{true_positives} for {detectable}"
             );
         }
+    }
+
+    /// How many of 200 pairs of kernels with 6 workloads differ, for a true difference of the logarithms. Every figure has a known error.
+    fn kernels_shown(difference: f64) -> (usize, f64) {
+        let mut stream = RandomStream::new(7, "workloads", 0);
+        // Two figures with a deviation of 0.1 each.
+        let half = Z95 * 0.1 * 2.0_f64.sqrt();
+        let tests: Vec<Test> = (0..200)
+            .map(|_| {
+                let before = sample(&mut stream, 0.5, 6);
+                let after = sample(&mut stream, 0.5 + difference, 6);
+                let pairs = before.iter().zip(&after);
+                let workloads = pairs.map(|(one, other)| WorkloadDifference {
+                    id: String::new(),
+                    log_ratio: other - one,
+                    below: half,
+                    above: half,
+                });
+                of_workloads(&workloads.collect::<Vec<_>>()).unwrap()
+            })
+            .collect();
+        let count = tests.iter().filter(|test| test.p() < LEVEL).count();
+        (count, tests[0].detectable().ln())
+    }
+
+    #[test]
+    fn kernels_differ_as_often_as_stated() {
+        let (false_positives, detectable) = kernels_shown(0.0);
+        assert!(false_positives <= 20, "{false_positives}");
+        let (true_positives, _) = kernels_shown(detectable);
+        assert!((140..=180).contains(&true_positives), "{true_positives}");
+    }
+
+    #[test]
+    fn several_arms_are_corrected_together() {
+        let mut stream = RandomStream::new(7, "families", 0);
+        let is_any_shown = |_: &usize| {
+            let first = sample(&mut stream, 0.5, 8);
+            let others = (0..5).map(|_| welch(&first, &sample(&mut stream, 0.5, 8)));
+            let p: Vec<_> = others.map(|test| test.map(|test| test.p())).collect();
+            let corrected = holm::corrected(&p);
+            corrected.iter().flatten().any(|p| *p < LEVEL)
+        };
+        // Of 200 families of five comparisons without a difference at most 5 % may show one.
+        let wrong = (0..200).filter(is_any_shown).count();
+        assert!(wrong <= 20, "{wrong}");
     }
 
     #[test]

@@ -6,8 +6,11 @@
 
 mod archive;
 mod comparison;
+mod correlation;
 mod follow;
+mod holm;
 mod line;
+mod quantity;
 mod reader;
 mod run;
 mod run_log;
@@ -16,7 +19,9 @@ mod tally;
 mod task;
 
 pub(crate) use comparison::{Difference, LEVEL, Method, compare};
+pub(crate) use correlation::{Correlation, correlate};
 pub(crate) use follow::{RunFollower, RunProcess};
+pub(crate) use quantity::STEP_QUANTITIES;
 pub(crate) use run::RunHistory;
 pub(crate) use run_log::RunState;
 pub(crate) use step::{Outcome, StepHistory};

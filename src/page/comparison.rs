@@ -6,13 +6,8 @@ use super::figures;
 use crate::history::{Difference, LEVEL, Method};
 use crate::report::{TERMINAL_WIDTH, pluralize, wrap};
 
-/// The differences as text. `arms`: what the user calls each arm.
-pub(crate) fn comparison_text(differences: &[Difference], arms: &[String]) -> String {
-    let texts = differences.iter().map(|one| difference_text(one, arms));
-    texts.collect::<Vec<_>>().join("\n")
-}
-
-fn difference_text(difference: &Difference, arms: &[String]) -> String {
+/// A difference as text. `arms`: what the user calls each arm.
+pub(crate) fn difference_text(difference: &Difference, arms: &[String]) -> String {
     let name = |index: usize| arms.get(index).map_or("", String::as_str);
     let (first, second) = (name(difference.first), name(difference.second));
     let mut text = format!(

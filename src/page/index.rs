@@ -1,6 +1,6 @@
 //! Several runs on one page: an index, and for each task that they share what each found.
 //!
-//! Figures of runs stand side by side and are not tested for a difference; `kforge compare` does that.
+//! Figures of runs stand side by side. Whether arms differ is a text that the caller gives, in the words of `kforge compare`.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -17,6 +17,8 @@ struct Index {
     runs: Vec<RunRow>,
     tasks: Vec<TaskTable>,
     damage: Vec<String>,
+    /// Whether arms of the runs differ, as text. Empty if there are no arms.
+    comparison: String,
 }
 
 /// A task of a run.
@@ -60,11 +62,15 @@ struct TaskTable {
     warnings: Vec<String>,
 }
 
-/// The page of several runs. `links`: for each run the page of its own, relative to this one.
+/// The page of several runs. `links`: for each run the page of its own, relative to this one. `comparison`: whether arms of them differ.
 ///
 /// # Errors
 /// If a template does not fit: an error of kforge.
-pub(crate) fn index_html(runs: &[RunHistory], links: &[Option<String>]) -> Result<String> {
+pub(crate) fn index_html(
+    runs: &[RunHistory],
+    links: &[Option<String>],
+    comparison: String,
+) -> Result<String> {
     let mut names: Vec<&str> = Vec::new();
     for task in runs.iter().flat_map(|run| &run.tasks) {
         if !names.contains(&task.name.as_str()) {
@@ -83,6 +89,7 @@ pub(crate) fn index_html(runs: &[RunHistory], links: &[Option<String>]) -> Resul
         tasks: tables.collect(),
         runs: rows.iter().flatten().cloned().collect(),
         damage: runs.iter().flat_map(|run| run.damage.clone()).collect(),
+        comparison,
     };
     render("index.html", &index, &json!({}))
 }

@@ -146,7 +146,7 @@ fn workload_lines(task: &TaskHistory, lines: &mut Vec<String>) {
 }
 
 /// A text of others on one line, without markup.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::new();
     for letter in text.chars() {
         match letter {
@@ -164,7 +164,7 @@ fn escape(text: &str) -> String {
 }
 
 /// A text of others as a code span.
-fn code(text: &str) -> String {
+pub(super) fn code(text: &str) -> String {
     let text: String = text.chars().take(100).collect();
     let text = text.replace(['`', '\n', '\r', '|'], " ");
     match text.trim() {

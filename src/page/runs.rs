@@ -2,6 +2,8 @@
 //!
 //! Pure, except that the age of a run is counted from now.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::answer::Answer;
@@ -25,9 +27,42 @@ pub(crate) struct RunLine {
     tokens: u64,
     /// `None` if a price is unknown.
     dollars: Option<f64>,
+    /// Empty if the run has not started.
     pub(crate) started: String,
     /// Since the last event. `None` without one.
     age_seconds: Option<f64>,
+}
+
+impl RunLine {
+    /// The line with another name of its run.
+    pub(crate) fn named(self, name: &str) -> Self {
+        Self {
+            run: name.to_owned(),
+            ..self
+        }
+    }
+}
+
+/// The lines of a run of a sweep that has not started.
+pub(crate) fn lines_of_open_run<'a>(
+    directory: &Path,
+    tasks: impl Iterator<Item = &'a str>,
+) -> Vec<RunLine> {
+    let lines = tasks.map(|task| RunLine {
+        run: directory.display().to_string(),
+        task: task.to_owned(),
+        state: "not started",
+        confirmed: None,
+        ci95: None,
+        provisional: None,
+        device: String::new(),
+        steps: 0,
+        tokens: 0,
+        dollars: Some(0.0),
+        started: String::new(),
+        age_seconds: None,
+    });
+    lines.collect()
 }
 
 /// The lines of a run.

@@ -1,7 +1,8 @@
 //! A run directory: its layout, its lock, its record and its journals (`docs/run-directory.md`).
 //!
 //! The journals are the only source of truth; everything else is a copy or a cache. Nothing here knows what a search is or decides what
-//! happens next: `driver` does. `space_file` has nothing to do with a run: it is the file of a recorded space, with its T4 form.
+//! happens next: `driver` does. `sweep` is the folder of several runs. `space_file` has nothing to do with a run: it is the file of a
+//! recorded space, with its T4 form.
 
 mod best;
 mod directory;
@@ -15,6 +16,7 @@ mod sessions;
 mod space_entry;
 mod space_file;
 mod space_header;
+mod sweep;
 mod t4;
 mod time;
 
@@ -31,4 +33,5 @@ pub(crate) use sessions::{TaskSession, TaskSessions};
 pub(crate) use space_entry::SpaceEntry;
 pub(crate) use space_file::{BestPoint, SpaceFile, SpaceTally};
 pub(crate) use space_header::{SpaceHeader, SpaceIdentity};
+pub(crate) use sweep::{SweepDirectory, SweepRecord, SweepRun};
 pub(crate) use time::{compact_timestamp, now_milliseconds, parse_timestamp, timestamp};

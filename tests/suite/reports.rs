@@ -445,3 +445,73 @@ fn with_confirmed_speedup(journal: &str, speedup: f64) -> String {
     });
     lines.collect()
 }
+
+#[test]
+fn compare_measures_the_best_kernels_and_correlates_quantities() {
+    let folder = Workspace::with_small_task();
+    for (output, seed) in [("one", "--set=seed=3"), ("other", "--set=seed=4")] {
+        // Nothing is confirmed by the runs: `--measure` does it.
+        let more = [
+            "--no-model",
+            "--steps=6",
+            seed,
+            "--set=budget.confirm_share=0",
+        ];
+        search(&folder, output, &more).comes_to_its_end();
+    }
+    let json = |arguments: &[&str]| -> Value {
+        let arguments = [&["compare", "--format=json"], arguments].concat();
+        serde_json::from_str(&folder.run(&arguments).exits_with(0).stdout).unwrap()
+    };
+    let journals =
+        || ["one", "other"].map(|run| folder.read(&format!("{run}/softmax/events.jsonl")));
+    let before = journals();
+    let found = json(&["one", "other", "--measure", "--set=eval.seconds=0.4"]);
+    assert_eq!(journals(), before);
+    let measured = &found[0]["measured"];
+    let kernels = measured["kernels"].as_array().unwrap();
+    assert_eq!(kernels.len(), 2, "{measured}");
+    assert_eq!(
+        (&kernels[0]["run"], &kernels[1]["run"]),
+        (&"one".into(), &"other".into())
+    );
+    // On a busy machine a kernel may be too noisy; otherwise there is a ratio with an interval around it.
+    if let Some(ratio) = measured["ratio"].as_f64() {
+        assert!(
+            kernels.iter().all(|kernel| kernel["status"] == "passed"),
+            "{measured}"
+        );
+        let interval = [0, 1].map(|end| measured["ci95"][end].as_f64().unwrap());
+        assert!(interval[0] <= ratio && ratio <= interval[1], "{measured}");
+    }
+    // Without the flag nothing is measured.
+    assert!(json(&["one", "other"])[0].get("measured").is_none());
+
+    let found = json(&[
+        "one",
+        "other",
+        "--correlate=step,at_seconds",
+        "--correlate=features.block_threads,speedup",
+    ]);
+    assert_eq!(found.as_array().unwrap().len(), 4);
+    assert_eq!(found[0]["arm"], "one");
+    // A later step ends later: six steps are enough to show it.
+    assert!(found[0]["candidates"].as_u64().unwrap() >= 6, "{found}");
+    assert!(found[0]["rho"].as_f64().unwrap() > 0.5, "{found}");
+    assert!(
+        found[0]["corrected"].as_f64() >= found[0]["p"].as_f64(),
+        "{found}"
+    );
+    for (arguments, expected) in [
+        (&["one", "--correlate=step"][..], "expected two quantities"),
+        (&["one", "--correlate=step,sped"], "did you mean `step`?"),
+        (
+            &["one", "--correlate=step,nothing.here"],
+            "paths of numbers in a verdict",
+        ),
+        (&["one"], "there is only one arm"),
+    ] {
+        let arguments = [&["compare"], arguments].concat();
+        folder.run(&arguments).exits_with(2).shows(&[expected]);
+    }
+}

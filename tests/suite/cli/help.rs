@@ -2,7 +2,7 @@
 
 use crate::program::{CommandResult, Workspace};
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "",
     "evolve",
     "tune",
@@ -10,6 +10,7 @@ const COMMANDS: [&str; 21] = [
     "watch",
     "eval",
     "report",
+    "log",
     "runs",
     "compare",
     "promote",
