@@ -14,6 +14,7 @@ use super::warm_start::{WarmStarts, find_warm_starts};
 use super::{Config, EvalConfig, ScreenChoice};
 use crate::base::text::did_you_mean;
 use crate::base::{Failure, random};
+use crate::device::Cache;
 use crate::llm::{BudgetLimits, LlmSettings, ModelList};
 use crate::run::{RunDirectory, RunRecord};
 use crate::search::{FeatureSources, FoldOrder, SearchMode, SearchSettings};
@@ -75,6 +76,11 @@ fn resolve_with(
     let default_output = || PathBuf::from("outputs").join(name);
     let output = config.output.clone().unwrap_or_else(default_output);
     let found = load_tasks(config, &profile)?;
+    check_targets(&config.search, &found)?;
+    if config.search.target_roofline.is_some() && !has_floors(config, backend) {
+        let why = "no floor is known on a CPU or with hot caches";
+        choices.push(format!("search.target_roofline: without effect ({why})"));
+    }
     let (from, order) = match recorded {
         Some(recorded) => (recorded.warm_starts, recorded.order),
         None => (find_warm_starts(&config.from, &found)?, choose_order(&llm)),
@@ -164,6 +170,25 @@ fn drop_axes(
     dropped
         .into_iter()
         .map(|(axis, why)| format!("search.features.{axis}: left out ({why})"))
+}
+
+/// Whether verdicts have the floor of each workload.
+fn has_floors(config: &Config, backend: &str) -> bool {
+    backend == "cuda" && config.eval.cache == Cache::Cold
+}
+
+/// Fails if `search.targets` names a workload that no task has.
+fn check_targets(search: &SearchSettings, found: &[(NamedTask, Task)]) -> Result<(), Failure> {
+    let workloads = found.iter().flat_map(|(_, task)| &task.workloads);
+    let names: Vec<&str> = workloads.map(|workload| workload.id.as_str()).collect();
+    let mut targets = search.targets.keys();
+    match targets.find(|name| !names.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(unknown) => Err(Failure::usage(format!(
+            "`search.targets`: no task of the config has the workload `{unknown}`"
+        ))
+        .hint(did_you_mean(unknown, names))),
+    }
 }
 
 fn choose_profile(config: &Config, gpus: &[DeviceIdentity], choices: &mut Vec<String>) -> String {

@@ -9,6 +9,7 @@ mod continuation;
 mod describe_task;
 mod describe_verdict;
 mod figure_columns;
+mod figures;
 mod headline;
 mod kernel_tables;
 mod observer;
@@ -32,6 +33,7 @@ pub(crate) use compiled::describe_compiled;
 pub use continuation::Continuation;
 pub(crate) use describe_task::{describe_task, task_json, task_table};
 pub(crate) use describe_verdict::{describe_verdict, timing_note};
+pub(crate) use figures::{AttemptFigures, AttemptResult, Attempts, TaskFigures};
 pub(crate) use headline::{WhyUnconfirmed, note_of_best, suggested_seconds};
 pub use observer::{Observer, SilentObserver};
 pub use progress::{

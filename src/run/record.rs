@@ -74,7 +74,7 @@ pub fn host_name() -> String {
 }
 
 /// Config keys that may differ on resume: they change how much is done and how fast, not the results.
-const MAY_DIFFER: [&str; 13] = [
+const MAY_DIFFER: [&str; 17] = [
     "config.steps",
     "config.budget",
     "config.output",
@@ -82,6 +82,10 @@ const MAY_DIFFER: [&str; 13] = [
     "config.eval.counters",
     "config.search.patience",
     "config.search.target_speedup",
+    "config.search.targets",
+    "config.search.target_roofline",
+    "config.search.target_tasks",
+    "config.search.stop_when_unlikely",
     "config.llm.concurrency",
     "config.llm.timeout_seconds",
     "config.llm.idle_seconds",

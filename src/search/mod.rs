@@ -54,10 +54,12 @@ mod pending;
 mod planner;
 mod point_choice;
 mod population;
+mod remeasure;
 mod resolution;
 mod results;
 mod retirement;
 mod settings;
+mod stop_rules;
 mod surrogate;
 #[cfg(test)]
 mod tests;
@@ -75,7 +77,9 @@ pub(crate) use ledger::{OperatorCounts, SearchCounts, StepRecord};
 pub use order::FoldOrder;
 pub(crate) use results::{ResultCounts, Results};
 pub(crate) use settings::FeatureSources;
-pub use settings::{FEATURES, OperatorWeights, SearchMode, SearchSettings, Strategy};
+pub use settings::{
+    FEATURES, OperatorWeights, SearchMode, SearchSettings, Strategy, TasksTarget, WorkloadTarget,
+};
 pub(crate) use updates::{Confirmation, UnfinishedStep};
 pub use updates::{DuelRequest, SearchUpdate};
 pub use view::ModelPool;
@@ -86,6 +90,7 @@ use known_code::CodeLog;
 use ledger::Ledger;
 use pending::PendingStep;
 use planner::Planner;
+use stop_rules::Front;
 
 /// The state of one task's search.
 #[derive(Debug)]
@@ -116,6 +121,10 @@ pub struct Search {
     best_proven: Option<(u64, Speedup)>,
     /// The number of folded steps at the last proven improvement, and at least when the last starting kernel was folded.
     last_gain: u64,
+    /// The fastest kernels, for `search.stop_when_unlikely`.
+    front: Front,
+    /// The target that the step that is folded now has reached as an elite.
+    reached: Option<StopReason>,
     /// Only used in step order: how many of the last folded steps, without a gap, had an exhausted brief and brought no candidate.
     exhausted_in_a_row: u64,
     confirmations: BTreeMap<u64, Confirmation>,
@@ -161,6 +170,8 @@ impl Search {
             stopped: None,
             best_proven: None,
             last_gain: 0,
+            front: Front::default(),
+            reached: None,
             exhausted_in_a_row: 0,
             confirmations: BTreeMap::new(),
             comparisons: BTreeMap::new(),

@@ -47,7 +47,7 @@ impl ModelHistory {
         settings: &SearchSettings,
     ) {
         match outcome {
-            StepOutcome::Passed { .. } => {
+            StepOutcome::Passed { .. } | StepOutcome::PassedBefore => {
                 self.failures_in_a_row = 0;
                 self.last_broken = None;
                 return;

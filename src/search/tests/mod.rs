@@ -1,5 +1,6 @@
 //! Tests of the search against scripted proposers and verdicts, with steps in flight that finish in any order.
 
+mod device_change;
 mod dismissed;
 mod journal_order;
 mod order;
