@@ -98,9 +98,11 @@ pub(super) fn resume_run(
     let adds_time = run_args.budget_seconds.is_some() || run_args.budget_device_seconds.is_some();
     let raises_limit = adds_time || raises_limit(&recorded, &config);
     config::check_from_unchanged(&record.config, &config.from)?;
+    config::check_lessons_unchanged(&record.config, &config.llm.lessons)?;
     config.output = Some(directory);
     let kept = config::Recorded {
         warm_starts,
+        lessons: config::recorded_lessons(&record),
         order: record.order,
     };
     let resolved = config::resolve_for_resume(&config, kept)?;

@@ -60,6 +60,7 @@ llm.patience_seconds | number | | Longest total time that a request waits for a 
 llm.context_share | number, up to 1 | | Share of a model's context window that a prompt may fill.
 llm.wait | boolean | | Wait for replies of a mailbox. `false`: exit with code 6 once nothing else is left to do.
 llm.prompts | path | built-in templates | Folder with prompt templates that replace built-in ones of the same name.
+llm.lessons | list of paths | | What helped in earlier runs: text files, and run directories (their [`TASK/lessons.md`](run-directory.md#lessons)). Every prompt shows it. A run keeps its own copy.
 llm.max_edits | integer, 1 to 64 | | Maximum number of `str_replace` edits in one reply.
 llm.max_output_tokens | integer | each model's | Replaces this setting of every model, as do the next five.
 llm.temperature | number, 0 to 2 | each model's | Sampling temperature.
@@ -261,7 +262,7 @@ fn dotted_keys(prefix: &str, value: &Value, keys: &mut Vec<String>) {
         keys.push(prefix.to_owned());
         return;
     };
-    if prefix == "search.features" {
+    if ["search.features", "search.targets"].contains(&prefix) {
         keys.push(prefix.to_owned());
         return;
     }

@@ -21,6 +21,7 @@ mod continuation;
 mod fault_policy;
 mod interrupt;
 mod journal_writer;
+mod lessons;
 mod model_stats;
 mod open_run;
 mod operators;
@@ -302,6 +303,9 @@ fn warn_of_imprecise_clock(baseline: &str, self_test: &[SelfTest]) {
 fn end_task(state: &mut TaskState<'_>, failure: Option<String>) -> Result<TaskEnd> {
     let continuation = continuation::continuation(state, failure.is_some());
     state.reporter.set_continuation(continuation);
+    if state.work_recorded {
+        lessons::write_lessons(state)?;
+    }
     state.write_summary(failure.clone())?;
     state.reporter.show_end();
     let progress = state.reporter.progress().clone();

@@ -55,6 +55,9 @@ pub struct TaskRecord {
     /// The warm starts of the search, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<WarmStart>,
+    /// The lessons from earlier runs that models get.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lessons: Option<String>,
 }
 
 /// A kernel from elsewhere that a search starts from. The run keeps its own copy.
@@ -231,6 +234,7 @@ mod tests {
             oracle: digest,
             baseline: digest,
             from: Vec::new(),
+            lessons: None,
         };
         RunRecord {
             prompts: None,

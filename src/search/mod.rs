@@ -42,6 +42,7 @@ mod credit;
 mod divergence;
 mod families;
 mod fold;
+mod front;
 mod in_flight;
 mod incumbents;
 mod judging;
@@ -85,12 +86,12 @@ pub use updates::{DuelRequest, SearchUpdate};
 pub use view::ModelPool;
 
 use families::Families;
+use front::Front;
 use in_flight::StepsInFlight;
 use known_code::CodeLog;
 use ledger::Ledger;
 use pending::PendingStep;
 use planner::Planner;
-use stop_rules::Front;
 
 /// The state of one task's search.
 #[derive(Debug)]

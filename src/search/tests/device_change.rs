@@ -19,10 +19,12 @@ fn with_limits() -> SearchSettings {
     }
 }
 
-/// A run whose device changes after some events, and which then judges its elites again.
-fn changed(order: FoldOrder, events: usize) -> (ScriptedRun, BTreeSet<u64>) {
+/// A run whose device changes after about this many events, and which then judges its elites again; these elites, and the number of events
+/// before the change.
+fn changed(order: FoldOrder, events: usize) -> (ScriptedRun, BTreeSet<u64>, usize) {
     let mut run = ScriptedRun::in_order(order, &with_limits(), 120);
     run.run_until(BUSY, events);
+    let before = run.journal.len();
     run.search.forget_figures();
     let elites: Vec<u64> = (run.search.archive().elites().iter())
         .map(|elite| elite.step)
@@ -35,7 +37,7 @@ fn changed(order: FoldOrder, events: usize) -> (ScriptedRun, BTreeSet<u64>) {
             verdict,
         }));
     }
-    (run, elites.into_iter().collect())
+    (run, elites.into_iter().collect(), before)
 }
 
 #[test]
@@ -74,8 +76,7 @@ fn no_figure_of_the_old_device_remains() {
 #[test]
 fn only_what_was_judged_on_the_new_device_has_a_figure() {
     for order in [FoldOrder::Journal, FoldOrder::Step] {
-        let (mut run, judged_again) = changed(order, 150);
-        let before = run.journal.len();
+        let (mut run, judged_again, before) = changed(order, 150);
         let best = run.search.best_proven.unwrap().0;
         assert!(judged_again.contains(&best));
         run.run_until(BUSY, usize::MAX);
@@ -103,12 +104,11 @@ fn only_what_was_judged_on_the_new_device_has_a_figure() {
 
 #[test]
 fn a_resume_after_the_change_reaches_the_same_state() {
-    const EVENTS: usize = 150;
-    let (mut run, _) = changed(FoldOrder::Journal, EVENTS);
+    let (mut run, _, before) = changed(FoldOrder::Journal, 150);
     run.run_until(BUSY, usize::MAX);
     let mut again = ScriptedRun::new(&with_limits(), 120);
     for (index, event) in run.journal.iter().enumerate() {
-        if index == EVENTS {
+        if index == before {
             again.search.forget_figures();
         }
         if let Event::Asked(brief) = event {

@@ -2,6 +2,7 @@
 
 mod device_change;
 mod dismissed;
+mod fairness;
 mod journal_order;
 mod order;
 mod retire;

@@ -8,6 +8,7 @@ mod gpu;
 mod grid;
 mod headers;
 mod help;
+mod lessons;
 mod runs;
 mod signals;
 mod streams;

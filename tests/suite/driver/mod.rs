@@ -18,6 +18,7 @@ mod disk;
 mod faults;
 mod figures;
 mod headline;
+mod lessons;
 mod power_loss;
 mod racing;
 mod refusals;

@@ -126,7 +126,7 @@ fn a_run_ends_when_enough_tasks_have_a_fast_kernel() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("run");
     const TASKS: [&str; 3] = ["softmax", "rmsnorm", "gelu"];
-    let with_target = |share| {
+    let with_target = |share: Option<f64>| {
         let mut options = options(&directory, &TASKS, 40);
         options.search.target_tasks = share.map(|share| TasksTarget {
             speedup: 1.5,
@@ -165,4 +165,61 @@ fn a_run_ends_when_enough_tasks_have_a_fast_kernel() {
     assert_eq!(count(), 2);
     let all = run(with_target(None), &judges).unwrap();
     assert_eq!((all.tasks.len(), all.left_out), (3, None));
+}
+
+#[test]
+fn a_gain_on_one_workload_and_a_loss_on_another_are_visible_and_steer_the_end() {
+    // `w0` is timed as it is; on `w1` every kernel is as slow as it is fast on `w0`.
+    let judges = changed(|verdict| {
+        for workload in &mut verdict.workloads {
+            if workload.id == "w1" {
+                workload.speedup = workload.speedup.map(|speedup| 1.0 / speedup);
+                workload.ci95 = workload.ci95.map(|[low, high]| [1.0 / high, 1.0 / low]);
+            }
+        }
+    });
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("run");
+    run(options(&directory, &["softmax"], 200), &judges).unwrap();
+    let text = std::fs::read_to_string(directory.join("summary.json")).unwrap();
+    let summary: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let by_workload = &summary["tasks"][0]["by_workload"];
+    let count = |workload: &str, what: &str| by_workload[workload][what].as_u64().unwrap();
+    assert!(
+        count("w0", "faster") > 5 && count("w0", "slower") > 5,
+        "{by_workload:#}"
+    );
+    assert_eq!(count("w0", "faster"), count("w1", "slower"));
+    assert_eq!(count("w0", "slower"), count("w1", "faster"));
+
+    // No kernel can be fast on both, so the search does not end at 1.5x on one of them.
+    let target = |workloads: &[&str]| -> Option<StopReason> {
+        let directory = root.path().join(workloads.join("-"));
+        let mut options = options(&directory, &["softmax"], 200);
+        let fast = WorkloadTarget {
+            speedup: Some(1.5),
+            microseconds: None,
+        };
+        options.search.targets = workloads
+            .iter()
+            .map(|id| ((*id).to_owned(), fast))
+            .collect();
+        run(options, &judges).unwrap().tasks[0].stop_reason()
+    };
+    assert_eq!(target(&["w0"]), Some(StopReason::WorkloadTargets));
+    assert_eq!(target(&["w0", "w1"]), Some(StopReason::Steps));
+}
+
+#[test]
+fn the_confirmed_best_of_a_run_never_falls() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("run");
+    let judges = judges(Duration::ZERO);
+    let mut best = 0.0;
+    for steps in [20, 40, 80, 160] {
+        let ended = run(options(&directory, &["softmax"], steps), &judges).unwrap();
+        let now = ended.tasks[0].best().unwrap().speedup.geomean;
+        assert!(now >= best, "{now} after {best}");
+        best = now;
+    }
 }
