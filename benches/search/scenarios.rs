@@ -225,6 +225,20 @@ pub(crate) fn ablations() -> Vec<Entry> {
         changed("strategy: random", |settings| {
             settings.strategy = Strategy::Random;
         }),
+        changed("stop_when_unlikely: 0.05", |settings| {
+            settings.stop_when_unlikely = Some(0.05);
+        }),
+        changed("stop_when_unlikely: 0.01", |settings| {
+            settings.stop_when_unlikely = Some(0.01);
+        }),
+        changed("patience: 100", |settings| settings.patience = Some(100)),
+        Entry {
+            name: "known code is judged",
+            make: Box::new(|scenario, setup| {
+                let search = MapElites::new(&scenario.settings(), &setup, true);
+                Box::new(search.without_known_code())
+            }),
+        },
         changed("window: 1", |settings| settings.window = Some(1)),
         changed("window: 32", |settings| settings.window = Some(32)),
         Entry {

@@ -47,9 +47,11 @@ pub(super) fn resume_run(
     let adds_time = run_args.budget_seconds.is_some() || run_args.budget_device_seconds.is_some();
     let raises_limit = adds_time || raises_limit(&recorded, &config);
     config::check_from_unchanged(&record.config, &config.from)?;
+    config::check_lessons_unchanged(&record.config, &config.llm.lessons)?;
     config.output = Some(directory);
     let kept = config::Recorded {
         warm_starts,
+        lessons: config::recorded_lessons(&record),
         order: record.order,
     };
     let resolved = config::resolve_for_resume(&config, kept)?;
@@ -67,8 +69,17 @@ pub(super) fn longer(budget: Option<f64>, spent: Duration, more: f64) -> f64 {
     seconds.min(config::MAX_SECONDS)
 }
 
-/// Whether a config allows more than the recorded one, the number of steps aside.
+/// Whether a config allows more than the recorded one, the number of steps aside. Another target of a workload, of the roofline or of the
+/// tasks may be a higher one.
 fn raises_limit(recorded: &Config, now: &Config) -> bool {
+    let (before, after) = (&recorded.search, &now.search);
+    if before.targets != after.targets
+        || before.target_roofline != after.target_roofline
+        || before.target_tasks != after.target_tasks
+        || before.stop_when_unlikely != after.stop_when_unlikely
+    {
+        return true;
+    }
     // Without a limit everything is allowed.
     let limit = |limit: Option<f64>| limit.unwrap_or(f64::INFINITY);
     let count = |count: Option<u64>| limit(count.map(|count| count as f64));

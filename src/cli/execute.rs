@@ -208,6 +208,7 @@ fn run_record(resolved: &ResolvedConfig, prompts: Option<String>) -> RunRecord {
             oracle: Digest::of(&task.oracle),
             baseline: Digest::of(task.baseline().1),
             from: warm_starts.map(|start| start.record.clone()).collect(),
+            lessons: resolved.lessons.get(&task.name).cloned(),
         };
         (task.name.clone(), record)
     });

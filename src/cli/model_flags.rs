@@ -115,6 +115,7 @@ pub(super) fn model_options(resolved: &ResolvedConfig) -> Result<Option<ModelOpt
         profile: resolved.profile.clone(),
         max_edits: llm.max_edits,
         context_share: llm.context_share,
+        lessons: resolved.lessons.clone(),
     };
     Ok(Some(ModelOptions {
         prompts_version,

@@ -161,6 +161,7 @@ pub(super) fn run(arguments: PromptArgs) -> anyhow::Result<Exit> {
         context: &context_shown,
         history: &[],
         card: arguments.card.as_deref(),
+        lessons: None,
         max_edits: arguments.edits,
         budget_tokens: arguments.tokens,
         missed: None,

@@ -87,7 +87,8 @@ impl RunReport<'_> {
         let results = match self.arguments.format {
             Format::Human => {
                 let tasks = self.ended.tasks.iter().map(|task| task.results.clone());
-                let tables = report::results_tables(&tasks.collect::<Vec<_>>());
+                let mut tables = report::results_tables(&tasks.collect::<Vec<_>>());
+                tables += &left_out_text(self.ended);
                 let is_over = !self.ended.interrupted && !self.ended.waiting;
                 let has_failed = self.ended.tasks.iter().any(|task| task.failure.is_some());
                 if is_over && !has_failed {
@@ -176,6 +177,19 @@ impl RunReport<'_> {
             None => Failure::reference(message).hint(format!("repair the task; then {then}")),
         }
     }
+}
+
+/// Which tasks the run did not come to, and why. Empty if it came to all.
+fn left_out_text(ended: &RunEnd) -> String {
+    let Some(left_out) = &ended.left_out else {
+        return String::new();
+    };
+    format!(
+        "\nstopped: {} of {} tasks have a kernel above the speedup of `search.target_tasks`\n  not searched: {}\n",
+        left_out.fast,
+        left_out.of,
+        left_out.tasks.join(", ")
+    )
 }
 
 /// Why the search of a task has stopped.

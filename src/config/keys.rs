@@ -38,6 +38,10 @@ search.learning | number, 0 to 1 | | How strongly operators, models and strategy
 search.exploration | number, 0 to 1 | | `map_elites`: share of steps whose parent is an elite that was used less than others, from any cell, instead of one of the fastest.
 search.patience | integer | never | Stop after this many steps without a kernel that is faster with 95 % confidence.
 search.target_speedup | number | never | Stop once the low end of a kernel's 95 % interval reaches this speedup.
+search.targets | map of maps | | Stop once one kernel reaches all of these, at the slow end of its 95 % interval: a workload, and `speedup` (at least), `microseconds` (of its median time, at most), or both: `{b1: {microseconds: 12}}`.
+search.target_roofline | number, up to 1 | never | Stop once a kernel reaches this share of the roofline on every timed workload, at the slow end of its interval. For GPU runs with cold caches.
+search.target_tasks | map | never | With several tasks: start no further task once fast_p reaches a share: `{speedup: 1.5, share: 0.5}` ends the run when half of its tasks have a kernel confirmed above 1.5x.
+search.stop_when_unlikely | number, below 1 | never | Stop once the chance that a later kernel is measurably faster than the best is estimated to be below this, from how close the ten fastest are to each other. Of 50 kernels or more.
 search.confirm | integer | | How many of the fastest kernels are measured again at the end.
 search.context | integer, up to 1000 | | Maximum number of kernels that a prompt shows in addition to the parents.
 search.history | integer, up to 1000 | | Maximum number of earlier steps that a prompt lists.
@@ -52,6 +56,7 @@ llm.patience_seconds | number | | Longest total time that a request waits for a 
 llm.context_share | number, up to 1 | | Share of a model's context window that a prompt may fill.
 llm.wait | boolean | | Wait for replies of a mailbox. `false`: exit with code 6 once nothing else is left to do.
 llm.prompts | path | built-in templates | Folder with prompt templates that replace built-in ones of the same name.
+llm.lessons | list of paths | | What helped in earlier runs: text files, and run directories (their [`TASK/lessons.md`](run-directory.md#lessons)). Every prompt shows it. A run keeps its own copy.
 llm.max_edits | integer, 1 to 64 | | Maximum number of `str_replace` edits in one reply.
 llm.max_output_tokens | integer | each model's | Replaces this setting of every model, as do the next five.
 llm.temperature | number, 0 to 2 | each model's | Sampling temperature.

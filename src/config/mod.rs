@@ -15,6 +15,7 @@ mod devices;
 mod find;
 mod gpus;
 mod keys;
+mod lessons;
 mod overrides;
 #[cfg(test)]
 mod reference;
@@ -27,6 +28,7 @@ mod warm_start;
 
 pub(crate) use devices::DeviceChoice;
 pub(crate) use find::find_config;
+pub(crate) use lessons::{check_lessons_unchanged, recorded_lessons};
 pub use overrides::apply_overrides;
 pub use resolve::resolve;
 pub(crate) use resolve::{Recorded, resolve_for_resume};

@@ -41,8 +41,9 @@ pub(super) fn apply_value(
         let Value::Object(map) = node else {
             return Err(fail(format!("`{}` has no keys", parts[..depth].join("."))));
         };
-        // The user names the axes of the archive; all other keys exist already.
-        let is_open = parts[..depth] == ["search", "features"];
+        // The user names the axes of the archive and the workloads with a target; all other keys exist already.
+        let parents = &parts[..depth];
+        let is_open = parents == ["search", "features"] || parents == ["search", "targets"];
         if !map.contains_key(*part) && !is_open {
             let known: Vec<String> = map.keys().cloned().collect();
             return Err(fail(format!("unknown key `{}`", parts[..=depth].join(".")))
@@ -81,6 +82,14 @@ mod tests {
                 .search
                 .features["launches"],
             [2.0, 4.0]
+        );
+        assert_eq!(
+            set("search.targets.b1={microseconds: 12}")
+                .unwrap()
+                .search
+                .targets["b1"]
+                .microseconds,
+            Some(12.0)
         );
         assert_eq!(set("budget.seconds=null").unwrap().budget.seconds, None);
     }

@@ -105,7 +105,7 @@ fn dotted_keys(prefix: &str, value: &Value, keys: &mut Vec<String>) {
         keys.push(prefix.to_owned());
         return;
     };
-    if prefix == "search.features" {
+    if ["search.features", "search.targets"].contains(&prefix) {
         keys.push(prefix.to_owned());
         return;
     }

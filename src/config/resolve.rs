@@ -8,12 +8,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::gpus::{choose_gpus, keys_without_effect_on_cpu};
+use super::lessons::{Lessons, find_lessons};
 use super::resolved::ResolvedConfig;
 use super::tasks::{NamedTask, find_tasks};
 use super::warm_start::{WarmStarts, find_warm_starts};
 use super::{Config, EvalConfig, ScreenChoice};
 use crate::base::text::did_you_mean;
 use crate::base::{Failure, random};
+use crate::device::Cache;
 use crate::llm::{BudgetLimits, LlmSettings, ModelList};
 use crate::run::{RunDirectory, RunRecord};
 use crate::search::{FeatureSources, FoldOrder, SearchMode, SearchSettings};
@@ -33,6 +35,7 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<ResolvedConfig
 /// What a resumed run keeps from its record, whatever the config says now.
 pub(crate) struct Recorded {
     pub(crate) warm_starts: WarmStarts,
+    pub(crate) lessons: Lessons,
     pub(crate) order: FoldOrder,
 }
 
@@ -75,10 +78,9 @@ fn resolve_with(
     let default_output = || PathBuf::from("outputs").join(name);
     let output = config.output.clone().unwrap_or_else(default_output);
     let found = load_tasks(config, &profile)?;
-    let (from, order) = match recorded {
-        Some(recorded) => (recorded.warm_starts, recorded.order),
-        None => (find_warm_starts(&config.from, &found)?, choose_order(&llm)),
-    };
+    check_targets(&config.search, &found)?;
+    choices.extend(without_effect(config, &llm, backend));
+    let kept = recorded.map_or_else(|| choose_kept(config, &llm, &found), Ok)?;
     check_kernels_can_be_made(&config.search, &llm)?;
     let complete = Config {
         seed: Some(seed),
@@ -95,8 +97,8 @@ fn resolve_with(
     };
     let record = complete_record(&complete, backend, &profile, &found)?;
     Ok(ResolvedConfig {
-        tasks: with_warm_starts(found, &from, config.search.mode),
-        from,
+        tasks: with_warm_starts(found, &kept.warm_starts, config.search.mode),
+        from: kept.warm_starts,
         steps: config.steps,
         seed,
         output,
@@ -113,9 +115,10 @@ fn resolve_with(
         racing: config.eval.racing,
         require_sandbox: config.eval.require_sandbox,
         window,
-        order,
+        order: kept.order,
         search,
         llm,
+        lessons: kept.lessons,
         limits: BudgetLimits::new(config.budget.usd, config.budget.tokens),
         budget: config.budget.seconds.map(Duration::from_secs_f64),
         device_budget: config.budget.device_seconds.map(Duration::from_secs_f64),
@@ -164,6 +167,56 @@ fn drop_axes(
     dropped
         .into_iter()
         .map(|(axis, why)| format!("search.features.{axis}: left out ({why})"))
+}
+
+/// What a new run keeps in its record, whatever the config says later.
+fn choose_kept(
+    config: &Config,
+    llm: &LlmSettings,
+    found: &[(NamedTask, Task)],
+) -> Result<Recorded, Failure> {
+    let tasks: Vec<&str> = found.iter().map(|(_, task)| task.name.as_str()).collect();
+    Ok(Recorded {
+        warm_starts: find_warm_starts(&config.from, found)?,
+        lessons: find_lessons(&llm.lessons, &tasks)?,
+        order: choose_order(llm),
+    })
+}
+
+/// Keys that have no effect on this run, with the reason.
+fn without_effect(
+    config: &Config,
+    llm: &LlmSettings,
+    backend: &str,
+) -> impl Iterator<Item = String> + use<> {
+    // Verdicts have no floor then.
+    let lacks_floors = backend != "cuda" || config.eval.cache != Cache::Cold;
+    let keys = [
+        (
+            "llm.lessons: without effect (no model is asked)",
+            !llm.lessons.is_empty() && !has_models(llm),
+        ),
+        (
+            "search.target_roofline: without effect (no floor is known on a CPU or with hot caches)",
+            config.search.target_roofline.is_some() && lacks_floors,
+        ),
+    ];
+    let idle = keys.into_iter().filter(|(_, is_idle)| *is_idle);
+    idle.map(|(text, _)| text.to_owned())
+}
+
+/// Fails if `search.targets` names a workload that no task has.
+fn check_targets(search: &SearchSettings, found: &[(NamedTask, Task)]) -> Result<(), Failure> {
+    let workloads = found.iter().flat_map(|(_, task)| &task.workloads);
+    let names: Vec<&str> = workloads.map(|workload| workload.id.as_str()).collect();
+    let mut targets = search.targets.keys();
+    match targets.find(|name| !names.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(unknown) => Err(Failure::usage(format!(
+            "`search.targets`: no task of the config has the workload `{unknown}`"
+        ))
+        .hint(did_you_mean(unknown, names))),
+    }
 }
 
 fn choose_profile(config: &Config, gpus: &[DeviceIdentity], choices: &mut Vec<String>) -> String {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::lessons::Lessons;
 use super::warm_start::WarmStarts;
 use crate::device::Cache;
 use crate::task::{Task, TaskFiles};
@@ -49,6 +50,8 @@ pub struct ResolvedConfig {
     pub search: search::SearchSettings,
     /// The models and how they are used, resolved.
     pub llm: llm::LlmSettings,
+    /// Lessons from earlier runs, by task.
+    pub(crate) lessons: Lessons,
     /// What the models may cost, over all tasks.
     pub limits: llm::BudgetLimits,
     /// Wall time for each task.

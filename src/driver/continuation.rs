@@ -29,6 +29,7 @@ pub(super) fn continuation(state: &TaskState<'_>, failed: bool) -> Continuation 
     flags.more_device_seconds = more_device_seconds(state, why);
     flags.patience = patience(state);
     flags.target_speedup = target_speedup(state, why);
+    flags.lifted.extend(lifted(why));
     if why == StopReason::Exhausted {
         flags.needs_model = state.requests.is_none();
         flags.needs_propose = !state.search.may_ask_models();
@@ -89,6 +90,22 @@ fn patience(state: &TaskState<'_>) -> Option<u64> {
     let patience = state.search.patience()?;
     let without_gain = state.search.steps_without_gain();
     (without_gain >= patience).then(|| without_gain.saturating_add(patience.max(1)))
+}
+
+/// The setting that switches off the rule that has stopped the search, where no higher limit can be named.
+fn lifted(why: StopReason) -> Option<&'static str> {
+    match why {
+        StopReason::WorkloadTargets => Some("search.targets={}"),
+        StopReason::Roofline => Some("search.target_roofline=null"),
+        StopReason::Unlikely => Some("search.stop_when_unlikely=null"),
+        StopReason::Steps
+        | StopReason::Seconds
+        | StopReason::DeviceSeconds
+        | StopReason::Target
+        | StopReason::Patience
+        | StopReason::Exhausted
+        | StopReason::Budget => None,
+    }
 }
 
 /// A target above every elite, if the target was reached.

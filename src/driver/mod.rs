@@ -21,6 +21,7 @@ mod continuation;
 mod fault_policy;
 mod interrupt;
 mod journal_writer;
+mod lessons;
 mod model_stats;
 mod open_run;
 mod operators;
@@ -59,7 +60,7 @@ pub(crate) use side_by_side::side_by_side;
 pub use work_time::{device_time, worked_time};
 
 use crate::base::{Failure, FailureKind};
-use crate::event::StopReason;
+use crate::event::{StopReason, TasksLeftOut};
 use crate::report::{BestCandidate, Continuation, EndOfWork, Observer, Progress, TaskResults};
 use crate::verdict::SelfTest;
 use crate::worker::{Evaluator, EvaluatorFactory, WorkerFault};
@@ -77,6 +78,8 @@ pub struct RunEnd {
     pub waiting: bool,
     /// The tasks that this process opened, in order.
     pub tasks: Vec<TaskEnd>,
+    /// The run ended before it came to some tasks, because enough of the others have a fast kernel.
+    pub left_out: Option<TasksLeftOut>,
 }
 
 impl RunEnd {
@@ -87,7 +90,11 @@ impl RunEnd {
         }
         let tasks = self.tasks.iter();
         let flags = tasks.map(|task| task.progress.continuation.clone());
-        flags.fold(Continuation::default(), Continuation::merged)
+        let mut flags = flags.fold(Continuation::default(), Continuation::merged);
+        if self.left_out.is_some() {
+            flags.lifted.insert("search.target_tasks=null");
+        }
+        flags
     }
 }
 
@@ -136,7 +143,11 @@ pub async fn run(
     mut interrupt: watch::Receiver<bool>,
 ) -> Result<RunEnd> {
     let mut run = OpenRun::open(&options)?;
-    let mut summary = Summary::new(run.directory().clone(), &options.record.kforge);
+    let mut summary = Summary::new(
+        run.directory().clone(),
+        &options.record.kforge,
+        options.tasks.len(),
+    );
     let mut budget = match &options.models {
         Some(models) => Some(run.remaining_budget(&options.tasks, models.limits)?),
         None => None,
@@ -145,8 +156,14 @@ pub async fn run(
         interrupted: false,
         waiting: false,
         tasks: Vec::new(),
+        left_out: None,
     };
     for task in &options.tasks {
+        end.left_out = tasks_left_out(&options, &end.tasks);
+        if let Some(left_out) = &end.left_out {
+            run.record_tasks_left_out(left_out)?;
+            break;
+        }
         let shared = SharedParts {
             proposer: proposer.clone(),
             summary: &mut summary,
@@ -183,6 +200,23 @@ pub async fn run(
     summary.set_continuation(&end.continuation());
     summary.write(!end.interrupted && !end.waiting)?;
     Ok(end)
+}
+
+/// The tasks that need no search any more, because `ended` have enough fast kernels (`search.target_tasks`).
+fn tasks_left_out(options: &RunOptions, ended: &[TaskEnd]) -> Option<TasksLeftOut> {
+    let target = options.search.target_tasks?;
+    let is_fast = |task: &&TaskEnd| {
+        let best = task.best();
+        best.is_some_and(|best| best.speedup.geomean > target.speedup)
+    };
+    let fast = ended.iter().filter(is_fast).count();
+    let is_reached = fast as f64 >= target.share * options.tasks.len() as f64;
+    let left = options.tasks.iter().skip(ended.len());
+    (is_reached && fast > 0).then(|| TasksLeftOut {
+        tasks: left.map(|task| task.name.clone()).collect(),
+        fast: fast as u64,
+        of: options.tasks.len() as u64,
+    })
 }
 
 /// `None`: the oracle or a baseline has failed.
@@ -271,6 +305,9 @@ fn warn_of_imprecise_clock(baseline: &str, self_test: &[SelfTest]) {
 fn end_task(state: &mut TaskState<'_>, failure: Option<String>) -> Result<TaskEnd> {
     let continuation = continuation::continuation(state, failure.is_some());
     state.reporter.set_continuation(continuation);
+    if state.work_recorded {
+        lessons::write_lessons(state)?;
+    }
     state.write_summary(failure.clone())?;
     state.reporter.show_end();
     let progress = state.reporter.progress().clone();

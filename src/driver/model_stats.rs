@@ -7,8 +7,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::event::{Cost, EditCounts, Event, Failed, FailedReason, Replied, ReplyOutcome, Usage};
-use crate::report::UnansweredSteps;
+use crate::event::{
+    Cost, EditCounts, Event, Failed, FailedReason, Operator, Replied, ReplyOutcome, Usage,
+};
+use crate::report::{AttemptFigures, AttemptResult, Attempts, UnansweredSteps};
+use crate::search::{Search, StepOutcome, StepRecord};
 use crate::verdict::{Status, VerdictSummary};
 
 /// Counts over the events of a task.
@@ -58,6 +61,16 @@ pub(super) struct ModelStats {
     /// repaired / asked edits. `null` without edits.
     repair_rate: Option<f64>,
     judgement: ExpectationStats,
+    /// Of the steps that are folded.
+    figures: AttemptFigures,
+}
+
+/// The attempts of a task, all and those of each model and version of the prompts.
+#[derive(Default)]
+pub(super) struct TaskAttempts {
+    pub(super) all: Attempts,
+    models: BTreeMap<Arc<str>, Attempts>,
+    prompts: BTreeMap<Arc<str>, Attempts>,
 }
 
 /// Expected against measured change of the run time, over candidates that passed and whose first parent passed.
@@ -174,13 +187,36 @@ impl ModelTally {
     }
 
     /// Statistics per model.
-    pub(super) fn by_model(&self) -> BTreeMap<String, ModelStats> {
-        with_all_rates(&self.models)
+    pub(super) fn by_model(&self, attempts: &TaskAttempts) -> BTreeMap<String, ModelStats> {
+        with_all_rates(&self.models, &attempts.models)
     }
 
     /// Statistics per version of the prompts.
-    pub(super) fn by_prompts_version(&self) -> BTreeMap<String, ModelStats> {
-        with_all_rates(&self.prompts)
+    pub(super) fn by_prompts_version(
+        &self,
+        attempts: &TaskAttempts,
+    ) -> BTreeMap<String, ModelStats> {
+        with_all_rates(&self.prompts, &attempts.prompts)
+    }
+
+    /// The attempts of the folded steps. Starting kernels are none.
+    pub(super) fn attempts(&self, search: &Search) -> TaskAttempts {
+        let mut attempts = TaskAttempts::default();
+        for step in search.latest_of(search.folded()) {
+            let Some(result) = search.record(step).and_then(attempt_result) else {
+                continue;
+            };
+            attempts.all.add(result);
+            if let Some((model, version)) = self.requested_by.get(&step) {
+                let of_model = attempts.models.entry(Arc::clone(model)).or_default();
+                of_model.add(result);
+                if let Some(version) = version {
+                    let of_version = attempts.prompts.entry(Arc::clone(version)).or_default();
+                    of_version.add(result);
+                }
+            }
+        }
+        attempts
     }
 
     /// Applies `count` to the model and the prompts of a step. Does nothing for a step without a model.
@@ -206,11 +242,35 @@ impl ModelTally {
     }
 }
 
-fn with_all_rates(stats: &BTreeMap<String, ModelStats>) -> BTreeMap<String, ModelStats> {
-    let stats = stats.iter();
-    stats
-        .map(|(name, stats)| (name.clone(), stats.clone().with_rates()))
-        .collect()
+fn with_all_rates(
+    stats: &BTreeMap<String, ModelStats>,
+    attempts: &BTreeMap<Arc<str>, Attempts>,
+) -> BTreeMap<String, ModelStats> {
+    let stats = stats.iter().map(|(name, stats)| {
+        let figures = attempts.get(name.as_str()).map(Attempts::figures);
+        let stats = ModelStats {
+            figures: figures.unwrap_or_default(),
+            ..stats.clone().with_rates()
+        };
+        (name.clone(), stats)
+    });
+    stats.collect()
+}
+
+/// What a folded step was as an attempt. `None` for a starting kernel, and for a candidate whose figure is of another device.
+fn attempt_result(record: &StepRecord) -> Option<AttemptResult> {
+    if record.operator == Operator::Start || record.outcome == StepOutcome::PassedBefore {
+        return None;
+    }
+    let counted = record.outcome.counts_for_validity(record.operator);
+    Some(match record.outcome {
+        StepOutcome::Passed { speedup, .. } => AttemptResult::Passed {
+            speedup,
+            dismissed: !record.outcome.is_complete_pass(),
+        },
+        StepOutcome::Failed(FailedReason::NoOp) => AttemptResult::NoOp { counted },
+        _ => AttemptResult::Other { counted },
+    })
 }
 
 /// Adds to a sum. Providers can report any number.

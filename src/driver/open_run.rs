@@ -27,7 +27,7 @@ use crate::base::{Digest, Failure, files};
 use crate::device::lock_scope;
 use crate::event::{
     Accepted, BestOfTask, Interrupted, RunEvent, SelfTested, Session, TaskEnded, TaskStarted,
-    WorkerFailed,
+    TasksLeftOut, WorkerFailed,
 };
 use crate::llm::{Budget, BudgetLimits};
 use crate::report::{Observer, Progress, Standing};
@@ -43,6 +43,8 @@ pub(super) struct OpenRun {
     journal: Journal,
     /// By task.
     earlier_sessions: HashMap<String, TaskSessions>,
+    /// The last event of the journal that ends a run, if it is this one.
+    left_out: Option<TasksLeftOut>,
     /// Tasks that this process has started to work on.
     started_tasks: HashSet<String>,
     _lock: RunLock,
@@ -81,7 +83,13 @@ impl OpenRun {
         let tasks = options.tasks.iter().map(|task| task.name.clone());
         let mut earlier_sessions: HashMap<String, TaskSessions> =
             tasks.map(|task| (task, TaskSessions::default())).collect();
+        let mut left_out = None;
         let journal = Journal::open(&directory.journal(), |head, event: RunEvent| {
+            match &event {
+                RunEvent::TasksLeftOut(event) => left_out = Some(event.clone()),
+                RunEvent::TaskStarted(_) => left_out = None,
+                _ => {}
+            }
             for (task, sessions) in &mut earlier_sessions {
                 sessions.apply(task, head.time, &event);
             }
@@ -91,6 +99,7 @@ impl OpenRun {
             directory,
             journal,
             earlier_sessions,
+            left_out,
             started_tasks: HashSet::new(),
             _lock: lock,
         };
@@ -266,6 +275,14 @@ impl OpenRun {
     /// Whether this process has started to work on a task.
     pub(super) fn has_started(&self, task: &str) -> bool {
         self.started_tasks.contains(task)
+    }
+
+    /// Records that the run does not come to some tasks, unless an earlier process has, and nothing was done since.
+    pub(super) fn record_tasks_left_out(&mut self, event: &TasksLeftOut) -> Result<()> {
+        if self.started_tasks.is_empty() && self.left_out.as_ref() == Some(event) {
+            return Ok(());
+        }
+        self.record(RunEvent::TasksLeftOut(event.clone()))
     }
 
     /// Records the baseline's measurements against itself, if there are any.

@@ -112,7 +112,7 @@ fn starting_kernel_results(state: &TaskState<'_>) -> (Vec<StartingKernelResult>,
             step,
             name: name.to_owned(),
             status: match record.outcome {
-                StepOutcome::Passed { .. } => Some(Status::Passed),
+                StepOutcome::Passed { .. } | StepOutcome::PassedBefore => Some(Status::Passed),
                 StepOutcome::NotPassed(status) => Some(status),
                 StepOutcome::Failed(_) | StepOutcome::Duplicate { .. } => None,
             },

@@ -79,6 +79,8 @@ struct Replay<'e> {
     sources: KernelSources,
     last_asked: u64,
     stopped: Option<Stopped>,
+    /// Whether the search has forgotten the figures from before a change of device, judge or task.
+    has_forgotten: bool,
     /// Steps that were judged after the last accepted change.
     judged_since_change: HashSet<u64>,
     requests: BTreeMap<u64, RecordedRequests>,
@@ -98,6 +100,7 @@ impl<'e> Replay<'e> {
             sources: KernelSources::new(directory.clone()),
             last_asked: 0,
             stopped: None,
+            has_forgotten: false,
             judged_since_change: HashSet::new(),
             requests: BTreeMap::new(),
             feedback: FeedbackLog::default(),
@@ -113,6 +116,9 @@ impl<'e> Replay<'e> {
         self.time_tally.count_replayed(event);
         let has_changed = self.earlier.has_changed();
         let is_after_change = self.earlier.is_after_change(head.seq, head.time);
+        if (self.earlier).is_after_change_of_figures(head.seq, head.time) {
+            self.forget_figures();
+        }
         let updates = match event {
             ReplayedEvent::Judged(judged) => {
                 // A harness error is not a measurement.
@@ -140,6 +146,14 @@ impl<'e> Replay<'e> {
             }
         }
         Ok(())
+    }
+
+    /// Once: before the first event after the change, also if it is still to come.
+    fn forget_figures(&mut self) {
+        if !self.has_forgotten {
+            self.search.forget_figures();
+            self.has_forgotten = true;
+        }
     }
 
     fn apply_judged(&mut self, judged: &JudgedSummary) -> Vec<SearchUpdate> {
@@ -172,7 +186,10 @@ impl<'e> Replay<'e> {
         self.search.tell(event)
     }
 
-    fn finish(self, journal: Journal) -> ReplayedTask {
+    fn finish(mut self, journal: Journal) -> ReplayedTask {
+        if self.earlier.has_changed_figures() {
+            self.forget_figures();
+        }
         let mut search = self.search;
         // The machine may be quieter now.
         search.retry_noisy_confirmations();

@@ -13,7 +13,8 @@ use super::model_stats::{ModelStats, ModelTally};
 use crate::base::files;
 use crate::event::{Cost, FailedReason, Operator, StopReason};
 use crate::report::{
-    Comparison, Continuation, Progress, TimeSpent, UnansweredSteps, WhyUnconfirmed,
+    AttemptFigures, Comparison, Continuation, Progress, TaskFigures, TimeSpent, UnansweredSteps,
+    WhyUnconfirmed,
 };
 use crate::run::{self, RunDirectory};
 use crate::search::{OperatorCounts, ResultCounts, Search};
@@ -28,6 +29,7 @@ const MIN_WRITE_INTERVAL: Duration = Duration::from_secs(1);
 /// The summary of a run, and the file that it is written to.
 pub(super) struct Summary {
     directory: RunDirectory,
+    task_count: usize,
     last_written: Option<Instant>,
     contents: SummaryContents,
 }
@@ -46,6 +48,8 @@ struct SummaryContents {
     resume: String,
     /// Cost of models over all tasks. Without dollars if a price is unknown.
     spent: Option<Cost>,
+    /// Of the best kernels of all tasks.
+    figures: TaskFigures,
     tasks: Vec<TaskSummary>,
 }
 
@@ -73,6 +77,8 @@ struct TaskSummary {
     inconclusive: u64,
     /// passed / counted. `null` without a counted step.
     validity: Option<f64>,
+    /// Of all attempts to make a kernel.
+    figures: AttemptFigures,
     /// Filled cells of the archive.
     cells: usize,
     /// What was found, in one line.
@@ -170,8 +176,8 @@ struct WorkloadSummary {
 }
 
 impl Summary {
-    /// `kforge`: the version of kforge.
-    pub(super) fn new(directory: RunDirectory, kforge: &str) -> Self {
+    /// `kforge`: the version of kforge. `tasks`: how many the run has.
+    pub(super) fn new(directory: RunDirectory, kforge: &str, tasks: usize) -> Self {
         let contents = SummaryContents {
             schema: SCHEMA,
             kforge: kforge.to_owned(),
@@ -180,10 +186,12 @@ impl Summary {
             // A run that is killed needs no flags.
             resume: Continuation::default().command(directory.root()),
             spent: None,
+            figures: TaskFigures::of(&vec![None; tasks]),
             tasks: Vec::new(),
         };
         Self {
             directory,
+            task_count: tasks,
             last_written: None,
             contents,
         }
@@ -200,6 +208,7 @@ impl Summary {
         self.contents.spent = progress.spent;
         let (counts, results) = (search.counts(), search.results());
         let by_operator = counts.operators.iter();
+        let attempts = model_tally.attempts(search);
         let summary = TaskSummary {
             task: progress.task.clone(),
             steps: progress.steps,
@@ -218,6 +227,7 @@ impl Summary {
             counted: counts.counted,
             inconclusive: counts.inconclusive(),
             validity: counts.validity(),
+            figures: attempts.all.figures(),
             cells: progress.cells,
             headline: progress.headline(),
             best: progress.confirmed_best().map(|best| BestSummary {
@@ -242,8 +252,8 @@ impl Summary {
             by_workload: (results.by_workload().iter())
                 .map(|(name, counts)| (name.to_string(), WorkloadSummary::new(counts)))
                 .collect(),
-            models: model_tally.by_model(),
-            prompts: model_tally.by_prompts_version(),
+            models: model_tally.by_model(&attempts),
+            prompts: model_tally.by_prompts_version(&attempts),
             seconds: progress.worked.as_secs_f64(),
             search_seconds: progress.searched.as_secs_f64(),
             candidates_per_minute: progress.candidates_per_minute(),
@@ -254,6 +264,10 @@ impl Summary {
             Some(other) => *other = summary,
             None => self.contents.tasks.push(summary),
         }
+        let mut confirmed: Vec<_> = self.contents.tasks.iter().map(confirmed_speedup).collect();
+        // Tasks that have not started.
+        confirmed.resize(self.task_count.max(confirmed.len()), None);
+        self.contents.figures = TaskFigures::of(&confirmed);
     }
 
     /// Whether enough time has passed since the last write.
@@ -289,6 +303,14 @@ fn best_unconfirmed(progress: &Progress) -> Option<UnconfirmedSummary> {
         remedy: progress.unconfirmed_remedy(),
         kernel: best_path(progress),
     })
+}
+
+/// The speedup of a task's fastest confirmed kernel.
+fn confirmed_speedup(task: &TaskSummary) -> Option<f64> {
+    let best = task.best.as_ref().map(|best| best.speedup);
+    let other = task.best_unconfirmed.as_ref().filter(|one| one.confirmed);
+    let speedup = best.or(other.map(|other| other.speedup))?;
+    Some(speedup.geomean)
 }
 
 fn best_path(progress: &Progress) -> String {

@@ -13,7 +13,7 @@ pub use brief::{Brief, ContextKernels, ModelBrief, Operator, TransformationWeigh
 pub use requests::{Cost, Replied, ReplyOutcome, Sent, Usage};
 pub use run::{
     Accepted, BestOfTask, Interrupted, RecordChange, RunEvent, SelfTested, Session, TaskEnded,
-    TaskStarted, WorkerFailed,
+    TaskStarted, TasksLeftOut, WorkerFailed,
 };
 pub use task::{
     Compared, Confirmed, Dueled, EditCounts, EvaluationSeconds, Event, Failed, FailedReason,

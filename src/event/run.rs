@@ -27,6 +27,8 @@ pub enum RunEvent {
     TaskEnded(TaskEnded),
     /// A process was interrupted while it worked on a task.
     Interrupted(Interrupted),
+    /// Enough tasks have a fast kernel (`search.target_tasks`): the run ended before it came to the others.
+    TasksLeftOut(TasksLeftOut),
 }
 
 /// A process that works in the run directory.
@@ -102,6 +104,16 @@ pub struct BestOfTask {
     pub speedup: Speedup,
     /// Confirmed to be faster than the baseline. Otherwise the task has no best kernel, and this is the fastest other one.
     pub confirmed: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TasksLeftOut {
+    /// The tasks that this process did not come to.
+    pub tasks: Vec<String>,
+    /// How many tasks of the run have a best kernel above the target.
+    pub fast: u64,
+    /// All tasks of the run.
+    pub of: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

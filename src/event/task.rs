@@ -244,6 +244,12 @@ pub enum StopReason {
     DeviceSeconds,
     /// The target speedup was reached.
     Target,
+    /// One kernel has reached the target of every workload (`search.targets`).
+    WorkloadTargets,
+    /// The share of the roofline was reached (`search.target_roofline`).
+    Roofline,
+    /// No later kernel is likely to be measurably faster than the best (`search.stop_when_unlikely`).
+    Unlikely,
     /// No improvement for `search.patience` steps.
     Patience,
     /// Nothing is left to try.

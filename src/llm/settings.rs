@@ -31,6 +31,8 @@ pub struct LlmSettings {
     pub wait: bool,
     /// A folder whose templates override the embedded ones of the same name.
     pub prompts: Option<PathBuf>,
+    /// Files with lessons from earlier runs, and directories of such runs. Every prompt shows them.
+    pub lessons: Vec<PathBuf>,
     /// The most `str_replace` edits in one reply.
     pub max_edits: usize,
     /// This and the following settings override every model's own.
@@ -54,6 +56,7 @@ impl Default for LlmSettings {
             context_share: 0.5,
             wait: true,
             prompts: None,
+            lessons: Vec::new(),
             max_edits: 2,
             max_output_tokens: None,
             temperature: None,

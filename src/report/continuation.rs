@@ -2,6 +2,7 @@
 //!
 //! Plain data and its text. The driver finds out which limits are reached.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::base::text::shell_quote;
@@ -23,6 +24,8 @@ pub struct Continuation {
     pub patience: Option<u64>,
     /// `search.target_speedup`.
     pub target_speedup: Option<f64>,
+    /// Other rules that have stopped the search, as `search.KEY=` with the value that switches them off.
+    pub lifted: BTreeSet<&'static str>,
     /// kforge's own operators have nothing left to try: only a model can go on. Every machine has the mailbox.
     pub needs_model: bool,
     /// No operator may ask a model.
@@ -46,6 +49,7 @@ impl Continuation {
                 (Some(one), Some(other)) => Some(one.max(other)),
                 (one, other) => one.or(other),
             },
+            lifted: &self.lifted | &other.lifted,
             needs_model: self.needs_model || other.needs_model,
             needs_propose: self.needs_propose || other.needs_propose,
             needs_change: self.needs_change || other.needs_change,
@@ -73,6 +77,9 @@ impl Continuation {
         add("--set search.patience=", number(self.patience));
         let target = self.target_speedup.map(|target| format!("{target:.2}"));
         add("--set search.target_speedup=", target);
+        for setting in &self.lifted {
+            add("--set ", Some((*setting).to_owned()));
+        }
         if self.needs_model {
             command += " --model mailbox";
         }
@@ -118,13 +125,14 @@ mod tests {
             more_device_seconds: Some(50),
             tokens: Some(812_345),
             target_speedup: Some(2.5),
+            lifted: ["search.target_roofline=null"].into(),
             needs_model: true,
             ..Continuation::default()
         };
         assert_eq!(
             one.merged(other).command(Path::new("out")),
             "kforge resume out --steps 80 --budget-seconds 100 --budget-device-seconds 50 --budget-usd 11 --budget-tokens 820000 \
-             --set search.target_speedup=2.50 --model mailbox --accept-changes"
+             --set search.target_speedup=2.50 --set search.target_roofline=null --model mailbox --accept-changes"
         );
     }
 

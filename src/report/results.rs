@@ -112,6 +112,13 @@ pub(crate) fn stop_reason_text(progress: &Progress, reason: StopReason) -> Strin
             seconds(progress.device_budget)
         ),
         StopReason::Target => "the target speedup was reached in the search".to_owned(),
+        StopReason::WorkloadTargets => {
+            "one kernel reached the targets of all workloads in the search".to_owned()
+        }
+        StopReason::Roofline => {
+            "the target share of the roofline was reached in the search".to_owned()
+        }
+        StopReason::Unlikely => "no later kernel is likely to be measurably faster".to_owned(),
         StopReason::Patience => "no improvement for `search.patience` steps".to_owned(),
         StopReason::Exhausted => "nothing is left to try".to_owned(),
         StopReason::Budget => "the budget for models is spent".to_owned(),

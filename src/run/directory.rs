@@ -152,6 +152,11 @@ impl TaskDirectory {
         self.root.join("best.cu")
     }
 
+    /// What helped, for people and later runs.
+    pub(crate) fn lessons(&self) -> PathBuf {
+        self.root.join("lessons.md")
+    }
+
     pub(crate) fn best_verdict(&self) -> PathBuf {
         self.root.join("best.json")
     }

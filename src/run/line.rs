@@ -224,6 +224,7 @@ impl ParseLine for RunEvent {
             "worker_failed" => payload(line, RunEvent::WorkerFailed),
             "task_ended" => payload(line, RunEvent::TaskEnded),
             "interrupted" => payload(line, RunEvent::Interrupted),
+            "tasks_left_out" => payload(line, RunEvent::TasksLeftOut),
             _ => None,
         }
     }

@@ -55,6 +55,9 @@ pub struct TaskRecord {
     /// The warm starts of the search, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<WarmStart>,
+    /// The lessons from earlier runs that models get.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lessons: Option<String>,
 }
 
 /// A kernel from elsewhere that a search starts from. The run keeps its own copy.
@@ -74,7 +77,7 @@ pub fn host_name() -> String {
 }
 
 /// Config keys that may differ on resume: they change how much is done and how fast, not the results.
-const MAY_DIFFER: [&str; 13] = [
+const MAY_DIFFER: [&str; 17] = [
     "config.steps",
     "config.budget",
     "config.output",
@@ -82,6 +85,10 @@ const MAY_DIFFER: [&str; 13] = [
     "config.eval.counters",
     "config.search.patience",
     "config.search.target_speedup",
+    "config.search.targets",
+    "config.search.target_roofline",
+    "config.search.target_tasks",
+    "config.search.stop_when_unlikely",
     "config.llm.concurrency",
     "config.llm.timeout_seconds",
     "config.llm.idle_seconds",
@@ -227,6 +234,7 @@ mod tests {
             oracle: digest,
             baseline: digest,
             from: Vec::new(),
+            lessons: None,
         };
         RunRecord {
             prompts: None,

@@ -11,7 +11,19 @@ pub(crate) struct TaskSessions {
     /// In order.
     sessions: Vec<TaskSession>,
     last_change: Option<AcceptedChange>,
+    /// The last of them after which figures cannot be compared with earlier ones.
+    last_change_of_figures: Option<AcceptedChange>,
 }
+
+/// What a changed value of the record must start with for its figures to differ: another device, judge or task.
+const CHANGES_FIGURES: [&str; 6] = [
+    "device",
+    "backend",
+    "tasks",
+    "config.backend",
+    "config.profile",
+    "config.eval",
+];
 
 /// A process that worked on the task.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,11 +63,16 @@ impl TaskSessions {
                     last.ended = Some(time.to_owned());
                 }
             }
-            RunEvent::Accepted(_) => {
-                self.last_change = Some(AcceptedChange {
+            RunEvent::Accepted(accepted) => {
+                let change = AcceptedChange {
                     time: time.to_owned(),
                     sessions: self.sessions.len(),
-                });
+                };
+                let mut changes = accepted.changes.iter();
+                if changes.any(|change| changes_figures(&change.what)) {
+                    self.last_change_of_figures = Some(change.clone());
+                }
+                self.last_change = Some(change);
             }
             _ => {}
         }
@@ -67,9 +84,22 @@ impl TaskSessions {
 
     /// Whether a line of the task's journal was written after the last accepted change, or there is none.
     pub(crate) fn is_after_change(&self, line: u64, time: &str) -> bool {
-        let Some(change) = &self.last_change else {
-            return true;
-        };
+        let change = self.last_change.as_ref();
+        change.is_none_or(|change| self.is_after(change, line, time))
+    }
+
+    /// Whether a change was accepted after which figures cannot be compared with earlier ones.
+    pub(crate) fn has_changed_figures(&self) -> bool {
+        self.last_change_of_figures.is_some()
+    }
+
+    /// Whether a line of the task's journal was written after the last such change.
+    pub(crate) fn is_after_change_of_figures(&self, line: u64, time: &str) -> bool {
+        let change = self.last_change_of_figures.as_ref();
+        change.is_some_and(|change| self.is_after(change, line, time))
+    }
+
+    fn is_after(&self, change: &AcceptedChange, line: u64, time: &str) -> bool {
         match self.sessions.get(change.sessions) {
             Some(first) => match first.lines {
                 Some(lines) => line > lines,
@@ -90,6 +120,13 @@ impl TaskSession {
         self.lines
             .map_or_else(|| time >= self.time.as_str(), |lines| line > lines)
     }
+}
+
+fn changes_figures(what: &str) -> bool {
+    CHANGES_FIGURES.iter().any(|start| {
+        what.strip_prefix(start)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    })
 }
 
 #[cfg(test)]

@@ -160,6 +160,19 @@ impl Archive {
         Cell(bins.collect())
     }
 
+    /// How much two cells differ: over all axes, the sum of the difference of their bins as a share of the axis. An unknown bin differs
+    /// from every known one by the whole axis.
+    pub(super) fn distance(&self, one: &Cell, other: &Cell) -> f64 {
+        let bins = one.bins().iter().zip(other.bins());
+        let axes = self.axes.iter().zip(bins);
+        axes.map(|(axis, (one, other))| match (*one, *other) {
+            (one, other) if one == other => 0.0,
+            (UNKNOWN_BIN, _) | (_, UNKNOWN_BIN) => 1.0,
+            (one, other) => f64::from(one.abs_diff(other)) / axis.edges.len().max(1) as f64,
+        })
+        .sum()
+    }
+
     /// Compares a candidate with the elite of its cell. Changes nothing.
     pub(crate) fn challenge(&self, cell: &Cell, speedup: &Speedup) -> ChallengeOutcome {
         match self.cells.get(cell) {

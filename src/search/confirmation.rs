@@ -43,6 +43,18 @@ impl Search {
         faster.max_by(|one, other| speed(one).total_cmp(&speed(other)))
     }
 
+    /// The kernels that are confirmed to be faster than the baseline, the fastest first; of equals the earliest.
+    pub(crate) fn confirmed_faster(&self) -> Vec<&Confirmation> {
+        let geomean = |one: &Confirmation| one.speedup.map_or(0.0, |speedup| speedup.geomean);
+        let is_faster = |one: &&Confirmation| {
+            one.speedup.is_some_and(|speedup| speedup.is_faster()) && !self.is_baseline(one.step)
+        };
+        let mut faster: Vec<_> = self.confirmations.values().filter(is_faster).collect();
+        // The sort is stable.
+        faster.sort_by(|one, other| geomean(other).total_cmp(&geomean(one)));
+        faster
+    }
+
     /// Whether a step has the source of the baseline. Its interval is above 1 in one of forty measurements.
     pub(crate) fn is_baseline(&self, step: u64) -> bool {
         let baseline = self.baseline.as_ref();

@@ -122,6 +122,14 @@ impl Families {
         }
     }
 
+    /// Forgets all results. The points stay tried: their kernels are known.
+    pub(super) fn forget_results(&mut self) {
+        for family in &mut self.families {
+            family.fastest = None;
+            family.history = PointHistory::default();
+        }
+    }
+
     /// Whether the family has a point that was not tried.
     pub(super) fn has_untried_points(&self, number: u32) -> bool {
         self.families

@@ -3,18 +3,18 @@
 //! `completion` says which step is next, `resolution` what its result is; `window` decides the next briefs.
 
 use super::Search;
-use super::archive::{Cell, ChallengeOutcome, Elite};
+use super::archive::{Cell, Elite};
 use super::credit::Spent;
 use super::families::PointResult;
 use super::ledger::{ArchiveDecision, StepOutcome, StepRecord};
-use super::order::FoldOrder;
 use super::pending::{CandidateResult, PendingStep, valid_speedup};
 use super::planner::PlannedBrief;
 use super::resolution::StepResolution;
 use super::results::Figures;
+use super::stop_rules::reached_target;
 use super::updates::SearchUpdate;
 use crate::base::Digest;
-use crate::event::{Brief, Event, FailedReason, Proposed, StopReason};
+use crate::event::{Brief, Event, FailedReason, Proposed};
 use crate::verdict::{Status, VerdictSummary};
 
 /// What a folded step leaves in the ledger, besides its brief.
@@ -90,7 +90,7 @@ impl Search {
     }
 
     /// The part of a verdict that the fold needs; `None` for a harness error, which is not a result.
-    fn candidate_result(&mut self, verdict: &VerdictSummary) -> Option<CandidateResult> {
+    pub(super) fn candidate_result(&mut self, verdict: &VerdictSummary) -> Option<CandidateResult> {
         match verdict.status {
             Status::HarnessError => None,
             Status::Passed => {
@@ -107,6 +107,7 @@ impl Search {
                     speedup,
                     cell,
                     figures,
+                    reached: reached_target(&self.settings, &speedup, verdict),
                 })
             }
             status => Some(CandidateResult::NotPassed(status)),
@@ -194,7 +195,7 @@ impl Search {
             cell: folded.cell,
         });
         self.plan_steps(updates);
-        self.decide_stop(step);
+        self.decide_stop();
         if let Some(why) = self.stop_reason() {
             let at = self.folded();
             updates.push(SearchUpdate::Stopped { why, at });
@@ -280,12 +281,22 @@ impl Search {
             cell: None,
         };
         match (pending.judged, decision) {
-            (Some(CandidateResult::Passed { speedup, cell, .. }), Some(insert)) => {
+            (
+                Some(CandidateResult::Passed {
+                    speedup,
+                    cell,
+                    reached,
+                    ..
+                }),
+                Some(insert),
+            ) => {
+                self.front.add(step, speedup);
                 folded.cell = Some(cell.clone());
                 folded.outcome = StepOutcome::Passed {
                     speedup: speedup.geomean,
                     insert,
                 };
+                self.reached = reached.filter(|_| folded.outcome.was_added());
                 let elite = Elite {
                     step,
                     cell,
@@ -323,7 +334,9 @@ impl Search {
             // Says nothing about the point.
             StepOutcome::NotPassed(Status::Inconclusive) => return,
             StepOutcome::NotPassed(_) => PointResult::Failed,
-            StepOutcome::Failed(_) | StepOutcome::Duplicate { .. } => return,
+            StepOutcome::PassedBefore | StepOutcome::Failed(_) | StepOutcome::Duplicate { .. } => {
+                return;
+            }
         };
         (self.families).record_result(family, &proposed.point, step, result);
     }
@@ -354,36 +367,6 @@ impl Search {
         }
     }
 
-    fn decide_stop(&mut self, step: u64) {
-        let has_reached = |target: f64| {
-            let mut elites = self.archive.elites().iter();
-            elites.any(|elite| elite.step == step && elite.speedup.ci95[0] >= target)
-        };
-        let has_lost_patience = |patience| self.steps_without_gain() >= patience;
-        self.stopped = if self.settings.target_speedup.is_some_and(has_reached) {
-            Some(StopReason::Target)
-        } else if self.settings.patience.is_some_and(has_lost_patience) {
-            Some(StopReason::Patience)
-        } else if self.is_exhausted() {
-            Some(StopReason::Exhausted)
-        } else {
-            None
-        };
-    }
-
-    /// Whether nothing is left to try, and no step in flight can change that.
-    fn is_exhausted(&self) -> bool {
-        match self.order {
-            FoldOrder::Step => self.exhausted_in_a_row >= self.window,
-            FoldOrder::Journal => self.in_flight.is_empty(),
-        }
-    }
-
-    /// Number of steps since the last proven improvement, and not before all starting kernels are folded. Patience limits it.
-    pub(crate) fn steps_without_gain(&self) -> u64 {
-        self.folded() - self.last_gain
-    }
-
     /// Continues past a stop that the journal has passed already: `asked` was planned from steps after it. The user has lowered
     /// a limit since, and what was found after it stays.
     pub(super) fn continue_past_stop(&mut self, asked: u64, updates: &mut Vec<SearchUpdate>) {
@@ -396,56 +379,10 @@ impl Search {
             }
         }
     }
-
-    /// Applies a new verdict to an elite, which a resume asks for after accepted changes. The elite keeps its cell, moves to
-    /// another, or is removed. No candidate that it had dismissed comes back. If two elites meet in a cell, the better estimate stays; there is no duel.
-    pub(super) fn remeasure_elite(
-        &mut self,
-        step: u64,
-        verdict: &VerdictSummary,
-        updates: &mut Vec<SearchUpdate>,
-    ) {
-        let mut elites = self.archive.elites().iter();
-        let elite = elites.find(|elite| elite.step == step);
-        let old_cell = elite.map(|elite| elite.cell.clone());
-        let (Some(old_cell), Some(result)) = (old_cell, self.candidate_result(verdict)) else {
-            return;
-        };
-        self.code_log.note(step, passed_code(verdict));
-        self.archive.remove(&old_cell);
-        let speedup = valid_speedup(verdict).map(|speedup| speedup.geomean);
-        self.planner.record_new_speedup(step, speedup);
-        let mut kept = false;
-        if let CandidateResult::Passed {
-            speedup,
-            cell,
-            figures,
-        } = result
-        {
-            self.results.set_figures(step, Some(figures));
-            let outcome = self.archive.challenge(&cell, &speedup);
-            kept = !matches!(outcome, ChallengeOutcome::NotFaster(_));
-            if kept {
-                self.archive.insert(Elite {
-                    step,
-                    cell,
-                    speedup,
-                });
-            }
-        }
-        if let Some((best, speedup)) = &mut self.best_proven {
-            let mut elites = self.archive.elites().iter();
-            if let Some(elite) = elites.find(|elite| elite.step == *best) {
-                *speedup = elite.speedup;
-            }
-        }
-        updates.push(SearchUpdate::Remeasured { step, kept });
-        self.advance(updates);
-    }
 }
 
 /// The compiled code of a kernel that passed. That of another is not known: an inspection may have found a fault that its fast build does
 /// not have, and a repair may compile to the same fast build.
-fn passed_code(verdict: &VerdictSummary) -> Option<Digest> {
+pub(super) fn passed_code(verdict: &VerdictSummary) -> Option<Digest> {
     verdict.code.filter(|_| verdict.status == Status::Passed)
 }

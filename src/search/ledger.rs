@@ -16,6 +16,9 @@ pub enum StepOutcome {
         speedup: f64,
         insert: ArchiveDecision,
     },
+    /// The candidate passed on a device, or under conditions, that the user has changed since, and was not judged again. It has no
+    /// figure: those of two devices cannot be compared.
+    PassedBefore,
     /// The candidate was judged and did not pass.
     NotPassed(Status),
     /// There was no candidate.
@@ -57,18 +60,23 @@ impl StepOutcome {
 
     /// Whether the step counts for the share of valid steps: it cost an evaluation or a reply. Noise and faults of kforge say
     /// nothing about the candidate.
-    fn counts_for_validity(&self, operator: Operator) -> bool {
+    pub(crate) fn counts_for_validity(&self, operator: Operator) -> bool {
         match self {
             StepOutcome::NotPassed(Status::Inconclusive)
             | StepOutcome::Failed(FailedReason::HarnessError) => false,
-            StepOutcome::Passed { .. } | StepOutcome::NotPassed(_) => true,
+            StepOutcome::Passed { .. } | StepOutcome::PassedBefore | StepOutcome::NotPassed(_) => {
+                true
+            }
             StepOutcome::Failed(_) | StepOutcome::Duplicate { .. } => operator.asks_model(),
         }
     }
 
     /// Whether there was a new candidate to judge.
     pub(crate) fn has_candidate(&self) -> bool {
-        matches!(self, StepOutcome::Passed { .. } | StepOutcome::NotPassed(_))
+        matches!(
+            self,
+            StepOutcome::Passed { .. } | StepOutcome::PassedBefore | StepOutcome::NotPassed(_)
+        )
     }
 }
 
@@ -139,7 +147,9 @@ impl SearchCounts {
         self.added += u64::from(added);
         self.counted += u64::from(outcome.counts_for_validity(operator));
         match outcome {
-            StepOutcome::Passed { .. } => *self.verdicts.entry(Status::Passed).or_default() += 1,
+            StepOutcome::Passed { .. } | StepOutcome::PassedBefore => {
+                *self.verdicts.entry(Status::Passed).or_default() += 1;
+            }
             StepOutcome::NotPassed(status) => *self.verdicts.entry(*status).or_default() += 1,
             StepOutcome::Failed(reason) => *self.failed.entry(*reason).or_default() += 1,
             StepOutcome::Duplicate { .. } => {
@@ -197,6 +207,23 @@ impl Ledger {
     /// The first recorded step with this source.
     pub(super) fn step_of_kernel(&self, kernel: &Digest) -> Option<u64> {
         self.by_kernel.get(kernel).copied()
+    }
+
+    /// Takes the figures of all candidates that passed. The counts stay: they passed.
+    pub(super) fn forget_figures(&mut self) {
+        for record in self.records.iter_mut().flatten() {
+            if matches!(record.outcome, StepOutcome::Passed { .. }) {
+                record.outcome = StepOutcome::PassedBefore;
+            }
+        }
+    }
+
+    /// Replaces the outcome of a step whose kernel was judged again. The counts stay.
+    pub(super) fn replace_outcome(&mut self, step: u64, outcome: StepOutcome) {
+        let index = usize::try_from(step.saturating_sub(1)).unwrap_or(usize::MAX);
+        if let Some(Some(record)) = self.records.get_mut(index) {
+            record.outcome = outcome;
+        }
     }
 
     /// Records a step, whose position is the next one.

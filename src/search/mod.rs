@@ -42,6 +42,7 @@ mod credit;
 mod divergence;
 mod families;
 mod fold;
+mod front;
 mod in_flight;
 mod incumbents;
 mod judging;
@@ -54,10 +55,12 @@ mod pending;
 mod planner;
 mod point_choice;
 mod population;
+mod remeasure;
 mod resolution;
 mod results;
 mod retirement;
 mod settings;
+mod stop_rules;
 mod surrogate;
 #[cfg(test)]
 mod tests;
@@ -75,12 +78,15 @@ pub(crate) use ledger::{OperatorCounts, SearchCounts, StepRecord};
 pub use order::FoldOrder;
 pub(crate) use results::{ResultCounts, Results};
 pub(crate) use settings::FeatureSources;
-pub use settings::{FEATURES, OperatorWeights, SearchMode, SearchSettings, Strategy};
+pub use settings::{
+    FEATURES, OperatorWeights, SearchMode, SearchSettings, Strategy, TasksTarget, WorkloadTarget,
+};
 pub(crate) use updates::{Confirmation, UnfinishedStep};
 pub use updates::{DuelRequest, SearchUpdate};
 pub use view::ModelPool;
 
 use families::Families;
+use front::Front;
 use in_flight::StepsInFlight;
 use known_code::CodeLog;
 use ledger::Ledger;
@@ -116,6 +122,10 @@ pub struct Search {
     best_proven: Option<(u64, Speedup)>,
     /// The number of folded steps at the last proven improvement, and at least when the last starting kernel was folded.
     last_gain: u64,
+    /// The fastest kernels, for `search.stop_when_unlikely`.
+    front: Front,
+    /// The target that the step that is folded now has reached as an elite.
+    reached: Option<StopReason>,
     /// Only used in step order: how many of the last folded steps, without a gap, had an exhausted brief and brought no candidate.
     exhausted_in_a_row: u64,
     confirmations: BTreeMap<u64, Confirmation>,
@@ -161,6 +171,8 @@ impl Search {
             stopped: None,
             best_proven: None,
             last_gain: 0,
+            front: Front::default(),
+            reached: None,
             exhausted_in_a_row: 0,
             confirmations: BTreeMap::new(),
             comparisons: BTreeMap::new(),

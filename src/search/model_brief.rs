@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::archive::Elite;
 use super::credit::Credit;
 use super::ledger::StepOutcome;
 use super::settings::SearchSettings;
@@ -47,7 +48,7 @@ impl ModelHistory {
         settings: &SearchSettings,
     ) {
         match outcome {
-            StepOutcome::Passed { .. } => {
+            StepOutcome::Passed { .. } | StepOutcome::PassedBefore => {
                 self.failures_in_a_row = 0;
                 self.last_broken = None;
                 return;
@@ -137,7 +138,7 @@ pub(super) fn choose_model_brief(
         name: name.clone(),
         card,
         known: view.ledger.folded(),
-        context: choose_context(view, parents, stream),
+        context: choose_context(view, parents),
     })
 }
 
@@ -156,13 +157,9 @@ fn choose_card(
     cards.get(stream.weighted_index(&weights)?).cloned()
 }
 
-/// The kernels to show: a third are the fastest, a quarter are random elites, a quarter are the latest that passed, and the rest
-/// are failures.
-fn choose_context(
-    view: &SearchView<'_>,
-    parents: &[u64],
-    stream: &mut RandomStream,
-) -> ContextKernels {
+/// The kernels to show: a third are the fastest, a quarter are elites that differ most from these and the parents, a quarter are the
+/// latest that passed, and the rest are failures.
+fn choose_context(view: &SearchView<'_>, parents: &[u64]) -> ContextKernels {
     let max = usize::try_from(view.settings.context).unwrap_or(usize::MAX);
     let (third, quarter) = (max.div_ceil(3), max / 4);
     let max_failures = (max - third - quarter).saturating_sub(quarter);
@@ -177,16 +174,7 @@ fn choose_context(
             context.elites.push(elite.step);
         }
     }
-    // Some draws hit a kernel that is already shown, so there are twice as many as needed.
-    for _ in 0..quarter * 2 {
-        if context.different.len() >= quarter || ranked.is_empty() {
-            break;
-        }
-        let step = ranked[stream.below(ranked.len())].step;
-        if shown.insert(step) {
-            context.different.push(step);
-        }
-    }
+    context.different = most_different(view, &mut shown, quarter);
     for step in recent_steps(view) {
         let outcome = view.ledger.get(step).map(|record| record.outcome);
         let (list, max) = match outcome {
@@ -201,4 +189,120 @@ fn choose_context(
         }
     }
     context
+}
+
+/// How many of the fastest elites are compared for the most different ones. A slower kernel shows a model little.
+const MAX_COMPARED: usize = 64;
+
+/// The elites whose cells are farthest from those of the kernels that are shown, one after the other, and of equals the fastest. Adds
+/// them to `shown`.
+fn most_different(view: &SearchView<'_>, shown: &mut HashSet<u64>, count: usize) -> Vec<u64> {
+    let archive = view.archive;
+    let ranked = &archive.elites()[..archive.elites().len().min(MAX_COMPARED)];
+    let distances = |from: &Elite| -> Vec<f64> {
+        let to = ranked.iter();
+        to.map(|elite| archive.distance(&from.cell, &elite.cell))
+            .collect()
+    };
+    // The distance of each elite from the nearest one that is shown.
+    let mut nearest = vec![f64::INFINITY; ranked.len()];
+    let approach = |nearest: &mut Vec<f64>, to: Vec<f64>| {
+        for (distance, to) in nearest.iter_mut().zip(to) {
+            *distance = distance.min(to);
+        }
+    };
+    for elite in archive
+        .elites()
+        .iter()
+        .filter(|elite| shown.contains(&elite.step))
+    {
+        approach(&mut nearest, distances(elite));
+    }
+    let mut different = Vec::new();
+    while different.len() < count {
+        let free = (ranked.iter().zip(&nearest)).filter(|(elite, _)| !shown.contains(&elite.step));
+        // `max_by` returns the last of equals, so the order is reversed.
+        let free: Vec<_> = free.collect();
+        let farthest = free
+            .into_iter()
+            .rev()
+            .max_by(|one, other| one.1.total_cmp(other.1));
+        let Some((elite, _)) = farthest else {
+            break;
+        };
+        shown.insert(elite.step);
+        different.push(elite.step);
+        approach(&mut nearest, distances(elite));
+    }
+    different
+}
+
+#[cfg(test)]
+mod tests {
+    use indexmap::IndexMap;
+
+    use super::*;
+    use crate::search::archive::Archive;
+    use crate::search::families::Families;
+    use crate::search::ledger::Ledger;
+    use crate::search::view::ModelPool;
+    use crate::verdict::Speedup;
+
+    #[test]
+    fn the_most_different_kernels_are_the_farthest_from_what_is_shown() {
+        let settings = SearchSettings {
+            features: [
+                ("block_threads".to_owned(), vec![64.0, 128.0, 256.0, 512.0]),
+                ("barriers".to_owned(), vec![1.0]),
+            ]
+            .into(),
+            ..SearchSettings::default()
+        };
+        let mut archive = Archive::new(&settings.features);
+        // Step, threads and barriers; the later, the slower.
+        for (step, threads, barriers) in [
+            (1, 32.0, 0.0),
+            (2, 64.0, 0.0),
+            (3, 512.0, 0.0),
+            (4, 32.0, 2.0),
+            (5, 512.0, 2.0),
+        ] {
+            let geomean = 10.0 - step as f64;
+            let speedup = Speedup {
+                geomean,
+                ci95: [geomean; 2],
+            };
+            let features: IndexMap<String, f64> = [
+                ("block_threads".to_owned(), threads),
+                ("barriers".to_owned(), barriers),
+            ]
+            .into();
+            let cell = archive.cell_of(&features, &speedup);
+            archive.insert(Elite {
+                step,
+                cell,
+                speedup,
+            });
+        }
+        let (ledger, families) = (Ledger::default(), Families::default());
+        let view = SearchView {
+            settings: &settings,
+            seed: 1,
+            starting_kernels: &[],
+            archive: &archive,
+            ledger: &ledger,
+            families: &families,
+            model_pool: &ModelPool::default(),
+        };
+        let different = |shown: &[u64], count| {
+            let mut shown: HashSet<u64> = shown.iter().copied().collect();
+            most_different(&view, &mut shown, count)
+        };
+        assert_eq!(different(&[1], 1), [5], "it differs in both features");
+        // Then the faster of two that are as far from the nearest.
+        assert_eq!(different(&[1], 2), [5, 3]);
+        assert_eq!(different(&[1], 9).len(), 4);
+        assert_eq!(different(&[], 1), [1], "nothing is shown: the fastest");
+        assert!(different(&[1, 2, 3, 4, 5], 3).is_empty());
+    }
 }

@@ -4,7 +4,7 @@
 
 use super::archive::Cell;
 use super::results::Figures;
-use crate::event::{Brief, Dueled, Failed, Proposed};
+use crate::event::{Brief, Dueled, Failed, Proposed, StopReason};
 use crate::verdict::{Speedup, Status, VerdictSummary};
 
 /// What the events say about one step so far.
@@ -32,6 +32,8 @@ pub(super) enum CandidateResult {
         speedup: Speedup,
         cell: Cell,
         figures: Figures,
+        /// The target of the settings that it reaches.
+        reached: Option<StopReason>,
     },
     /// It passed, but is surely slower than an incumbent, and its judgement ended early.
     Dismissed {

@@ -190,6 +190,11 @@ impl Planner {
         self.parents.population.replace(step, speedup);
     }
 
+    /// Forgets which kernels were fast: another device has measured them.
+    pub(super) fn forget_speedups(&mut self) {
+        self.parents.population.forget();
+    }
+
     /// Records the outcome of a brief.
     pub(super) fn record_outcome(
         &mut self,

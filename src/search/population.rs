@@ -46,11 +46,21 @@ impl Population {
         self.insert(Member { step, speedup });
     }
 
+    /// Forgets all kernels: they were measured on another device.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
     /// Replaces the figure of a kernel that was judged again; `None`: it did not pass.
     pub(super) fn replace(&mut self, step: u64, speedup: Option<f64>) {
         self.fastest.retain(|member| member.step != step);
         match speedup {
-            Some(speedup) => self.insert(Member { step, speedup }),
+            Some(speedup) => {
+                if !self.passed.contains(&step) {
+                    self.passed.push(step);
+                }
+                self.insert(Member { step, speedup });
+            }
             None => {
                 self.passed.retain(|passed| *passed != step);
                 self.beam.retain(|parent| *parent != step);

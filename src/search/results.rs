@@ -139,6 +139,11 @@ impl Results {
         };
     }
 
+    /// Forgets the figures of all steps, so that no later child is compared with them. What was counted stays.
+    pub(super) fn forget_figures(&mut self) {
+        self.figures.clear();
+    }
+
     /// Records a judged candidate. `figures`: `None` if it did not pass or was dismissed. Returns how it compares with the fastest of its
     /// parents, if both have figures.
     pub(super) fn record(

@@ -124,6 +124,14 @@ pub struct SearchSettings {
     pub patience: Option<u64>,
     /// Stop once the low end of an elite's 95 % interval reaches this speedup. Default: never.
     pub target_speedup: Option<f64>,
+    /// Stop once one elite reaches all of these, by the name of the workload. Names of other tasks' workloads are passed over.
+    pub targets: IndexMap<String, WorkloadTarget>,
+    /// Stop once an elite reaches this share of the roofline on every timed workload, at the slow end of its interval. Default: never.
+    pub target_roofline: Option<f64>,
+    /// Start no further task once enough tasks of the run have a fast kernel. Default: never.
+    pub target_tasks: Option<TasksTarget>,
+    /// Stop once the chance that a later kernel is measurably faster than the best is estimated to be below this. Default: never.
+    pub stop_when_unlikely: Option<f64>,
     /// How many of the fastest elites are confirmed at the end: measured again with new seeds in fresh processes.
     pub confirm: u32,
     /// The maximum number of kernels that a prompt shows besides the parents: fast elites, elites of other cells, recent kernels that
@@ -135,6 +143,26 @@ pub struct SearchSettings {
     pub repairs: u64,
     /// `tune`: the number of consecutive failures after which it restarts from the best kernel, or from a new one if none has passed.
     pub restart_after: u64,
+}
+
+/// What a kernel must reach on one workload, at the slow end of its 95 % interval. At least one of the two; if both, both count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WorkloadTarget {
+    /// The least speedup over the baseline.
+    pub speedup: Option<f64>,
+    /// The longest median time.
+    pub microseconds: Option<f64>,
+}
+
+/// fast_p of the tasks of a run: the share of them whose best kernel has a confirmed speedup above `speedup`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TasksTarget {
+    /// p.
+    pub speedup: f64,
+    /// The share of all tasks of the run, above 0 and up to 1.
+    pub share: f64,
 }
 
 /// Which kernels become parents in `evolve`. All else is the same for all: operators, what they have learned, duels, what is reported.
@@ -204,6 +232,10 @@ impl Default for SearchSettings {
             exploration: 0.3,
             patience: None,
             target_speedup: None,
+            targets: IndexMap::new(),
+            target_roofline: None,
+            target_tasks: None,
+            stop_when_unlikely: None,
             confirm: 3,
             context: 24,
             history: 40,
@@ -270,11 +302,7 @@ impl SearchSettings {
                 return Err(invalid_value(name, "a number from 0 to 1", share));
             }
         }
-        if let Some(target) = self.target_speedup
-            && !(target > 0.0 && target.is_finite())
-        {
-            return Err(invalid_value("target_speedup", "a number above 0", target));
-        }
+        self.check_stop_rules()?;
         for (name, count) in [
             ("window", self.window),
             ("patience", self.patience),
@@ -307,6 +335,42 @@ impl SearchSettings {
         self.features
             .retain(|name, _| sources.lacks(name).is_none());
         dropped
+    }
+
+    fn check_stop_rules(&self) -> Result<(), Failure> {
+        let mut amounts = vec![("target_speedup".to_owned(), self.target_speedup)];
+        for (name, target) in &self.targets {
+            if *target == WorkloadTarget::default() {
+                let expected = "`speedup`, `microseconds` or both";
+                return Err(invalid_value(&format!("targets.{name}"), expected, "{}"));
+            }
+            amounts.push((format!("targets.{name}.speedup"), target.speedup));
+            amounts.push((format!("targets.{name}.microseconds"), target.microseconds));
+        }
+        let tasks = self.target_tasks;
+        let of_tasks = tasks.map(|target| target.speedup);
+        amounts.push(("target_tasks.speedup".to_owned(), of_tasks));
+        for (key, amount) in amounts {
+            if let Some(amount) = amount.filter(|amount| !(*amount > 0.0 && amount.is_finite())) {
+                return Err(invalid_value(&key, "a number above 0", amount));
+            }
+        }
+        for (key, share) in [
+            ("target_roofline", self.target_roofline),
+            ("target_tasks.share", tasks.map(|target| target.share)),
+        ] {
+            if let Some(share) = share.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
+                return Err(invalid_value(key, "a number above 0 and up to 1", share));
+            }
+        }
+        if let Some(chance) = self
+            .stop_when_unlikely
+            .filter(|one| !(*one > 0.0 && *one < 1.0))
+        {
+            let expected = "a number between 0 and 1";
+            return Err(invalid_value("stop_when_unlikely", expected, chance));
+        }
+        Ok(())
     }
 
     fn check_operators(&self) -> Result<(), Failure> {

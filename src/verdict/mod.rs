@@ -205,6 +205,10 @@ pub struct VerdictSummary {
 pub struct WorkloadSpeedup {
     pub id: String,
     pub speedup: Speedup,
+    /// The candidate's median time, in microseconds.
+    pub median_us: Option<f64>,
+    /// Floor / median time of the candidate. `None` where no floor is known.
+    pub roofline: Option<f64>,
 }
 
 /// Reads the list of all workloads, and keeps those that were timed.
@@ -216,6 +220,12 @@ fn timed_workloads<'d, D: Deserializer<'d>>(
         id: String,
         speedup: Option<f64>,
         ci95: Option<[f64; 2]>,
+        candidate_us: Option<Median>,
+        roofline: Option<f64>,
+    }
+    #[derive(Deserialize)]
+    struct Median {
+        median: f64,
     }
     let workloads = Vec::<Workload>::deserialize(deserializer)?;
     let timed = workloads.into_iter().filter_map(|workload| {
@@ -225,6 +235,8 @@ fn timed_workloads<'d, D: Deserializer<'d>>(
                 geomean: workload.speedup?,
                 ci95: workload.ci95?,
             },
+            median_us: workload.candidate_us.map(|times| times.median),
+            roofline: workload.roofline,
         })
     });
     Ok(timed.collect())
@@ -264,6 +276,8 @@ impl From<&Verdict> for VerdictSummary {
                             geomean: workload.speedup?,
                             ci95: workload.ci95?,
                         },
+                        median_us: workload.candidate_us.map(|times| times.median),
+                        roofline: workload.roofline,
                     })
                 })
                 .collect(),

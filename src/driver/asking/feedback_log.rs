@@ -119,6 +119,9 @@ impl FeedbackLog {
                     None => child.describe_outcome(),
                 }
             }
+            StepOutcome::PassedBefore => {
+                "passed, measured before the device or the task was changed".to_owned()
+            }
             StepOutcome::Failed(_) => {
                 let failed = steps.writer.read_failure(step)?;
                 failed
@@ -162,7 +165,12 @@ impl FeedbackLog {
             speedup.map_or(0.0, |speedup| speedup[0])
         };
         let mut feedback = Vec::new();
-        for parent in parents {
+        // A figure of another device is none to compare with.
+        let is_comparable = |parent: &&u64| {
+            let record = steps.search.record(**parent);
+            record.is_none_or(|record| record.outcome != StepOutcome::PassedBefore)
+        };
+        for parent in parents.iter().filter(is_comparable) {
             feedback.push(self.feedback(*parent, steps)?);
         }
         // `max_by` returns the last of equals, so the order is reversed.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::Context;
+use indexmap::IndexMap;
 
 use super::backend::{
     EarlierReply, ModelBackend, ModelStep, ParsedReplies, PreparedRequest, ReplyFuture, RunKernel,
@@ -39,6 +40,8 @@ pub struct TemplateBackend {
     pub max_edits: usize,
     /// Share of a model's context window that a prompt may fill.
     pub context_share: f64,
+    /// Lessons from earlier runs, by task.
+    pub lessons: IndexMap<String, String>,
 }
 
 /// The device that prompts describe. A worker measures its rates, possibly after the run has started.
@@ -94,6 +97,7 @@ impl TemplateBackend {
             context: &context,
             history: &step.history,
             card: model.card.as_deref(),
+            lessons: self.lessons.get(&step.task.name).map(String::as_str),
             max_edits: self.max_edits,
             budget_tokens: window as u64,
             missed: sent_back.as_ref().map(|reply| RejectedReply {

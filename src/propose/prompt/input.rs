@@ -55,6 +55,8 @@ pub(crate) struct PromptInput<'a> {
     pub history: &'a [HistoryEntry],
     /// The name of a strategy card.
     pub card: Option<&'a str>,
+    /// What helped in earlier runs. Text that a person may have edited.
+    pub lessons: Option<&'a str>,
     /// The largest number of edits in one reply.
     pub max_edits: usize,
     /// The size that the whole prompt should not exceed, in tokens as [`super::estimate_tokens`] counts them.

@@ -139,6 +139,8 @@ fn stable_sections(
         .filter(|example| is_useful(example, input))
         .map(|example| context! { code => fenced_block(&example.source, folder) })
         .collect();
+    let lessons = fenced_block(input.lessons.unwrap_or_default(), "text");
+    let with_lessons = context! { lessons, ..common.clone() };
     let with_examples = context! { examples, ..common.clone() };
     let ladder_folder = if input.backend == "cpu" {
         "cpu"
@@ -149,10 +151,14 @@ fn stable_sections(
         ("pitfalls", format!("{folder}/pitfalls.md"), common),
         ("ladder", format!("{ladder_folder}/ladder.md"), common),
         ("examples", "examples.md".to_owned(), &with_examples),
+        ("lessons", "lessons.md".to_owned(), &with_lessons),
     ] {
         let text = templates.render(&file, values.clone())?;
         let needed = estimate_tokens(&text);
         let budget = input.budget_tokens;
+        if name == "lessons" && input.lessons.is_none() {
+            continue;
+        }
         if needed > budget / OPTIONAL_SECTION_DIVISOR {
             budgeted.leave_out(format!("{name}: about {needed} tokens of {budget}"));
         } else {

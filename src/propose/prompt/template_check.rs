@@ -73,6 +73,7 @@ fn render_all(templates: &Templates, task: &Task, backend: &str) -> Result<(), F
                 context: &parents,
                 history: &history,
                 card,
+                lessons: feedback.map(|_| "what helped"),
                 max_edits: 2,
                 budget_tokens: u64::MAX,
                 missed: Some(RejectedReply {

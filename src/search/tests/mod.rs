@@ -1,6 +1,8 @@
 //! Tests of the search against scripted proposers and verdicts, with steps in flight that finish in any order.
 
+mod device_change;
 mod dismissed;
+mod fairness;
 mod journal_order;
 mod order;
 mod retire;

@@ -9,6 +9,7 @@ mod grid;
 mod headers;
 mod help;
 mod json;
+mod lessons;
 mod runs;
 mod scripting;
 mod signals;

@@ -16,12 +16,15 @@ mod anchor;
 mod damage;
 mod disk;
 mod faults;
+mod figures;
 mod headline;
+mod lessons;
 mod power_loss;
 mod racing;
 mod refusals;
 mod resume;
 pub(crate) mod scripted;
+mod stop_rules;
 mod stopping;
 
 use scripted::{

@@ -1,10 +1,11 @@
 //! Run directories that are in use, damaged, or hold another experiment.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kforge::base::{Failure, FailureKind};
 use kforge::driver::StartMode;
-use kforge::event::Event;
+use kforge::event::{Event, Operator};
 
 use crate::driver::faults::judges_that_fail_twice;
 use crate::driver::scripted::{judges, options};
@@ -139,6 +140,53 @@ fn elites_are_judged_again_only_while_there_is_time() {
     assert_eq!(judged_again(true, Some(Duration::from_millis(1))), 0);
     assert!(judged_again(false, None) >= 3);
     assert_eq!(judged_again(false, None), 0);
+}
+
+#[test]
+fn after_a_change_of_device_only_new_figures_count() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("run");
+    let judges = judges(Duration::ZERO);
+    let summary = || -> serde_json::Value {
+        let text = std::fs::read_to_string(directory.join("summary.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    };
+    run(options(&directory, &["softmax"], 60), &judges).unwrap();
+    let before = events(&directory, "softmax").len();
+    let old = summary()["tasks"][0].clone();
+
+    let on_another = |accept_changes, steps| {
+        let mut changed = options(&directory, &["softmax"], steps);
+        changed.record.device.name = "another".to_owned();
+        changed.start = StartMode::Resume { accept_changes };
+        run(changed, &judges).unwrap()
+    };
+    on_another(true, 90);
+    let journal = events(&directory, "softmax");
+    let new: BTreeSet<u64> = (journal[before..].iter())
+        .filter_map(|event| match event {
+            Event::Judged(judged) if judged.verdict.passed() => Some(judged.step),
+            _ => None,
+        })
+        .collect();
+    let starts = journal.iter().filter(|event| {
+        matches!(event, Event::Asked(brief) if brief.operator == Operator::Start && new.contains(&brief.step))
+    });
+    let task = summary()["tasks"][0].clone();
+    assert_eq!(
+        task["figures"]["passed"].as_u64().unwrap(),
+        (new.len() - starts.count()) as u64,
+        "{task:#}"
+    );
+    assert!(
+        task["passed"].as_u64() > old["passed"].as_u64(),
+        "all of them passed"
+    );
+
+    // A resume reads the same from the journal, and has nothing to do.
+    on_another(false, 90);
+    assert_eq!(events(&directory, "softmax"), journal);
+    assert_eq!(summary()["tasks"][0]["figures"], task["figures"]);
 }
 
 #[test]

@@ -404,6 +404,7 @@ pub(crate) fn options_in(
             oracle: Digest::of(&task.oracle),
             baseline: Digest::of(task.baseline().1),
             from: Vec::new(),
+            lessons: None,
         };
         (task.name.clone(), record)
     });

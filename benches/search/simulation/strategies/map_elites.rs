@@ -19,6 +19,7 @@ const MAX_STEPS: u64 = 10_000_000;
 pub(crate) struct MapElites {
     search: Search,
     racing: bool,
+    knows_code: bool,
     /// Made at the first use after an event. Many kernels may be judged before the next one.
     incumbents: RefCell<Option<Option<Incumbents>>>,
 }
@@ -39,7 +40,19 @@ impl MapElites {
         Self {
             search: search.with_models(pool),
             racing,
+            knows_code: true,
             incumbents: RefCell::new(None),
+        }
+    }
+}
+
+impl MapElites {
+    /// The same search, in which a kernel is judged even if it compiles to the code of a parent or an elite.
+    #[must_use]
+    pub(crate) fn without_known_code(self) -> Self {
+        Self {
+            knows_code: false,
+            ..self
         }
     }
 }
@@ -92,6 +105,10 @@ impl Strategy for MapElites {
     }
 
     fn known_code(&self, step: u64) -> Vec<KnownCode> {
-        self.search.code_to_avoid(step)
+        if self.knows_code {
+            self.search.code_to_avoid(step)
+        } else {
+            Vec::new()
+        }
     }
 }
