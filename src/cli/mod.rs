@@ -15,6 +15,7 @@ mod eval;
 mod evolve;
 mod execute;
 mod exit;
+mod export;
 mod grid;
 mod judge_kernels;
 mod measure_points;
@@ -66,6 +67,8 @@ enum Command {
     Runs(runs::RunsArgs),
     /// Promote a run's best kernel if it beats the current best.
     Promote(promote::PromoteArgs),
+    /// Write a kernel as a program or library for other tools.
+    Export(export::ExportArgs),
     /// Print the prompt of a task and the tokens of each part.
     Prompt(prompt::PromptArgs),
     /// List, show, check and write tasks.
@@ -163,6 +166,7 @@ fn run_command(cli: Cli) -> anyhow::Result<Exit> {
         Command::Compare(arguments) => compare::run(arguments),
         Command::Runs(arguments) => runs::run(arguments),
         Command::Promote(arguments) => promote::run(arguments),
+        Command::Export(arguments) => export::run(arguments),
         Command::Prompt(arguments) => prompt::run(arguments),
         Command::Tasks(arguments) => tasks::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),

@@ -28,6 +28,7 @@ pub use overrides::apply_overrides;
 pub use resolve::resolve;
 pub(crate) use resolve::{Recorded, resolve_for_resume};
 pub use resolved::ResolvedConfig;
+pub(crate) use tasks::find_tasks;
 pub(crate) use warm_start::{WarmStartKernel, check_from_unchanged, recorded_warm_starts};
 
 /// The longest time that a config may name, in seconds: longer ones would overflow the system's clock.

@@ -2,7 +2,7 @@
 
 use crate::program::{CommandResult, Workspace};
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "",
     "evolve",
     "tune",
@@ -12,6 +12,7 @@ const COMMANDS: [&str; 16] = [
     "runs",
     "compare",
     "promote",
+    "export",
     "prompt",
     "tasks",
     "tasks list",
