@@ -10,6 +10,7 @@ pub mod device;
 pub mod driver;
 pub mod eval;
 pub mod event;
+pub mod export;
 pub mod history;
 pub mod kernel;
 pub mod llm;

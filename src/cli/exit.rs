@@ -133,6 +133,18 @@ pub(super) const REPORT_CODES: &[Meaning] = &[
     INTERRUPTED,
 ];
 
+/// `export`.
+pub(super) const EXPORT_CODES: &[Meaning] = &[
+    (Exit::Done, "written"),
+    UNEXPECTED,
+    (
+        Exit::Usage,
+        "usage, task or kernel file is wrong; the form cannot express the\n       kernel; or a file exists",
+    ),
+    (Exit::Environment, "environment: full disk"),
+    INTERRUPTED,
+];
+
 /// `compare`, whether a difference is shown or not.
 pub(super) const COMPARE_CODES: &[Meaning] = &[
     (Exit::Done, "compared"),

@@ -18,6 +18,7 @@ mod eval;
 mod evolve;
 mod execute;
 mod exit;
+mod export;
 mod grid;
 mod init;
 mod judge_kernels;
@@ -91,6 +92,8 @@ enum Command {
     Runs(runs::RunsArgs),
     /// Promote a run's best kernel if it beats the current best.
     Promote(promote::PromoteArgs),
+    /// Write a kernel as a program or library for other tools.
+    Export(export::ExportArgs),
     /// Print the prompt of a task and the tokens of each part.
     Prompt(prompt::PromptArgs),
     /// Create a task and a config for your own kernel.
@@ -201,6 +204,7 @@ fn run_command(cli: Cli) -> anyhow::Result<Exit> {
         Command::Log(arguments) => log::run(arguments),
         Command::Runs(arguments) => runs::run(arguments),
         Command::Promote(arguments) => promote::run(arguments),
+        Command::Export(arguments) => export::run(arguments),
         Command::Prompt(arguments) => prompt::run(arguments),
         Command::Init(arguments) => init::run(&arguments),
         Command::Tasks(arguments) => tasks::run(arguments),

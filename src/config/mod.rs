@@ -35,6 +35,7 @@ pub(crate) use resolve::{Recorded, resolve_for_resume};
 pub use resolved::ResolvedConfig;
 pub(crate) use schema::config_schema;
 pub(crate) use sweep::{SweepPoint, split_assignments, sweep_points};
+pub(crate) use tasks::find_tasks;
 pub(crate) use warm_start::{WarmStartKernel, check_from_unchanged, recorded_warm_starts};
 
 /// The longest time that a config may name, in seconds: longer ones would overflow the system's clock.

@@ -8,14 +8,14 @@ use crate::base::Failure;
 use crate::task::TaskFiles;
 
 /// A task and the name that the config has for it.
-pub(super) struct NamedTask {
+pub(crate) struct NamedTask {
     /// The name to record: an absolute path if the config names a folder, so that the run can be resumed from any folder.
     pub(super) name: String,
-    pub(super) files: TaskFiles,
+    pub(crate) files: TaskFiles,
 }
 
 /// The tasks of a config, in order. There is at least one.
-pub(super) fn find_tasks(config: &Config) -> Result<Vec<NamedTask>, Failure> {
+pub(crate) fn find_tasks(config: &Config) -> Result<Vec<NamedTask>, Failure> {
     let mut found: Vec<NamedTask> = Vec::new();
     for (name, origin) in task_names(config)? {
         let files =

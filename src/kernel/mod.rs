@@ -32,8 +32,12 @@ mod tunables;
 mod yaml_values;
 
 pub use bind::{BindError, BindFault, DeviceLimits, LaunchTarget, Scalars};
+pub(crate) use constants::Constant;
 pub(crate) use error::HeaderError;
-pub(crate) use header::{ArgumentHeader, Header, LaunchHeader, LocatedExpression};
+pub(crate) use header::{
+    ArgumentHeader, FloatHeader, Header, LaunchHeader, LocatedExpression, ScratchHeader,
+    TensorMapHeader,
+};
 pub(crate) use normal_form::normal_form;
 pub(crate) use note::{with_note, without_note};
 pub use point::with_point;

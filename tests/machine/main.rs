@@ -10,6 +10,7 @@ mod code_cases;
 mod compile_cuda;
 mod cuda_device;
 mod docs;
+mod exports;
 mod gpu;
 mod gpu_racing;
 mod harness;
@@ -40,6 +41,7 @@ fn main() -> std::process::ExitCode {
         nvrtc::TESTS,
         agreement::TESTS,
         compile_cuda::TESTS,
+        exports::TESTS,
         hostile_code::TESTS,
         oracles::TESTS,
         python_oracle::TESTS,

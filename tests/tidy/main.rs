@@ -8,9 +8,9 @@ mod tokens;
 use std::path::{Path, PathBuf};
 
 /// A module uses only those to its right.
-const LAYERS: [&str; 18] = [
-    "cli", "page", "history", "driver", "config", "report", "run", "worker", "propose", "eval",
-    "llm", "device", "search", "event", "verdict", "kernel", "task", "base",
+const LAYERS: [&str; 19] = [
+    "cli", "page", "export", "history", "driver", "config", "report", "run", "worker", "propose",
+    "eval", "llm", "device", "search", "event", "verdict", "kernel", "task", "base",
 ];
 
 /// The most lines of a source file, without its tests.

@@ -5,6 +5,7 @@
 //! false is 0. Division (`//`, or `/`) and remainder round towards minus infinity, as in Python. Never panics, whatever the text.
 
 mod parser;
+mod render;
 mod tree;
 
 pub use tree::ExpressionError;
@@ -44,6 +45,11 @@ impl Expression {
     /// right side of `and` and `or` if the left side decides, are not evaluated.
     pub fn evaluate(&self, value_of: &dyn Fn(&str) -> Option<i64>) -> Result<i64, ExpressionError> {
         self.root.evaluate(value_of)
+    }
+
+    /// The expression in C++. `name_of` gives the text of each name. See `render`.
+    pub(crate) fn to_cpp(&self, name_of: &dyn Fn(&str) -> String) -> String {
+        render::render(&self.root, name_of)
     }
 }
 

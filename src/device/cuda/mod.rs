@@ -55,6 +55,7 @@ mod wire;
 pub use gpu_list::{compute_process_count, list_gpus};
 pub(crate) use nvrtc::serve as serve_nvrtc;
 pub(crate) use nvrtc_process::COMMAND as NVRTC_COMMAND;
+pub(crate) use omitted_headers::omitted_headers;
 pub(super) use peaks::load_measured;
 
 use super::cpu::GpuMacros;

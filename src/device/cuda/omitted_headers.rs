@@ -40,7 +40,7 @@ const HEADERS: &[OmittedHeader] = &[
 ];
 
 /// The includes that a source has left out, one a line.
-pub(super) fn omitted_headers(unit: &TranslationUnit) -> String {
+pub(crate) fn omitted_headers(unit: &TranslationUnit) -> String {
     let source = unit.source.as_str();
     let lexemes = lex(source);
     let names: Vec<&str> = lexemes

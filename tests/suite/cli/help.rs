@@ -2,7 +2,7 @@
 
 use crate::program::{CommandResult, Workspace};
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 23] = [
     "",
     "evolve",
     "tune",
@@ -14,6 +14,7 @@ const COMMANDS: [&str; 22] = [
     "runs",
     "compare",
     "promote",
+    "export",
     "prompt",
     "tasks",
     "tasks list",

@@ -4,6 +4,7 @@ mod config;
 mod continuing;
 mod errors;
 mod eval;
+mod export;
 mod gpu;
 mod grid;
 mod headers;

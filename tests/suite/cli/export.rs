@@ -1,0 +1,117 @@
+//! `kforge export`: every shipped kernel in every form, where an export comes from, and what is refused.
+
+use crate::program::{Workspace, json, kforge, root};
+use serde_json::Value;
+
+const FORMS: [&str; 5] = ["c", "standalone", "torch", "flashinfer", "kernelbench"];
+
+/// The shipped kernels: path and task.
+fn shipped() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for task in std::fs::read_dir(root().join("kernels")).unwrap().flatten() {
+        let name = task.file_name().into_string().unwrap();
+        for kernel in std::fs::read_dir(task.path()).unwrap().flatten() {
+            let file = kernel.file_name().into_string().unwrap();
+            if file.ends_with(".cu") {
+                found.push((format!("kernels/{name}/{file}"), name.clone()));
+            }
+        }
+    }
+    assert!(found.len() > 20);
+    found
+}
+
+#[test]
+fn every_shipped_kernel_is_exported_in_every_form_that_can_express_it() {
+    let workspace = Workspace::new();
+    for (path, task) in shipped() {
+        for form in FORMS {
+            let output = workspace.path().join(path.replace('/', "-")).join(form);
+            let output = output.to_str().unwrap().to_owned();
+            let arguments = ["export", &path, "--to", form, "--output", &output];
+            let ended = kforge(arguments)
+                .args(["--format", "json"])
+                .output()
+                .unwrap();
+            // KernelBench has one output and one type.
+            if form == "kernelbench" && task.starts_with("gdn") {
+                assert_eq!(ended.status.code(), Some(2), "{path}");
+                let error = String::from_utf8_lossy(&ended.stderr);
+                assert!(
+                    error.contains("KernelBench compares a single one"),
+                    "{error}"
+                );
+                continue;
+            }
+            assert_eq!(ended.status.code(), Some(0), "{path} {form}");
+            let facts: Value = json(&ended);
+            let folder = std::path::Path::new(&output);
+            let source = facts["provenance"]["source"].as_str().unwrap();
+            for file in facts["files"].as_array().unwrap() {
+                let text = std::fs::read_to_string(folder.join(file.as_str().unwrap())).unwrap();
+                assert!(text.contains(source), "{path} {form}: {file} has no origin");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_solution_has_the_fields_of_flashinfer_bench() {
+    let workspace = Workspace::new();
+    for (binding, entry) in [
+        ("tvm-ffi", "binding.cu::run"),
+        ("torch", "binding.cpp::run"),
+    ] {
+        let output = workspace.path().join(binding);
+        let ended = kforge(["export", "kernels/gdn_decode/best.cu", "--to", "flashinfer"])
+            .args(["--binding", binding, "--output"])
+            .arg(&output)
+            .output()
+            .unwrap();
+        assert!(ended.status.success());
+        let text = std::fs::read_to_string(output.join(format!("gdn_decode_{binding}.json")));
+        let solution: Value = serde_json::from_str(&text.unwrap()).unwrap();
+        assert_eq!(solution["definition"], "gdn_decode_qk4_v8_d128_k_last");
+        assert_eq!(solution["spec"]["entry_point"], entry);
+        assert_eq!(solution["spec"]["binding"], binding);
+        assert_eq!(solution["spec"]["target_hardware"][0], "NVIDIA H200");
+        // The verdict is in `best.json`.
+        let description = solution["description"].as_str().unwrap();
+        assert!(
+            description.contains("speed: 19.117x [19.056, 19.178]"),
+            "{description}"
+        );
+    }
+}
+
+#[test]
+fn an_export_replaces_no_file_and_needs_a_known_task() {
+    let workspace = Workspace::new();
+    let output = workspace.path().join("out");
+    let export = |source: &str, more: &[&str]| {
+        let mut command = kforge(["export", source, "--to", "c"]);
+        let ended = command.args(more).arg("--output").arg(&output).output();
+        let ended = ended.unwrap();
+        let error = String::from_utf8_lossy(&ended.stderr).into_owned();
+        (ended.status.code(), error)
+    };
+    let kernel = workspace.path().join("mine.cu");
+    std::fs::copy(root().join("kernels/softmax/rows.cu"), &kernel).unwrap();
+    let kernel = kernel.to_str().unwrap();
+    let (code, error) = export(kernel, &[]);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("name it with `--task`"), "{error}");
+    let (code, error) = export(kernel, &["--task", "softmax", "--name", "2x"]);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("for example `kernel_2x`"), "{error}");
+    let (code, error) = export(kernel, &["--task", "softmax", "--binding", "torch"]);
+    assert_eq!(code, Some(2));
+    assert!(
+        error.contains("`--binding` is for `--to flashinfer`"),
+        "{error}"
+    );
+    assert_eq!(export(kernel, &["--task", "softmax"]).0, Some(0));
+    let (code, error) = export(kernel, &["--task", "softmax"]);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("softmax.h` exists"), "{error}");
+}
