@@ -36,6 +36,8 @@ use crate::verdict::{Duel, Speedup, Status, VerdictSummary};
 
 mod anchor;
 mod archive;
+mod candidate_pool;
+mod cholesky;
 mod completion;
 mod confirmation;
 mod credit;
@@ -53,7 +55,9 @@ mod parent_pool;
 mod pending;
 mod planner;
 mod point_choice;
+mod point_table;
 mod population;
+mod predictions;
 mod resolution;
 mod results;
 mod retirement;
@@ -152,7 +156,7 @@ impl Search {
             baseline: None,
             archive: Archive::new(&settings.features),
             ledger: Ledger::default(),
-            families: Families::default(),
+            families: Families::new(seed),
             planner: Planner::default(),
             in_flight: StepsInFlight::default(),
             pending: BTreeMap::new(),
@@ -187,7 +191,7 @@ impl Search {
 
     fn planned_again(self) -> Self {
         let mut search = Self {
-            families: Families::default(),
+            families: Families::new(self.seed),
             planner: Planner::default(),
             in_flight: StepsInFlight::default(),
             stopped: None,
