@@ -14,7 +14,7 @@ use std::path::Path;
 
 use kforge::device::cpu::CpuDevice;
 use kforge::device::{Cache, Device};
-use kforge::eval::{Judge, JudgeOptions};
+use kforge::eval::{DuelPurpose, Judge, JudgeOptions};
 use kforge::kernel::DeviceLimits;
 use kforge::propose::mutate::{self, Child};
 use kforge::task::{Task, TaskFiles, embedded_names};
@@ -79,7 +79,7 @@ fn main() -> anyhow::Result<()> {
                     continue;
                 }
                 entry.passed += 1;
-                let Some(duel) = judge.duel(&child.source, source)? else {
+                let Some(duel) = judge.duel(&child.source, source, DuelPurpose::Report)? else {
                     continue;
                 };
                 println!(

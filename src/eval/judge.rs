@@ -17,7 +17,7 @@ use super::judged_kernel::JudgedKernel;
 use super::known_opponents::OpponentTimes;
 use super::measure::{self, TimingLength};
 use super::opening::{Opponent, TimedPair};
-use super::request::{JudgeRequest, Judgement};
+use super::request::{DuelPurpose, JudgeRequest, Judgement};
 use super::screen::CpuScreen;
 use super::stage_times::Phase;
 use super::stages;
@@ -244,14 +244,24 @@ impl<'a> Judge<'a> {
 
     /// Times two candidates that have passed against each other on every workload of the profile. `None` if one of them fails this
     /// time.
-    pub fn duel(&mut self, challenger: &str, incumbent: &str) -> anyhow::Result<Option<Duel>> {
-        match self.time_duel(challenger, incumbent) {
+    pub fn duel(
+        &mut self,
+        challenger: &str,
+        incumbent: &str,
+        purpose: DuelPurpose,
+    ) -> anyhow::Result<Option<Duel>> {
+        match self.time_duel(challenger, incumbent, purpose) {
             Ok(duel) => Ok(duel),
             Err(error) => error.into_finding().map(|_| None),
         }
     }
 
-    fn time_duel(&self, challenger: &str, incumbent: &str) -> JudgeResult<Option<Duel>> {
+    fn time_duel(
+        &self,
+        challenger: &str,
+        incumbent: &str,
+        purpose: DuelPurpose,
+    ) -> JudgeResult<Option<Duel>> {
         let context = &self.context;
         let seed = random::fresh_seed();
         let cases = context.workload_cases();
@@ -260,6 +270,12 @@ impl<'a> Judge<'a> {
             context.compile(kernel, &cases)
         };
         let (challenger, incumbent) = (compile(challenger)?, compile(incumbent)?);
+        let length = match purpose {
+            DuelPurpose::Search => TimingLength::Search {
+                workloads: cases.len(),
+            },
+            DuelPurpose::Report => TimingLength::Profile,
+        };
         let mut estimates = Vec::new();
         for (index, case) in cases.iter().enumerate() {
             let contest = TimedPair {
@@ -268,7 +284,7 @@ impl<'a> Judge<'a> {
                 case,
             };
             let seed = derive_seed(seed, "duel", index);
-            let measurement = measure::measure(context, contest, seed, TimingLength::Profile)?;
+            let measurement = measure::measure(context, contest, seed, length)?;
             estimates.push(measurement.estimate);
         }
         Ok(measure::combine(&estimates).map(|speedup| Duel {

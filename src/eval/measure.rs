@@ -503,6 +503,10 @@ fn relative_process_noise(process_noise: Duration, times: [&TimeSummary; 2]) -> 
 }
 
 #[cfg(test)]
+#[path = "duel_tests.rs"]
+mod duel_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::task::TaskFiles;

@@ -52,6 +52,8 @@ mod sample_plan;
 mod sampling;
 mod screen;
 mod shapes;
+#[cfg(test)]
+mod simulated_machine;
 mod space_judge;
 mod stage_times;
 mod stages;
@@ -75,6 +77,7 @@ pub(crate) use point::{
     SpaceSettings, check_header,
 };
 pub use probe::{ProbeCases, ProbeRequest, ProbedLaunch, probe};
+pub use request::DuelPurpose;
 pub(crate) use request::{JudgeRequest, Judgement};
 pub(crate) use screen::CpuScreen;
 pub(crate) use space_judge::SpaceJudge;

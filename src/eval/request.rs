@@ -8,6 +8,16 @@ use super::hidden::Coverage;
 use crate::search::{Anchor, Incumbents, KnownCode};
 use crate::verdict::Verdict;
 
+/// What a duel is for: how long it takes on a device that keeps its processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DuelPurpose {
+    /// To decide which of two kernels is an elite. As long as the timing of a candidate.
+    Search,
+    /// To report the ratio. As long as the profile says.
+    Report,
+}
+
 /// A kernel to judge, and what may end its judgement early.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct JudgeRequest<'r> {

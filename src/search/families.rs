@@ -46,9 +46,19 @@ pub(super) struct Families {
     spaces: HashMap<SpaceKey, Arc<TunableSpace>>,
     /// Family and encoded point, see `TunableSpace::encode`.
     tried: HashSet<(u32, u64)>,
+    /// The seed of the search.
+    seed: u64,
 }
 
 impl Families {
+    /// No families yet, in a search with this seed.
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            ..Self::default()
+        }
+    }
+
     /// Adds a candidate to its family, and returns the family's number.
     pub(super) fn add_member(
         &mut self,
@@ -118,7 +128,10 @@ impl Families {
         let space = &family.space;
         let indices = space.indices_of(point);
         if let Some(indices) = indices.filter(|indices| space.allows(indices)) {
-            family.history.note_result(space, &indices, speedup);
+            let stream = || RandomStream::new(self.seed, "autotune candidates", step);
+            let is_free =
+                |indices: &[usize]| !self.tried.contains(&(number, space.encode(indices)));
+            (family.history).note_result(space, &indices, speedup, stream, is_free);
         }
     }
 

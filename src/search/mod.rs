@@ -36,6 +36,8 @@ use crate::verdict::{Duel, Speedup, Status, VerdictSummary};
 
 mod anchor;
 mod archive;
+mod candidate_pool;
+mod cholesky;
 mod completion;
 mod confirmation;
 mod credit;
@@ -54,7 +56,9 @@ mod parent_pool;
 mod pending;
 mod planner;
 mod point_choice;
+mod point_table;
 mod population;
+mod predictions;
 mod remeasure;
 mod resolution;
 mod results;
@@ -162,7 +166,7 @@ impl Search {
             baseline: None,
             archive: Archive::new(&settings.features),
             ledger: Ledger::default(),
-            families: Families::default(),
+            families: Families::new(seed),
             planner: Planner::default(),
             in_flight: StepsInFlight::default(),
             pending: BTreeMap::new(),
@@ -199,7 +203,7 @@ impl Search {
 
     fn planned_again(self) -> Self {
         let mut search = Self {
-            families: Families::default(),
+            families: Families::new(self.seed),
             planner: Planner::default(),
             in_flight: StepsInFlight::default(),
             stopped: None,

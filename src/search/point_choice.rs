@@ -1,9 +1,10 @@
 //! Chooses the point of a family that is tried next.
 //!
-//! The first few are spread over the space. Then the surrogate scores candidates: the neighbours of the fastest points and random ones. While
-//! nothing better is found, some points are spread again. Pure: all randomness comes from the stream. Never chooses a point that is not
-//! free.
+//! The first few are spread over the space. Then the candidate with the highest score of the surrogate comes next (`candidate_pool`). While
+//! nothing better is found, some points are spread again. The work is done when a result arrives; a choice only compares. Pure: all
+//! randomness comes from the streams. Never chooses a point that is not free.
 
+use super::candidate_pool::CandidatePool;
 use super::surrogate::Surrogate;
 use super::tunable_space::{PointIndices, TunableSpace};
 use crate::base::RandomStream;
@@ -12,10 +13,6 @@ use crate::base::RandomStream;
 const INITIAL_RESULTS: u64 = 10;
 /// Points that are compared for one that is far from all others.
 const SPREAD_DRAWS: usize = 32;
-/// Random candidates for the surrogate.
-const RANDOM_CANDIDATES: usize = 128;
-/// The most candidates of the surrogate.
-const MAX_CANDIDATES: usize = 320;
 /// The fastest points whose neighbours are candidates.
 const CENTRES: usize = 3;
 /// Results without a better point after which the search of a family is stuck, and the share of points that are then spread.
@@ -30,6 +27,7 @@ const MAX_PENDING: usize = 32;
 #[derive(Debug, Default)]
 pub(super) struct PointHistory {
     surrogate: Surrogate,
+    candidates: CandidatePool,
     /// Points with a result.
     results: u64,
     /// Results since the fastest point.
@@ -45,6 +43,7 @@ pub(super) struct PointHistory {
 impl PointHistory {
     /// A point is tried now.
     pub(super) fn note_tried(&mut self, space: &TunableSpace, point: &[usize]) {
+        self.candidates.remove(space, point);
         let levels = space.levels(point);
         if self.pending.len() == MAX_PENDING {
             self.pending.remove(0);
@@ -61,11 +60,14 @@ impl PointHistory {
         space: &TunableSpace,
         point: &[usize],
         speedup: Option<f64>,
+        stream: impl FnOnce() -> RandomStream,
+        is_free: impl Fn(&[usize]) -> bool,
     ) {
         let levels = space.levels(point);
         self.pending.retain(|pending| *pending != levels);
         self.results += 1;
         self.since_fastest += 1;
+        let mut is_centre = false;
         if let Some(speedup) = speedup {
             let rank = self
                 .fastest
@@ -75,9 +77,23 @@ impl PointHistory {
             }
             self.fastest.insert(rank, (speedup, point.into()));
             self.fastest.truncate(CENTRES);
+            is_centre = rank < CENTRES;
         }
         let log_time = speedup.map(|speedup| -libm::log(speedup));
-        self.surrogate.add(space.positions(), levels, log_time);
+        let change = self.surrogate.add(space.positions(), levels, log_time);
+        if self.results < INITIAL_RESULTS {
+            return;
+        }
+        let centres: Vec<PointIndices> = if !self.candidates.is_made() {
+            let centres = self.fastest.iter();
+            centres.map(|(_, centre)| centre.clone()).collect()
+        } else if is_centre {
+            vec![point.into()]
+        } else {
+            Vec::new()
+        };
+        let model = (&self.surrogate, &change);
+        (self.candidates).follow(model, space, &centres, &mut stream(), is_free);
     }
 
     /// A free point. `None` if there is none; in a space that is not listed it may miss the last few.
@@ -91,38 +107,11 @@ impl PointHistory {
         let promising = if self.results < INITIAL_RESULTS || is_stuck {
             None
         } else {
-            self.most_promising(space, stream, &is_free)
+            (self.candidates).best(&self.surrogate, &self.pending, &is_free)
         };
         promising
             .or_else(|| self.most_distant(space, stream, &is_free))
             .or_else(|| space.draw_free(stream, &is_free))
-    }
-
-    /// The candidate with the highest score.
-    fn most_promising(
-        &self,
-        space: &TunableSpace,
-        stream: &mut RandomStream,
-        is_free: impl Fn(&[usize]) -> bool,
-    ) -> Option<PointIndices> {
-        if !self.surrogate.is_ready() {
-            return None;
-        }
-        let centres = self.fastest.iter();
-        let mut candidates: Vec<PointIndices> = centres
-            .flat_map(|(_, centre)| space.neighbours(centre))
-            .collect();
-        candidates.retain(|candidate| is_free(candidate));
-        stream.shuffle(&mut candidates);
-        candidates.truncate(MAX_CANDIDATES - RANDOM_CANDIDATES);
-        let mut drawn = space.draw_many(RANDOM_CANDIDATES, stream);
-        drawn.retain(|candidate| is_free(candidate));
-        candidates.append(&mut drawn);
-        let levels: Vec<PointIndices> = candidates.iter().map(|one| space.levels(one)).collect();
-        let scores = self.surrogate.scores(&levels, &self.pending);
-        let best =
-            (0..candidates.len()).max_by(|one, other| scores[*one].total_cmp(&scores[*other]))?;
-        Some(candidates.swap_remove(best))
     }
 
     /// Of some random free points the one that is the farthest from all that were tried.

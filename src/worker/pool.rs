@@ -17,7 +17,7 @@ use super::precompile::{Compilation, Precompiler};
 use super::profiling::{Profiler, Profiling};
 use super::protocol::{Greeting, PROTOCOL_VERSION, WorkerRequest, WorkerResponse};
 use super::{Evaluator, Job, JobFuture, JobKind, JobOutcome, WorkerFault};
-use crate::eval::{self, Judgement, OpponentTimes};
+use crate::eval::{self, DuelPurpose, Judgement, OpponentTimes};
 use crate::search::KnownCode;
 use crate::task::TaskFiles;
 use crate::verdict::{DeviceIdentity, SelfTest, Status, Verdict};
@@ -151,7 +151,8 @@ impl WorkerPool {
         let verdict = match &job.kind {
             JobKind::Duel { against } => {
                 let choice = WorkerChoice::default();
-                return self.duel(&job.source, against, choice).await;
+                let purpose = DuelPurpose::Search;
+                return self.duel(&job.source, against, purpose, choice).await;
             }
             JobKind::Compare { against } => {
                 return self.compare(&job.source, against, job.limit).await;
@@ -186,11 +187,13 @@ impl WorkerPool {
         &self,
         challenger: &str,
         incumbent: &str,
+        purpose: DuelPurpose,
         choice: WorkerChoice,
     ) -> anyhow::Result<JobOutcome> {
         let request = WorkerRequest::Duel {
             challenger: challenger.to_owned(),
             incumbent: incumbent.to_owned(),
+            purpose,
         };
         match Arc::clone(&self.dispatcher)
             .request(&request, choice)
@@ -227,7 +230,9 @@ impl WorkerPool {
         let mut last = Duration::ZERO;
         while duels.len() < processes.wanted && (duels.is_empty() || processes.has_time_for(last)) {
             let started = Instant::now();
-            let outcome = self.duel(challenger, incumbent, choice).await?;
+            let outcome = self
+                .duel(challenger, incumbent, DuelPurpose::Report, choice)
+                .await?;
             last = started.elapsed();
             if let JobOutcome::Duel {
                 duel,

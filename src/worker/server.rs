@@ -352,8 +352,9 @@ fn handle_request(
         WorkerRequest::Duel {
             challenger,
             incumbent,
+            purpose,
         } => judge
-            .duel(&challenger, &incumbent)
+            .duel(&challenger, &incumbent, purpose)
             .map(|duel| WorkerResponse::Duel {
                 duel,
                 device_seconds: judge.take_device_seconds(),

@@ -112,9 +112,9 @@ impl Judge<'_> {
         let costs = self.costs_of(&truths[0]);
         let [challenger, incumbent] = truths.map(|truth| truth.speedup.ln());
         let mut dice = Dice::new(&[self.seed, 44, step, against]);
-        let measured = self
-            .machine
-            .measure(challenger - incumbent, None, &mut dice);
+        let measured =
+            self.machine
+                .measure_part(self.machine.duel, challenger - incumbent, None, &mut dice);
         let event = Event::Dueled(Dueled {
             step,
             against,
@@ -126,7 +126,11 @@ impl Judge<'_> {
         });
         Job {
             kind: JobKind::Duel,
-            ..job(event, costs, costs.first_check + costs.timing)
+            ..job(
+                event,
+                costs,
+                costs.first_check + self.machine.duel * costs.timing,
+            )
         }
     }
 

@@ -33,6 +33,8 @@ pub(crate) enum Noise {
 pub(crate) struct Machine {
     pub(crate) costs: JudgementCosts,
     pub(crate) noise: Noise,
+    /// The part of a full timing's samples that a duel takes.
+    pub(crate) duel: f64,
     /// Judgements at the same time. The device itself serves one after the other.
     pub(crate) in_flight: usize,
     /// Seconds of one proposal of an own operator. One at a time.
@@ -56,6 +58,9 @@ pub(crate) struct ModelCosts {
     pub(crate) straggler: f64,
 }
 
+/// A duel of at least 8 blocks on a device whose full timing has at least 20.
+const SHORT_DUEL: f64 = 0.4;
+
 /// An NVIDIA H200 that judges `gdn_decode`.
 pub(crate) const CARD: Machine = Machine {
     costs: JudgementCosts {
@@ -66,6 +71,7 @@ pub(crate) const CARD: Machine = Machine {
         timing: 3.2,
     },
     noise: Noise::Quiet(0.0033),
+    duel: SHORT_DUEL,
     in_flight: 3,
     proposal: 0.02,
     models: None,
@@ -123,6 +129,7 @@ pub(crate) const SHARED_CPU: Machine = Machine {
         timing: 5.32,
     },
     noise: Noise::Shared(&[0.041, 0.026, 0.046, 0.052, 0.025, 0.02, 0.035, 0.017]),
+    duel: 1.0,
     in_flight: 2,
     proposal: 0.02,
     models: None,
@@ -149,7 +156,19 @@ pub(crate) struct Measurement {
 impl Machine {
     /// Times a kernel with this true log speedup. With a bar (a log speedup), the timing may end early.
     pub(crate) fn measure(&self, truth: f64, bar: Option<f64>, dice: &mut Dice) -> Measurement {
-        let (half_width, error) = self.noise.draw(dice);
+        self.measure_part(1.0, truth, bar, dice)
+    }
+
+    /// The same with this part of the samples of a full timing.
+    pub(crate) fn measure_part(
+        &self,
+        samples: f64,
+        truth: f64,
+        bar: Option<f64>,
+        dice: &mut Dice,
+    ) -> Measurement {
+        let drawn = self.noise.draw(dice);
+        let [half_width, error] = <[f64; 2]>::from(drawn).map(|all| all / samples.sqrt());
         let estimate = truth + error;
         for (part, limit) in LOOKS {
             let early = half_width / Z95 / f64::sqrt(part);
@@ -167,7 +186,7 @@ impl Machine {
         Measurement {
             estimate,
             half_width,
-            part: 1.0,
+            part: samples,
             dismissed: false,
         }
     }
