@@ -294,7 +294,7 @@ impl FollowedTask {
             left: left
                 .filter(|_| is_searching)
                 .and_then(|left| Duration::try_from_secs_f64(left).ok()),
-            best: best_candidate(history),
+            best: best_candidate(history, log),
             baseline: history
                 .baseline
                 .as_ref()
@@ -396,8 +396,25 @@ fn validity(history: &TaskHistory) -> Option<f64> {
     (counted > 0).then(|| passed as f64 / counted as f64)
 }
 
-/// The candidate that the task would report now.
-fn best_candidate(history: &TaskHistory) -> Option<BestCandidate> {
+/// The candidate that the task has reported at its end, or would report now.
+fn best_candidate(history: &TaskHistory, log: &TaskLog) -> Option<BestCandidate> {
+    let is_over = matches!(log.state, Some(RunState::Finished | RunState::Failed));
+    if let Some(best) = log.best.as_ref().filter(|_| is_over) {
+        let confirmation = history.confirmations.get(&best.step);
+        let standing = match confirmation {
+            _ if best.confirmed => Standing::Faster,
+            Some(confirmation) if confirmation.speedup.is_some() => {
+                Standing::of_confirmed(&best.speedup)
+            }
+            Some(_) => Standing::TooNoisy,
+            None => Standing::Provisional,
+        };
+        return Some(BestCandidate {
+            step: best.step,
+            speedup: best.speedup,
+            standing,
+        });
+    }
     if let Some((step, _, speedup)) = history.best() {
         return Some(BestCandidate {
             step,

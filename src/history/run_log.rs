@@ -1,6 +1,6 @@
 //! What a run's own journal says: sessions, the state of each task, failures.
 
-use crate::event::{RunEvent, Session};
+use crate::event::{BestOfTask, RunEvent, Session};
 use crate::run::{ParseLine, RunDirectory, TaskSessions};
 
 /// Whether a run works, and how its last process ended.
@@ -63,6 +63,8 @@ pub(super) struct TaskLog {
     pub(super) self_tests: Vec<crate::verdict::SelfTest>,
     /// `None` before it was started.
     pub(super) state: Option<RunState>,
+    /// What the last process that ended its work on the task reported.
+    pub(super) best: Option<BestOfTask>,
 }
 
 impl RunLog {
@@ -126,6 +128,7 @@ impl TaskLog {
                 self.state = Some(RunState::Open);
             }
             RunEvent::TaskEnded(ended) if ended.task == name => {
+                self.best.clone_from(&ended.best);
                 let failed = ended.why.is_none() && ended.failure.is_some();
                 self.state = Some(if failed {
                     RunState::Failed
