@@ -6,7 +6,8 @@
 use serde::Serialize;
 
 use super::holm;
-use super::run::{RunHistory, RunState};
+use super::run::RunHistory;
+use super::run_log::RunState;
 use super::task::TaskHistory;
 use crate::base::statistics::Z95;
 use crate::base::student;

@@ -299,6 +299,18 @@ fn next_step(run: &RunHistory, task: &TaskHistory) -> Vec<String> {
             "the target speedup was reached",
             " --set search.target_speedup=X",
         ),
+        StopReason::WorkloadTargets => (
+            "one kernel reached the targets of all workloads",
+            " --set search.targets={}",
+        ),
+        StopReason::Roofline => (
+            "the target share of the roofline was reached",
+            " --set search.target_roofline=null",
+        ),
+        StopReason::Unlikely => (
+            "no later kernel is likely to be measurably faster",
+            " --set search.stop_when_unlikely=null",
+        ),
         StopReason::Patience => ("no improvement for long", " --set search.patience=N"),
         StopReason::Exhausted => ("nothing is left to try", " --model PROVIDER/MODEL"),
         StopReason::Budget => ("the budget for models is spent", " --budget-usd DOLLARS"),
