@@ -81,6 +81,16 @@ fn value_schema(description: &KeyDescription) -> Value {
         ("price", _) => price(),
         ("extra", _) => json!({"type": "object"}),
         ("search.features", _) => features(),
+        ("search.targets", _) => {
+            let mut target = object(positive_numbers(&["speedup", "microseconds"]));
+            target["minProperties"] = json!(1);
+            json!({"type": "object", "additionalProperties": target})
+        }
+        ("search.target_tasks", _) => {
+            let mut target = object(positive_numbers(&["speedup", "share"]));
+            target["required"] = json!(["speedup", "share"]);
+            target
+        }
         ("eval.devices", _) => json!({"anyOf": [
             {"const": "all"},
             {"type": "array", "items": {"type": ["integer", "string"]}},
@@ -89,7 +99,7 @@ fn value_schema(description: &KeyDescription) -> Value {
         ("llm.models", _) => json!({}),
         (_, "boolean") => json!({"type": "boolean"}),
         (_, "integer" | "number") => number(kind, range),
-        (_, "list of names" | "list of texts" | "list") => strings(),
+        (_, "list of names" | "list of texts" | "list of paths" | "list") => strings(),
         (_, "text" | "path" | "URL" | "name" | "`auto` or a name") => json!({"type": "string"}),
         (_, "map") => json!({"type": "object", "additionalProperties": {"type": "string"}}),
         (_, choices) => {
@@ -118,6 +128,15 @@ fn number(kind: &str, range: &str) -> Value {
         value["maximum"] = bound(high);
     }
     value
+}
+
+/// Members that are numbers above 0.
+fn positive_numbers(names: &[&str]) -> Map<String, Value> {
+    let number = json!({"type": "number", "exclusiveMinimum": 0});
+    let members = names.iter();
+    members
+        .map(|name| ((*name).to_owned(), number.clone()))
+        .collect()
 }
 
 fn strings() -> Value {
