@@ -228,7 +228,7 @@ fn answer(question: &str) -> anyhow::Result<Option<String>> {
 fn write_config(name: &str, path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     std::fs::create_dir_all("config").context("failed to create `config`")?;
     let text = format!(
-        "# yaml-language-server: $schema=kforge.schema.json\n# A search for `{name}`. `kforge schema` describes every key.\ntasks: [{name}]\nsteps: 100\nbudget:\n  seconds: 300\n"
+        "# A search for `{name}`. `kforge schema` describes every key.\n# yaml-language-server: $schema=kforge.schema.json\ntasks: [{name}]\nsteps: 100\nbudget:\n  seconds: 300\n"
     );
     std::fs::write(path, text).with_context(|| format!("failed to write `{}`", path.display()))?;
     let mut written = vec![path.to_owned()];

@@ -71,8 +71,8 @@ workloads[].hidden | boolean | Whether the shape is hidden from prompts.
 workloads[].status | text | The status on this workload.
 workloads[].speedup | number or null | The speedup on this workload.
 workloads[].ci95 | list or null | Its 95 % interval.
-workloads[].candidate_us | number or null | The kernel's time in microseconds.
-workloads[].baseline_us | number or null | The baseline's time.
+workloads[].candidate_us | map or null | The kernel's times in microseconds: `median`, `mean`, `std`, `min`, `max`, `n`.
+workloads[].baseline_us | map or null | The baseline's times.
 features | map | Numbers that describe the kernel.
 seconds | map | What the judgement cost.
 ",

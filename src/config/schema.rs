@@ -372,9 +372,9 @@ mod tests {
             }
             count += 1;
             let text = std::fs::read_to_string(&path).unwrap();
-            let first = text.lines().next().unwrap();
+            let second = text.lines().nth(1).unwrap();
             assert_eq!(
-                first, "# yaml-language-server: $schema=../docs/schema/config.json",
+                second, "# yaml-language-server: $schema=../docs/schema/config.json",
                 "{path:?}"
             );
             let mut config: Value = yaml::read(&text, "config").unwrap();
