@@ -10,6 +10,8 @@ use crate::sketch::with_long_rest;
 
 /// A hostile kernel that passes may be at most this much faster than its twin, by the lower bound of the interval.
 const MAX_GAIN: f64 = 1.05;
+/// How often a kernel and its twin are judged again if the first verdicts show a gain.
+const FIRST_GAIN_REPEATS: usize = 3;
 /// Statuses that refuse a kernel before it runs.
 const REFUSED: [&str; 5] = [
     "rejected",
@@ -26,6 +28,8 @@ pub(crate) struct Report {
     twins: BTreeMap<String, Judged>,
     /// Of hostile kernels that passed: with the twin as the baseline.
     compared: BTreeMap<String, Judged>,
+    /// Of hostile kernels whose first verdict is faster than the twin's: both, judged again one after the other.
+    repeated: BTreeMap<String, Vec<[Judged; 2]>>,
     /// The name of each kernel's twin.
     twin_names: Vec<String>,
     took: Duration,
@@ -109,14 +113,26 @@ pub(crate) fn judge(
         progress("compared", judged.len(), passed.len());
     });
     confirm_gains(runner, &passed, &mut compared);
-    Report {
+    let mut report = Report {
         kernels,
         hostile,
         twins,
         compared,
+        repeated: BTreeMap::new(),
         twin_names,
         took: started.elapsed(),
-    }
+    };
+    report.repeat_first_gains(runner);
+    report.took = started.elapsed();
+    report
+}
+
+/// Whether one kernel is surely faster than the other by more than `MAX_GAIN`, by their speedups over the same baseline.
+fn is_faster(hostile: &Judged, twin: &Judged) -> bool {
+    hostile
+        .interval
+        .zip(twin.interval)
+        .is_some_and(|([low, _], [_, high])| low > MAX_GAIN * high)
 }
 
 /// Compares what gained once more. The smaller gain counts: of hundreds of intervals a few miss the truth.
@@ -152,6 +168,43 @@ impl Report {
         )
     }
 
+    /// Judges kernels again that are faster than their twins by the first verdicts, each together with its twin. The first verdicts come
+    /// from different times, and the machine may have been busier during one of them.
+    fn repeat_first_gains(&mut self, runner: &Runner) {
+        for (index, kernel) in self.kernels.iter().enumerate() {
+            let (hostile, twin) = self.judged(index);
+            if !is_faster(hostile, twin) {
+                continue;
+            }
+            let name = hostile_name(kernel);
+            let jobs = [
+                (&name, &kernel.source),
+                (&self.twin_names[index], &kernel.twin),
+            ];
+            let jobs = jobs.map(|(name, source)| Job {
+                name: name.clone(),
+                computation: kernel.computation,
+                source: source.clone(),
+                baseline: None,
+            });
+            let pairs = (0..FIRST_GAIN_REPEATS).map(|_| {
+                let mut judged = runner.judge(&jobs, |_| {});
+                [0, 1].map(|side| judged.remove(&jobs[side].name).expect("a verdict of each"))
+            });
+            self.repeated.insert(name, pairs.collect());
+        }
+    }
+
+    /// Whether a first verdict that was faster than the twin's came from noise: no repetition shows a gain, and none catches the kernel.
+    fn is_refuted(&self, index: usize) -> bool {
+        let repeated = self.repeated.get(&hostile_name(&self.kernels[index]));
+        repeated.is_some_and(|pairs| {
+            pairs
+                .iter()
+                .all(|[hostile, twin]| may_gain(hostile) && !is_faster(hostile, twin))
+        })
+    }
+
     pub(crate) fn outcome(&self, index: usize) -> Outcome {
         match self.found(index) {
             Outcome::Gain if self.kernels[index].is_known_gap => Outcome::KnownGap,
@@ -168,9 +221,7 @@ impl Report {
             return Outcome::Refused;
         }
         // A kernel may be caught only sometimes, so the first verdicts count too.
-        if let (Some([low, _]), Some([_, high])) = (hostile.interval, twin.interval)
-            && low > MAX_GAIN * high
-        {
+        if is_faster(hostile, twin) && !self.is_refuted(index) {
             return Outcome::Gain;
         }
         let Some(compared) = self.compared.get(&hostile_name(&self.kernels[index])) else {
