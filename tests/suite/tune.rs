@@ -84,8 +84,20 @@ impl TuneWorkspace {
             .comes_to_its_end();
     }
 
+    /// Promotes. On a busy machine a result may be unclear, and changes nothing: the command is repeated then.
     fn promote(&self, arguments: &str) -> CommandResult {
-        self.run(&format!("promote {arguments}"))
+        let promote = || self.run(&format!("promote {arguments}"));
+        let mut result = promote();
+        for _ in 0..4 {
+            let is_unclear = ["not clearly", "inconclusive", "too busy"]
+                .iter()
+                .any(|text| result.stdout.contains(text) || result.stderr.contains(text));
+            if !is_unclear {
+                break;
+            }
+            result = promote();
+        }
+        result
     }
 
     /// The best known kernel of `softmax`.
