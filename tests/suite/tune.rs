@@ -89,9 +89,8 @@ impl TuneWorkspace {
         let promote = || self.run(&format!("promote {arguments}"));
         let mut result = promote();
         for _ in 0..4 {
-            let is_unclear = ["not clearly", "inconclusive", "too busy"]
-                .iter()
-                .any(|text| result.stdout.contains(text) || result.stderr.contains(text));
+            let hint = "a quieter machine or more time narrows it";
+            let is_unclear = result.stdout.contains(hint) || result.stderr.contains(hint);
             if !is_unclear {
                 break;
             }
