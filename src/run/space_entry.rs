@@ -172,7 +172,11 @@ impl PointTimes {
     }
 }
 
-fn geometric_mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+/// The mean of one value is the value itself, to the bit: the logarithm would change its last digit.
+fn geometric_mean(mut values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    if values.len() == 1 {
+        return values.next().unwrap_or(f64::NAN);
+    }
     let count = values.len().max(1) as f64;
     (values.map(f64::ln).sum::<f64>() / count).exp()
 }
