@@ -6,10 +6,12 @@
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::arms::runs_in;
 use super::exit::{self, Exit};
 use super::output::print;
+use crate::base::lock_wait::{LockWait, LockWaitError};
 use crate::base::{Failure, files};
 use crate::history::RunHistory;
 use crate::page;
@@ -77,6 +79,9 @@ pub(super) fn run(arguments: LogArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// How long another `kforge log` may hold the log. Appending takes milliseconds.
+const LOCK_LIMIT: Duration = Duration::from_secs(30);
+
 /// A log that no other `kforge log` changes meanwhile.
 struct OpenLog<'a> {
     path: &'a Path,
@@ -100,8 +105,22 @@ impl<'a> OpenLog<'a> {
             .create(true)
             .open(path)
             .map_err(explain)?;
-        // Without locks, on some network disks, two commands at once may both append.
-        let _ = file.lock();
+        let wait = LockWait {
+            file: &file,
+            path,
+            name: "the experiment log",
+            lock: File::try_lock,
+            limit: LOCK_LIMIT,
+        };
+        match wait.wait(Instant::now()) {
+            // Without locks, on some network disks, two commands at once may both append.
+            Ok(()) | Err(LockWaitError::Failed { .. }) => {}
+            Err(error @ LockWaitError::TimedOut(_)) => {
+                return Err(Failure::environment(error.to_string())
+                    .hint("end that process, or write to another file with `--to`")
+                    .into());
+            }
+        }
         let mut bytes = Vec::new();
         file.rewind()
             .and_then(|()| file.read_to_end(&mut bytes))

@@ -281,7 +281,7 @@ impl<'a> JudgeContext<'a> {
         let _stage = self.times.stage("compile references");
         if reference == Reference::Oracle && self.task.has_python_oracle() {
             if self.python_oracle.is_none() {
-                let oracle = PythonOracle::start(self.task, self.device.upload())?;
+                let oracle = PythonOracle::start(self.task, self.device)?;
                 self.python_oracle = Some(oracle);
             }
             return Ok(());

@@ -2,7 +2,10 @@
 //!
 //! Reads and writes that file only. Whether a difference is accepted is the driver's decision.
 
+use std::path::Path;
+
 use indexmap::IndexMap;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -112,22 +115,7 @@ impl RunRecord {
             .hint("name a directory under `outputs/`, or start a run with `kforge evolve`")
             .into());
         }
-        let text = files::read(&path)?;
-        let origin = path.display().to_string();
-        #[derive(Deserialize)]
-        struct RecordVersion {
-            schema: u32,
-        }
-        let version: RecordVersion = yaml::read(&text, &origin)?;
-        if version.schema > SCHEMA {
-            return Err(Failure::usage(format!(
-                "{origin}: written by a newer kforge (schema {}; this version reads up to {SCHEMA})",
-                version.schema
-            ))
-            .hint("use the kforge version that wrote the file, or a later one")
-            .into());
-        }
-        Ok(yaml::read(&text, &origin)?)
+        read_versioned(&path, SCHEMA)
     }
 
     /// Writes the record durably. With it the directory becomes a run directory.
@@ -219,6 +207,28 @@ pub fn changes_not_accepted(directory: &RunDirectory, changes: &[RecordChange]) 
         list.concat()
     ))
     .hint("restore the old settings, or resume with `--accept-changes`, which records the change")
+}
+
+/// Reads a YAML file that has the version of its format under `schema`.
+///
+/// # Errors
+/// A usage failure if it cannot be parsed, or its version is above `newest`.
+pub(super) fn read_versioned<T: DeserializeOwned>(path: &Path, newest: u32) -> Result<T> {
+    #[derive(Deserialize)]
+    struct RecordVersion {
+        schema: u32,
+    }
+    let text = files::read(path)?;
+    let origin = path.display().to_string();
+    let RecordVersion { schema } = yaml::read(&text, &origin)?;
+    if schema > newest {
+        return Err(Failure::usage(format!(
+            "{origin}: written by a newer kforge (schema {schema}; this version reads up to {newest})"
+        ))
+        .hint("use the kforge version that wrote the file, or a later one")
+        .into());
+    }
+    Ok(yaml::read(&text, &origin)?)
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::directory::RunDirectory;
-use crate::base::{Failure, files, yaml};
+use super::record::read_versioned;
+use crate::base::{Failure, files};
 
 /// Version of the format of `sweep.yaml`.
 const SCHEMA: u32 = 1;
@@ -88,22 +89,8 @@ impl SweepRecord {
     /// A usage failure if the folder is no sweep, a newer kforge wrote the record, or a name leads out of the folder.
     pub(crate) fn read(directory: &SweepDirectory) -> Result<Self> {
         let path = directory.record();
-        let text = files::read(&path)?;
-        let origin = path.display().to_string();
-        #[derive(Deserialize)]
-        struct RecordVersion {
-            schema: u32,
-        }
-        let version: RecordVersion = yaml::read(&text, &origin)?;
-        if version.schema > SCHEMA {
-            return Err(Failure::usage(format!(
-                "{origin}: written by a newer kforge (schema {}; this version reads up to {SCHEMA})",
-                version.schema
-            ))
-            .hint("use the kforge version that wrote the file, or a later one")
-            .into());
-        }
-        let record: Self = yaml::read(&text, &origin)?;
+        let record: Self = read_versioned(&path, SCHEMA)?;
+        let origin = path.display();
         let is_plain =
             |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0']);
         if let Some(run) = record.runs.iter().find(|run| !is_plain(&run.name)) {

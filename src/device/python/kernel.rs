@@ -1,7 +1,7 @@
 //! A Python reference bound to one case: buffers in host memory, a launch that asks the Python process.
 //!
-//! It stands where the oracle's bound kernel stands, so it fills its inputs as every device does. Only an oracle is bound here: a launch
-//! has no time, and nothing watches what it does to its inputs.
+//! It replaces the oracle's bound kernel, so it fills its inputs as every device does. Only an oracle is bound here: a launch has no time,
+//! and nothing watches what it does to its inputs.
 
 use std::cell::RefCell;
 use std::rc::Rc;

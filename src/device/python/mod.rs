@@ -15,7 +15,7 @@ use crate::kernel::Scalars;
 use crate::kernel::plan::LaunchPlan;
 use crate::task::{Definition, Task};
 
-use super::{BoundKernel, Upload};
+use super::{BoundKernel, Device, Upload};
 use kernel::PythonKernel;
 use process::PythonProcess;
 
@@ -27,20 +27,20 @@ pub struct PythonOracle {
 }
 
 impl PythonOracle {
-    /// Starts Python and runs the source of the reference, which must define `run`. `upload`: see `Device::upload`.
+    /// Starts Python and runs the source of the reference, which must define `run`. On a GPU, PyTorch may use that of the device.
     ///
     /// # Errors
     /// `Failure::environment` if Python or a module that the source imports is not installed; `Failure::reference` if the source fails.
-    pub fn start(task: &Task, upload: Upload) -> anyhow::Result<Self> {
+    pub fn start(task: &Task, device: &dyn Device) -> anyhow::Result<Self> {
         let interpreter = interpreter::find().map_err(|failure| Failure {
             message: format!("task `{}`: {}", task.name, failure.message),
             ..failure
         })?;
-        let process = PythonProcess::start(&interpreter, task)?;
+        let process = PythonProcess::start(&interpreter, task, device.identity().uuid)?;
         Ok(Self {
             process: Rc::new(RefCell::new(process)),
             definition: task.definition.clone(),
-            upload,
+            upload: device.upload(),
         })
     }
 

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::base::process::{ReportedGroup, kill_group, tie_to_parent};
-use crate::base::{Failure, environment, temporary};
+use crate::base::{Failure, environment, progress, temporary};
 use crate::device::watchdog::ProcessDeadline;
 use crate::task::Task;
 
@@ -35,6 +35,8 @@ pub(super) struct PythonProcess {
     greeting: Value,
     /// For messages.
     task: String,
+    /// The GPU that PyTorch may use; `None`: it computes on the CPU.
+    gpu_uuid: Option<String>,
     running: Option<Running>,
 }
 
@@ -64,15 +66,20 @@ impl PythonProcess {
     ///
     /// # Errors
     /// See `PythonOracle::start`.
-    pub(super) fn start(interpreter: &Path, task: &Task) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        interpreter: &Path,
+        task: &Task,
+        gpu_uuid: Option<String>,
+    ) -> anyhow::Result<Self> {
         let mut process = Self {
             interpreter: interpreter.to_owned(),
             greeting: json!({
                 "source": task.oracle,
                 "file": task.settings.oracle,
-                "device": "cuda",
+                "device": if gpu_uuid.is_some() { "cuda" } else { "cpu" },
             }),
             task: task.name.clone(),
+            gpu_uuid,
             running: None,
         };
         process.ensure_running()?;
@@ -87,7 +94,7 @@ impl PythonProcess {
         if self.running.is_some() {
             return Ok(());
         }
-        let mut running = Running::start(&self.interpreter)?;
+        let mut running = Running::start(&self.interpreter, self.gpu_uuid.as_deref())?;
         let answer = running.exchange(&self.greeting, START_DEADLINE);
         let failed = |reason: String, log: String| {
             let task = &self.task;
@@ -160,7 +167,7 @@ impl PythonProcess {
 }
 
 impl Running {
-    fn start(interpreter: &Path) -> anyhow::Result<Self> {
+    fn start(interpreter: &Path, gpu_uuid: Option<&str>) -> anyhow::Result<Self> {
         let memory = anonymous_memory().context("failed to create shared memory")?;
         let descriptor = memory.as_raw_fd();
         let log = temporary::file().context("failed to create a temporary file")?;
@@ -176,6 +183,8 @@ impl Running {
         for name in environment::withheld_variables() {
             command.env_remove(name);
         }
+        // Another GPU may be timing for another worker. An empty list shows none.
+        command.env("CUDA_VISIBLE_DEVICES", gpu_uuid.unwrap_or_default());
         temporary::pass_on(&mut command);
         tie_to_parent(&mut command);
         // SAFETY: one system call with plain numbers. It keeps the descriptor open in the child.
@@ -221,6 +230,7 @@ impl Running {
     /// Sends a request and waits for its answer. After an error the process must not be used any more.
     fn exchange(&mut self, request: &Value, deadline: Duration) -> Result<Answer, CallFailed> {
         let group = self.child.id() as libc::pid_t;
+        let _bounded = progress::bounded_wait();
         let watch = ProcessDeadline::start(group, deadline);
         let mut line = String::new();
         let sent = writeln!(self.requests, "{request}").and_then(|()| self.requests.flush());
