@@ -398,6 +398,14 @@ pub fn hash(memory: &[u8]) -> u64 {
     unsafe { (fastest_functions().hash)(memory.as_ptr(), memory.len() as u64) }
 }
 
+/// Combines the hashes of several copies, in this order. A single hash stays as it is.
+pub(super) fn combine_hashes(hashes: &[u64]) -> u64 {
+    let rotated = (0..)
+        .zip(hashes)
+        .map(|(position, hash)| hash.rotate_left(position % 64));
+    rotated.fold(0, u64::wrapping_add)
+}
+
 /// The dtype's number in `numerics.h`.
 pub(super) fn dtype_number(dtype: DType) -> u32 {
     match dtype {

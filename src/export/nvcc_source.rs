@@ -18,6 +18,9 @@ use crate::kernel::syntax::{Syntax, declares_at_namespace_scope};
 /// Macros that tell NVRTC from nvcc: code that depends on them is not the judged code.
 const COMPILER_MACROS: [&str; 3] = ["__CUDACC_RTC__", "__NVCC__", "__NVCOMPILER"];
 
+/// A macro of the export: a pragma in which macros are expanded.
+const PRAGMA: &str = "KFORGE_PRAGMA";
+
 /// The integer types as the judge's compiler has them: 64-bit ones are `long long`.
 const TYPES: &str = "using int64_t = long long; using uint64_t = unsigned long long; using intptr_t = long long;
 using uintptr_t = unsigned long long; using intmax_t = long long; using uintmax_t = unsigned long long;
@@ -33,6 +36,10 @@ pub(super) fn device_text(plan: &HostPlan<'_>, launch_functions: &str) -> Result
     check_source(plan, &lexemes)?;
     let (directives, macros) = directives(source, &lexemes);
     let annotated = with_device_functions(source, &lexemes);
+    let tunables = plan.programs.iter().flat_map(|one| &one.unit.macros);
+    let mut names: Vec<&str> = tunables.map(|(name, _)| name.as_str()).collect();
+    names.extend(macros.iter().map(String::as_str));
+    let annotated = with_expanded_pragmas(&annotated, &names);
     let freed: Vec<&str> = FREED
         .iter()
         .copied()
@@ -41,6 +48,12 @@ pub(super) fn device_text(plan: &HostPlan<'_>, launch_functions: &str) -> Result
         .collect();
     // Writing to a String cannot fail, so the results of `write!` are ignored.
     let mut text = String::new();
+    if annotated.contains(PRAGMA) {
+        let _ = writeln!(
+            text,
+            "#define {PRAGMA}(text) {PRAGMA}_OF(text)\n#define {PRAGMA}_OF(text) _Pragma(#text)"
+        );
+    }
     for (index, program) in plan.programs.iter().enumerate() {
         text.push_str(&omitted_headers(&program.unit));
         push_tunables(&mut text, program);
@@ -145,6 +158,28 @@ fn with_device_functions(source: &str, lexemes: &[Lexeme]) -> String {
     let mut text = source.to_owned();
     for place in places.into_iter().rev() {
         text.insert_str(place, "__device__ ");
+    }
+    text
+}
+
+/// The source with `_Pragma` in place of each `#pragma unroll` that names a macro: NVRTC expands such macros, nvcc does not. Lines stay
+/// the same.
+fn with_expanded_pragmas(source: &str, macros: &[&str]) -> String {
+    let mut text = source.to_owned();
+    for lexeme in lex(source).iter().rev() {
+        let directive = &source[lexeme.range.clone()];
+        let body = directive.trim_start_matches('#').trim_start();
+        let pragma = body.strip_prefix("pragma").unwrap_or_default().trim_start();
+        if lexeme.kind != LexemeKind::Directive || !pragma.starts_with("unroll") {
+            continue;
+        }
+        let pragma = pragma.split("//").next().unwrap_or_default().trim_end();
+        let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+        let mut words = pragma.split(|letter| !is_word(letter)).skip(1);
+        if words.any(|word| macros.contains(&word)) {
+            let end = lexeme.range.start + directive.trim_end().len();
+            text.replace_range(lexeme.range.start..end, &format!("{PRAGMA}({pragma})"));
+        }
     }
     text
 }

@@ -124,8 +124,9 @@ def run_command(command, **options):
 
 
 def export(kforge, kernel, task, form, folder):
+    """With a name of its own: one process registers each PyTorch operator once."""
     form, _, binding = form.partition("-")
-    command = [kforge, "export", kernel, "--task", task.name, "--to", form, "--output", folder]
+    command = [kforge, "export", kernel, "--task", task.name, "--to", form, "--name", task.exported, "--output", folder]
     command += ["--binding", binding] if binding else []
     ended = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if ended.returncode == 2:
@@ -172,7 +173,7 @@ def nvcc_options(source):
 
 
 def run_standalone(torch, task, folder, inputs):
-    source = folder / f"{task.name}.cu"
+    source = folder / f"{task.exported}.cu"
     program = folder / "program"
     run_command([nvcc(), *nvcc_options(source), source, "-o", program])
     given, made = folder / "inputs", folder / "outputs"
@@ -192,7 +193,7 @@ def run_c(torch, task, folder, inputs):
     """The C functions through ctypes, with the structures read from the header."""
     import ctypes
 
-    source, header = folder / f"{task.name}.cu", (folder / f"{task.name}.h").read_text()
+    source, header = folder / f"{task.exported}.cu", (folder / f"{task.exported}.h").read_text()
     library = folder / "kernel.so"
     run_command([nvcc(), *nvcc_options(source), "-shared", "-Xcompiler", "-fPIC", source, "-o", library])
     types = {"float": ctypes.c_float, "double": ctypes.c_double}
@@ -206,18 +207,18 @@ def run_c(torch, task, folder, inputs):
             fields.append((field, ctypes.c_void_p if star else types[kind]))
         return type(name, (ctypes.Structure,), {"_fields_": fields})
 
-    shape = structure(f"{task.name}_shape")()
+    shape = structure(f"{task.exported}_shape")()
     for field, _ in shape._fields_:
         if field != "none":
             setattr(shape, field, task.axes[field])
     outputs = task.empty_outputs(torch)
-    arguments = structure(f"{task.name}_arguments")()
+    arguments = structure(f"{task.exported}_arguments")()
     for field, kind in arguments._fields_:
         name = field if field in inputs or field in outputs else field.removesuffix("_")
         value = inputs.get(name, outputs.get(name))
         setattr(arguments, field, value.data_ptr() if kind is ctypes.c_void_p else value)
     functions = ctypes.CDLL(str(library))
-    launch, sizes, error = (getattr(functions, f"{task.name}_{name}") for name in ("launch", "scratch_bytes", "error"))
+    launch, sizes, error = (getattr(functions, f"{task.exported}_{name}") for name in ("launch", "scratch_bytes", "error"))
     error.restype = ctypes.c_char_p
     launch.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
     count = ctypes.c_size_t()
@@ -283,7 +284,7 @@ def run_kernelbench(torch, task, folder, inputs, checkout=None):
     path = next(folder.glob("*.py"))
     if checkout:
         return run_kernelbench_evaluator(torch, task, path, inputs, checkout)
-    model = load(path, f"kernelbench_{task.name}").ModelNew().cuda()
+    model = load(path, f"kernelbench_{task.exported}").ModelNew().cuda()
     values = list(inputs.values())
     return named(task, model(*values)), time_us(torch, lambda: model(*values))
 
@@ -332,6 +333,7 @@ def kforge_time(kforge, task, kernel):
 def check_kernel(torch, arguments, kernel):
     """Runs one kernel in every form. Returns whether nothing failed."""
     task = Task(arguments.task or pathlib.Path(kernel).resolve().parent.name, arguments.workload)
+    task.exported = re.sub(r"\W", "_", f"{task.name}_{pathlib.Path(kernel).stem}")
     inputs = task.inputs(torch)
     expected = task.reference(inputs)
     judged = None if arguments.no_eval else kforge_time(arguments.kforge, task, kernel)

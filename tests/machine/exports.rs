@@ -76,6 +76,10 @@ fn variants_compile_apart() -> TestResult {
     )
 }
 
+fn macros_of_pragmas_are_expanded() -> TestResult {
+    compile("kernels/softmax/rows.cu", "softmax", &["-arch=sm_90"])
+}
+
 fn scratch_and_several_launches_compile() -> TestResult {
     compile(
         "kernels/gdn_prefill/chunks.cu",
@@ -104,6 +108,7 @@ fn tensor_maps_compile() -> TestResult {
 
 crate::harness::tests![
     variants_compile_apart,
+    macros_of_pragmas_are_expanded,
     scratch_and_several_launches_compile,
     dynamic_shared_memory_compiles,
     tensor_maps_compile,

@@ -39,13 +39,17 @@ impl BufferAccess for CudaBoundKernel {
     fn hash(&self, buffer: usize) -> anyhow::Result<u64> {
         self.ensure_usable()?;
         let copies = self.buffer_copies(buffer)?;
-        Ok(combine_hashes(&self.context.harness.hash(copies)?))
+        Ok(numerics::combine_hashes(
+            &self.context.harness.hash(copies)?,
+        ))
     }
 
     fn hash_copies(&self, buffer: usize, copies: &[u32]) -> anyhow::Result<u64> {
         self.ensure_usable()?;
         let copies = self.selected_copies(0, buffer, copies)?;
-        Ok(combine_hashes(&self.context.harness.hash(copies)?))
+        Ok(numerics::combine_hashes(
+            &self.context.harness.hash(copies)?,
+        ))
     }
 
     /// Waits for the GPU once, not once for each buffer.
@@ -63,7 +67,10 @@ impl BufferAccess for CudaBoundKernel {
             harness.queue_hashes(&mut queued, selected)?;
         }
         let hashes = harness.read_hashes(queued)?;
-        Ok(hashes.chunks(count.max(1)).map(combine_hashes).collect())
+        Ok(hashes
+            .chunks(count.max(1))
+            .map(numerics::combine_hashes)
+            .collect())
     }
 
     fn values(&self, buffer: usize) -> anyhow::Result<Vec<f64>> {
@@ -318,14 +325,6 @@ impl CudaBoundKernel {
         }
         Ok(whole)
     }
-}
-
-/// Combines the hashes of several copies. A single hash stays as it is, equal to the hash on every other device.
-fn combine_hashes(hashes: &[u64]) -> u64 {
-    let rotated = (0..)
-        .zip(hashes)
-        .map(|(position, hash)| hash.rotate_left(position % 64));
-    rotated.fold(0, u64::wrapping_add)
 }
 
 /// Merges the comparisons of several copies, as if they were one tensor.

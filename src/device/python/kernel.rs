@@ -197,12 +197,21 @@ impl BufferAccess for PythonKernel {
         Ok(())
     }
 
+    /// As a GPU computes it: the judge compares the inputs of a candidate there with those of its oracle here.
     fn hash(&self, buffer: usize) -> anyhow::Result<u64> {
-        Ok(numerics::hash(self.first_copy(buffer)?.1))
+        let copies = self.buffer(buffer)?.copies.iter();
+        let hashes: Vec<u64> = copies.map(|one| numerics::hash(one.as_slice())).collect();
+        Ok(numerics::combine_hashes(&hashes))
     }
 
-    fn hash_copies(&self, buffer: usize, _copies: &[u32]) -> anyhow::Result<u64> {
-        self.hash(buffer)
+    fn hash_copies(&self, buffer: usize, copies: &[u32]) -> anyhow::Result<u64> {
+        let all = &self.buffer(buffer)?.copies;
+        let hashes = copies.iter().map(|copy| {
+            let memory = all.get(*copy as usize).context("no such copy")?;
+            Ok(numerics::hash(memory.as_slice()))
+        });
+        let hashes: anyhow::Result<Vec<u64>> = hashes.collect();
+        Ok(numerics::combine_hashes(&hashes?))
     }
 
     fn values(&self, buffer: usize) -> anyhow::Result<Vec<f64>> {
@@ -222,8 +231,14 @@ impl BufferChecks for PythonKernel {
     }
 
     fn unwritten(&self, buffer: usize, poison: Poison) -> anyhow::Result<PoisonCount> {
-        let (dtype, memory) = self.first_copy(buffer)?;
-        Ok(numerics::count_unwritten(dtype, memory, poison))
+        let HostBuffer { dtype, copies, .. } = self.buffer(buffer)?;
+        let mut found = PoisonCount::default();
+        for memory in copies {
+            let one = numerics::count_unwritten(*dtype, memory.as_slice(), poison);
+            found.count += one.count;
+            found.first = found.first.or(one.first);
+        }
+        Ok(found)
     }
 
     fn expected_output(&self, buffer: usize) -> anyhow::Result<ExpectedOutput> {
