@@ -16,6 +16,7 @@ tests!(
     numpy_oracle_agrees_with_the_kernel_oracle,
     torch_references_agree_with_the_kernel_oracles,
     python_oracle_judges_kernels,
+    python_oracle_judges_kernels_on_a_gpu,
     faults_of_a_python_oracle_are_reported,
     numpy_reads_every_dtype,
 );
@@ -179,6 +180,25 @@ fn python_oracle_judges_kernels() -> TestResult {
     let mut check = folder.command(&["tasks", "check", "softmax", "--profile=quick"]);
     let check = CommandResult::of(&check.env("KFORGE_PYTHON", &python).output().unwrap());
     assert!(!check.stderr.contains("Traceback"), "{check:?}");
+    Ok(())
+}
+
+/// A GPU judges several copies of the inputs at once, while the oracle's are in host memory.
+fn python_oracle_judges_kernels_on_a_gpu() -> TestResult {
+    let _device = crate::gpu::device()?;
+    let python = find_python()?;
+    let folder = workspace(SOFTMAX);
+    let naive = std::fs::read_to_string(crate::program::root().join("kernels/softmax/naive.cu"));
+    let naive = naive.unwrap();
+    folder.write("right.cu", &naive);
+    folder.write("wrong.cu", &naive.replace("/ sum;", "/ (1.001f * sum);"));
+    for (kernel, status) in [("right.cu", "passed"), ("wrong.cu", "wrong_output")] {
+        let arguments = ["eval", "softmax", kernel, "--backend=cuda", "--seconds=0.3"];
+        let mut command = folder.command(&arguments);
+        let judged = command.env("KFORGE_PYTHON", &python).output().unwrap();
+        let judged = CommandResult::of(&judged);
+        assert!(judged.stdout.contains(status), "{judged:?}");
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::LazyLock;
 
 /// Variables that would bring the machine's own settings, or a key that costs money, into a test.
 const CLEARED_VARIABLES: [&str; 10] = [
@@ -18,13 +19,22 @@ const CLEARED_VARIABLES: [&str; 10] = [
     "ANTHROPIC_BASE_URL",
 ];
 
+/// The repository, or `KFORGE_TEST_ROOT` on a machine without cargo.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    static ROOT: LazyLock<PathBuf> =
+        LazyLock::new(|| path_of("KFORGE_TEST_ROOT", env!("CARGO_MANIFEST_DIR")));
+    &ROOT
 }
 
-/// The program of this build.
+/// The program of this build, or `KFORGE_TEST_BINARY` on a machine without cargo.
 pub(crate) fn program() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_kforge"))
+    static PROGRAM: LazyLock<PathBuf> =
+        LazyLock::new(|| path_of("KFORGE_TEST_BINARY", env!("CARGO_BIN_EXE_kforge")));
+    &PROGRAM
+}
+
+fn path_of(variable: &str, otherwise: &str) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| otherwise.into(), PathBuf::from)
 }
 
 /// Removes what would change the output of kforge from the environment of a command that runs it.
