@@ -120,7 +120,12 @@ def itself(folder, runs):
         rows += [(one["id"], one["speedup"], *one["ci95"]) for one in timed(verdicts[0]) if one["speedup"]]
     held = sum(low <= 1 <= high for _, _, low, high in rows)
     missed = [(name, round(ratio, 5), round(low, 5), round(high, 5)) for name, ratio, low, high in rows if not low <= 1 <= high]
-    return {"missed": missed, "intervals": len(rows), "hold_1": held, "widest_half_width": max((high - low) / 2 for _, _, low, high in rows),
+    # An error that has the same sign everywhere is a fault of the judge, however small it is.
+    errors = {}
+    for name, ratio, _, _ in rows:
+        errors.setdefault(name, []).append(ratio - 1)
+    mean_errors = {name: round(sum(all) / len(all), 5) for name, all in errors.items()}
+    return {"missed": missed, "mean_errors": mean_errors, "intervals": len(rows), "hold_1": held, "widest_half_width": max((high - low) / 2 for _, _, low, high in rows),
             "largest_error": max(abs(ratio - 1) for _, ratio, _, _ in rows)}
 
 

@@ -162,7 +162,8 @@ impl CudaBoundKernel {
         let graph = recorded?;
         parts.end("wait for fills");
         let mut clock = context.clock.borrow_mut();
-        context.show_only(&self.memory)?;
+        let is_timed = matches!(self.purpose, Purpose::Time { .. });
+        context.show_only(&self.memory, is_timed)?;
         if cache != Some(Cache::Cold) {
             clock.hide_flush_memory()?;
         }

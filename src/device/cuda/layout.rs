@@ -53,6 +53,8 @@ pub(super) struct Layout {
     tables: JudgeBuffer,
     zones: GuardZones,
     pub(super) copies: u32,
+    /// Whether it belongs to one of the two kernels that are timed.
+    pub(super) is_timed: bool,
 }
 
 /// All memory of a layout's regions that belongs to no buffer.
@@ -119,7 +121,12 @@ impl Layout {
             addresses: builder.addresses,
             kernel_addresses: builder.kernel_addresses,
             copies,
+            is_timed: matches!(purpose, Purpose::Time { .. }),
         })
+    }
+
+    pub(super) fn is_hidden(&self) -> bool {
+        self.regions.iter().all(Region::is_hidden)
     }
 
     /// Hides the buffers from kernels, or shows them. Nothing that uses them may be running.

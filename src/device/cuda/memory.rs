@@ -112,6 +112,10 @@ impl Region {
         Ok(())
     }
 
+    pub(super) fn is_hidden(&self) -> bool {
+        self.main.access.get() == Access::Hidden
+    }
+
     /// The start address with write access, for the judge.
     pub(super) fn start(&self) -> CUdeviceptr {
         self.main.start
