@@ -100,6 +100,7 @@ fn brief(attempt: u64) -> Brief {
         operator: Operator::Mutate,
         parents: vec![1],
         seed: SEED,
+        island: None,
         start: None,
         point: None,
         attempt,

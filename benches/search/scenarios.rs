@@ -1,6 +1,6 @@
 //! The scenarios of the suite, and the strategies and settings that are compared on them.
 
-use kforge::search::{OperatorWeights, SearchSettings, Strategy};
+use kforge::search::{IslandSettings, OperatorWeights, SearchSettings, Strategy};
 
 use crate::simulation::landscape::Landscape;
 use crate::simulation::machine::{
@@ -225,6 +225,18 @@ pub(crate) fn ablations() -> Vec<Entry> {
         changed("strategy: random", |settings| {
             settings.strategy = Strategy::Random;
         }),
+        islands("islands: 2", 2, |_| {}),
+        islands("islands: 4", 4, |_| {}),
+        islands("islands: 8", 8, |_| {}),
+        islands("islands: 4, migrate_every: 10", 4, |islands| {
+            islands.migrate_every = 10;
+        }),
+        islands("islands: 4, no migration", 4, |islands| {
+            islands.migrate_every = u64::MAX;
+        }),
+        islands("islands: 4, no restart", 4, |islands| {
+            islands.restart_after = u64::MAX;
+        }),
         changed("stop_when_unlikely: 0.05", |settings| {
             settings.stop_when_unlikely = Some(0.05);
         }),
@@ -256,6 +268,19 @@ fn changed(name: &'static str, change: fn(&mut SearchSettings)) -> Entry {
         make: Box::new(move |scenario, setup| {
             let mut settings = scenario.settings();
             change(&mut settings);
+            Box::new(MapElites::new(&settings, &setup, true))
+        }),
+    }
+}
+
+/// `map_elites` with islands.
+fn islands(name: &'static str, count: u64, change: fn(&mut IslandSettings)) -> Entry {
+    Entry {
+        name,
+        make: Box::new(move |scenario, setup| {
+            let mut settings = scenario.settings();
+            settings.islands.count = count;
+            change(&mut settings.islands);
             Box::new(MapElites::new(&settings, &setup, true))
         }),
     }

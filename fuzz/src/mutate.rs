@@ -40,6 +40,7 @@ fn check_proposal(kernel: &Kernel, parents: &[&str], operator: Operator, seed: u
         operator,
         parents: (1..=parents.len() as u64).collect(),
         seed,
+        island: None,
         start: None,
         point: Some(point),
         retired: Default::default(),

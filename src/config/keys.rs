@@ -36,6 +36,9 @@ search.operators.crossover | number | | Weight of `crossover`: a model combines 
 search.operators.repair | number | | Weight of `repair`: a model fixes a kernel that did not pass.
 search.learning | number, 0 to 1 | | How strongly operators, models and strategy cards are preferred whose children were recently faster than their parents, for what they cost. Transformations of `mutate` follow their gains fully. 0 uses the weights as they are.
 search.exploration | number, 0 to 1 | | `map_elites`: share of steps whose parent is an elite that was used less than others, from any cell, instead of one of the fastest.
+search.islands.count | integer, 1 to 64 | | `map_elites`: parts of the search with parents, context and bars of their own; steps go to each in turn. 1 is none. Simulated searches were slower with islands (`benches/results/search-policy.md`).
+search.islands.migrate_every | integer | | The fastest kernel of each island goes to the next one whenever this many steps have brought a kernel that entered its island.
+search.islands.restart_after | integer | | An island starts again with the three fastest kernels of a faster one after this many of its steps without a measurably faster kernel.
 search.patience | integer | never | Stop after this many steps without a kernel that is faster with 95 % confidence.
 search.target_speedup | number | never | Stop once the low end of a kernel's 95 % interval reaches this speedup.
 search.targets | map of maps | | Stop once one kernel reaches all of these, at the slow end of its 95 % interval: a workload, and `speedup` (at least), `microseconds` (of its median time, at most), or both: `{b1: {microseconds: 12}}`.

@@ -305,7 +305,28 @@ fn with_warm_starts(
     tasks
 }
 
+/// The config for the record. Without islands it has no keys of islands, like the records of versions that had none.
 fn record_of(config: &Config) -> Result<Value, Failure> {
-    serde_json::to_value(config)
-        .map_err(|error| Failure::usage(format!("the config cannot be recorded: {error}")))
+    let mut record = serde_json::to_value(config)
+        .map_err(|error| Failure::usage(format!("the config cannot be recorded: {error}")))?;
+    let search = record.get_mut("search").and_then(Value::as_object_mut);
+    if let Some(search) = search.filter(|_| !config.search.islands.are_on()) {
+        search.shift_remove("islands");
+    }
+    Ok(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn islands_are_recorded_only_if_there_are_any() {
+        let islands_of = |config: &Config| record_of(config).unwrap()["search"]["islands"].clone();
+        let mut config = Config::default();
+        // A run that an earlier version began has the same record, so it can be resumed.
+        assert_eq!(islands_of(&config), Value::Null);
+        config.search.islands.count = 3;
+        assert_eq!(islands_of(&config)["count"], 3);
+    }
 }

@@ -132,7 +132,8 @@ impl Scheduler {
                 let anchor = anchor.filter(|_| self.racing && !faults.has_failed_to_judge(step));
                 let rivals = Rivals {
                     anchor: anchor.cloned(),
-                    incumbents: (self.racing).then(|| search.incumbents().unwrap_or_default()),
+                    incumbents: (self.racing)
+                        .then(|| search.incumbents_of(step).unwrap_or_default()),
                     known_code: search.code_to_avoid(step),
                 };
                 self.judge(step, source, rivals)?;

@@ -17,7 +17,7 @@ use crate::report::{
     WhyUnconfirmed,
 };
 use crate::run::{self, RunDirectory};
-use crate::search::{OperatorCounts, ResultCounts, Search};
+use crate::search::{Island, OperatorCounts, ResultCounts, Search};
 use crate::verdict::{Speedup, Status};
 
 /// Version of the format of `summary.json`.
@@ -81,6 +81,9 @@ struct TaskSummary {
     figures: AttemptFigures,
     /// Filled cells of the archive.
     cells: usize,
+    /// Absent without islands.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    islands: Vec<IslandSummary>,
     /// What was found, in one line.
     headline: String,
     /// The best kernel: confirmed to be faster than the baseline. `null` if there is none.
@@ -114,6 +117,22 @@ struct TaskSummary {
     candidates_per_minute: Option<f64>,
     /// What the time was spent on, over all workers, in seconds.
     time: TimeSpent,
+}
+
+/// An island (`search.islands`).
+#[derive(Serialize)]
+struct IslandSummary {
+    /// From 1.
+    island: usize,
+    /// Folded steps, without starting kernels.
+    steps: u64,
+    /// Kernels that may be parents now.
+    elites: usize,
+    /// The fastest of them, which may be a migrant. `null` before anything has passed.
+    fastest: Option<u64>,
+    /// Kernels of other islands that migrated to it, and how often it started again with those of a faster one.
+    migrants: u64,
+    restarts: u64,
 }
 
 #[derive(Serialize)]
@@ -229,6 +248,10 @@ impl Summary {
             validity: counts.validity(),
             figures: attempts.all.figures(),
             cells: progress.cells,
+            islands: (1..)
+                .zip(search.islands())
+                .map(IslandSummary::new)
+                .collect(),
             headline: progress.headline(),
             best: progress.confirmed_best().map(|best| BestSummary {
                 step: best.step,
@@ -322,6 +345,20 @@ fn result_summaries(counts: &BTreeMap<String, ResultCounts>) -> BTreeMap<String,
     counts
         .map(|(name, counts)| (name.clone(), ResultSummary::new(counts)))
         .collect()
+}
+
+impl IslandSummary {
+    fn new((number, island): (usize, &Island)) -> Self {
+        let elites = island.archive.elites();
+        Self {
+            island: number,
+            steps: island.steps,
+            elites: elites.len(),
+            fastest: elites.first().map(|elite| elite.step),
+            migrants: island.migrants,
+            restarts: island.restarts,
+        }
+    }
 }
 
 impl OperatorSummary {

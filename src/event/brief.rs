@@ -22,6 +22,9 @@ pub struct Brief {
     /// Seed of every random choice of the proposer. `mutate`: gives the order of a parent's children, the same for all attempts.
     #[serde(with = "exact::seed")]
     pub seed: u64,
+    /// The number of the island that the step belongs to, from 1 (`search.islands`). `None` for starting kernels, and without islands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub island: Option<u32>,
     /// `start`: file name of the starting kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<String>,

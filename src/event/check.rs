@@ -8,6 +8,9 @@ use super::task::{EditCounts, Event, ReplayedEvent};
 /// More edits than a reply can have.
 const MAX_EDITS: u32 = 1_000_000;
 
+/// A number that no island can have is larger than this.
+const MAX_ISLAND: u64 = 1000;
+
 impl Event {
     /// Checks the numbers of an event on a line of a journal. The first line has the number 1.
     ///
@@ -22,6 +25,9 @@ impl Event {
             Event::Asked(brief) => {
                 check_all("parents", &brief.parents, 1, brief.step - 1)?;
                 check("attempt", brief.attempt, 0, line)?;
+                if let Some(island) = brief.island {
+                    check("island", island.into(), 1, MAX_ISLAND)?;
+                }
                 for since in brief.retired.values() {
                     check("retired", *since, 0, line)?;
                 }

@@ -196,6 +196,7 @@ impl Reader {
             return;
         };
         step.operator = Some(brief.operator);
+        step.island = brief.island;
         step.parents = brief.parents.into();
         step.model = model;
         step.card = card;

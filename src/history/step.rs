@@ -61,6 +61,8 @@ pub(crate) struct StepHistory {
     pub(crate) parents: Box<[u64]>,
     /// What the operator did.
     pub(crate) detail: Box<str>,
+    /// The number of its island, from 1.
+    pub(crate) island: Option<u32>,
     /// Indices into `TaskHistory::names`.
     pub(crate) model: Option<u32>,
     pub(crate) card: Option<u32>,

@@ -66,6 +66,7 @@ struct TaskPage {
     steps_in_all: usize,
     texts_left_out: u64,
     has_models: bool,
+    has_islands: bool,
 }
 
 #[derive(Serialize)]
@@ -160,6 +161,7 @@ impl TaskPage {
             steps_in_all: task.steps.len(),
             texts_left_out: 0,
             has_models: task.steps.iter().any(|step| step.requests > 0),
+            has_islands: task.steps.iter().any(|step| step.island.is_some()),
             prefix,
         }
     }

@@ -60,6 +60,7 @@ fn step_json(task: &TaskHistory, step: &StepHistory) -> Value {
         "operator": step.operator,
         "model": task.name_of(step.model),
         "parents": step.parents,
+        "island": step.island,
         "change": step.detail,
         "outcome": step.outcome.name(),
         "reason": step.reason,

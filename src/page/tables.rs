@@ -276,6 +276,7 @@ pub(super) struct StepRow {
     made_by: String,
     change: String,
     parents: String,
+    island: Option<u32>,
     outcome: String,
     is_failure: bool,
     search: String,
@@ -299,6 +300,7 @@ pub(super) fn step_rows(task: &TaskHistory, selection: &Selection) -> Vec<StepRo
             made_by: made_by(task, step.step),
             change: step.detail.chars().take(160).collect(),
             parents: parents.join(", "),
+            island: step.island,
             outcome: step.outcome.name(),
             is_failure: step.outcome.is_failure(),
             search: step

@@ -161,6 +161,7 @@ fn tuning_and_recombination_keep_headers_of_every_form_valid() {
             seed: 7,
             start: None,
             point: Some(IndexMap::from([("STEP".to_owned(), 1)])),
+            island: None,
             attempt: 0,
             retired: BTreeMap::default(),
             weights: Vec::new(),

@@ -54,6 +54,7 @@ fn brief(operator: Operator, attempt: u64) -> Brief {
         operator,
         parents: vec![1, 2],
         seed: SEED,
+        island: None,
         start: None,
         point: None,
         attempt,

@@ -15,6 +15,7 @@ fn events() -> Vec<Event> {
             operator: Operator::Mutate,
             parents: vec![1, 2],
             seed: 9,
+            island: None,
             start: None,
             point: None,
             attempt: 0,

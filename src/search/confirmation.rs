@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::Search;
-use super::archive::Elite;
+use super::archive::{Archive, Elite};
 use super::ledger::StepOutcome;
 use super::pending::valid_speedup;
 use super::updates::{Confirmation, DuelRequest, SearchUpdate};
@@ -20,7 +20,12 @@ impl Search {
 
     /// The elites that no confirmation has refuted, fastest first.
     pub(crate) fn unrefuted_elites(&self) -> impl Iterator<Item = &Elite> {
-        let elites = self.archive.elites().iter();
+        self.unrefuted(&self.archive)
+    }
+
+    /// The elites of an archive that no confirmation has refuted, fastest first.
+    pub(super) fn unrefuted<'s>(&'s self, archive: &'s Archive) -> impl Iterator<Item = &'s Elite> {
+        let elites = archive.elites().iter();
         elites.filter(|elite| {
             let confirmation = self.confirmations.get(&elite.step);
             !confirmation.is_some_and(Confirmation::refutes)

@@ -228,6 +228,7 @@ mod tests {
             operator,
             parents: vec![1],
             seed: 0,
+            island: None,
             start: None,
             point: None,
             attempt: 0,

@@ -6,6 +6,7 @@ use super::Search;
 use super::archive::{Cell, Elite};
 use super::credit::Spent;
 use super::families::PointResult;
+use super::islands::Origin;
 use super::ledger::{ArchiveDecision, StepOutcome, StepRecord};
 use super::pending::{CandidateResult, PendingStep, valid_speedup};
 use super::planner::PlannedBrief;
@@ -14,8 +15,8 @@ use super::results::Figures;
 use super::stop_rules::reached_target;
 use super::updates::SearchUpdate;
 use crate::base::Digest;
-use crate::event::{Brief, Event, FailedReason, Proposed};
-use crate::verdict::{Status, VerdictSummary};
+use crate::event::{Brief, Event, FailedReason, Operator, Proposed};
+use crate::verdict::{Speedup, Status, VerdictSummary};
 
 /// What a folded step leaves in the ledger, besides its brief.
 struct FoldedCandidate {
@@ -23,8 +24,9 @@ struct FoldedCandidate {
     /// `None` if there is no new candidate.
     proposed: Option<Proposed>,
     family: Option<u32>,
-    /// The cell of a candidate that passed and was not dismissed.
+    /// The cell of a candidate that passed and was not dismissed, and its speedup.
     cell: Option<Cell>,
+    speedup: Option<Speedup>,
 }
 
 impl FoldedCandidate {
@@ -34,6 +36,7 @@ impl FoldedCandidate {
             proposed: None,
             family: None,
             cell: None,
+            speedup: None,
         }
     }
 }
@@ -166,6 +169,7 @@ impl Search {
         };
         let (folded, figures) = self.fold_result(step, pending, resolution, decision, updates);
         let outcome = folded.outcome;
+        self.settle_on_islands(&planned.brief, &folded);
         let detail = detail.unwrap_or_default();
         self.learn(&planned.brief, &detail, &outcome, figures, spent);
         let record = StepRecord {
@@ -173,6 +177,7 @@ impl Search {
             parents: planned.brief.parents.clone().into(),
             detail: detail.into(),
             outcome,
+            island: planned.brief.island,
             family: folded.family,
             position: self.folded() + 1,
         };
@@ -200,6 +205,27 @@ impl Search {
             let at = self.folded();
             updates.push(SearchUpdate::Stopped { why, at });
         }
+    }
+
+    /// Gives the island of a step its kernel. A step whose code an earlier step has brings the island the earlier kernel.
+    fn settle_on_islands(&mut self, brief: &Brief, folded: &FoldedCandidate) {
+        let origin = match brief.island {
+            Some(island) => Origin::Step(island),
+            None if brief.operator == Operator::Start => Origin::Start,
+            None => return,
+        };
+        let own = folded.cell.clone().zip(folded.speedup);
+        let elite = match (own, folded.outcome) {
+            (Some((cell, speedup)), _) => Some(Elite {
+                step: brief.step,
+                cell,
+                speedup,
+            }),
+            (None, StepOutcome::Duplicate { of }) => self.islands.elite_of(of).cloned(),
+            _ => None,
+        };
+        self.islands
+            .fold(origin, elite.as_ref(), self.seed, self.folded() + 1);
     }
 
     /// Folds the result of a step. Returns also the speedups of a candidate that passed.
@@ -279,6 +305,7 @@ impl Search {
             proposed,
             family,
             cell: None,
+            speedup: None,
         };
         match (pending.judged, decision) {
             (
@@ -292,6 +319,7 @@ impl Search {
             ) => {
                 self.front.add(step, speedup);
                 folded.cell = Some(cell.clone());
+                folded.speedup = Some(speedup);
                 folded.outcome = StepOutcome::Passed {
                     speedup: speedup.geomean,
                     insert,

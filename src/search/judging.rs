@@ -3,6 +3,7 @@
 //! Both depend on which verdicts have arrived, so they do not belong to the state. The journal has the result of the judgement.
 
 use super::Search;
+use super::archive::Archive;
 use super::incumbents::Incumbents;
 use super::known_code::KnownCode;
 use super::pending::CandidateResult;
@@ -15,7 +16,19 @@ impl Search {
     ///
     /// Starting kernels are always folded. So a starting kernel that dismisses another becomes an elite, or loses to an elite.
     pub fn incumbents(&self) -> Option<Incumbents> {
-        let elites = self.unrefuted_elites();
+        self.incumbents_among(&self.archive)
+    }
+
+    /// What the candidate of a step must beat now. On an island these are the elites of the island: a kernel that another island has
+    /// beaten long ago may still be the best parent here.
+    pub fn incumbents_of(&self, step: u64) -> Option<Incumbents> {
+        let planned = self.in_flight.get(step);
+        let island = planned.and_then(|planned| self.islands.get(planned.brief.island?));
+        self.incumbents_among(island.map_or(&self.archive, |island| &island.archive))
+    }
+
+    fn incumbents_among(&self, archive: &Archive) -> Option<Incumbents> {
+        let elites = self.unrefuted(archive);
         let elites = elites.map(|elite| (&elite.cell, elite.speedup));
         let early = self.pending.iter().filter_map(|(step, pending)| {
             self.starting_kernel(*step)?;

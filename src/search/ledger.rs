@@ -88,6 +88,8 @@ pub(crate) struct StepRecord {
     /// What the operator did: `unroll`, `ROWS=2`, …; empty if it did nothing.
     pub detail: Box<str>,
     pub outcome: StepOutcome,
+    /// The number of the island that the step belongs to.
+    pub island: Option<u32>,
     /// The number of the candidate's family, if there is a candidate.
     pub(super) family: Option<u32>,
     /// How many steps were folded with it: 1 for the first.

@@ -47,6 +47,7 @@ mod fold;
 mod front;
 mod in_flight;
 mod incumbents;
+mod islands;
 mod judging;
 mod known_code;
 mod ledger;
@@ -76,6 +77,8 @@ mod window;
 pub use anchor::{Anchor, AnchorWorkload};
 pub(crate) use archive::{Archive, ChallengeOutcome, Elite};
 pub use incumbents::Incumbents;
+pub(crate) use islands::Island;
+pub use islands::IslandSettings;
 pub use known_code::KnownCode;
 pub use ledger::{ArchiveDecision, StepOutcome};
 pub(crate) use ledger::{OperatorCounts, SearchCounts, StepRecord};
@@ -92,6 +95,7 @@ pub use view::ModelPool;
 use families::Families;
 use front::Front;
 use in_flight::StepsInFlight;
+use islands::Islands;
 use known_code::CodeLog;
 use ledger::Ledger;
 use pending::PendingStep;
@@ -111,6 +115,7 @@ pub struct Search {
     baseline: Option<Digest>,
 
     archive: Archive,
+    islands: Islands,
     ledger: Ledger,
     families: Families,
     planner: Planner,
@@ -155,6 +160,7 @@ impl Search {
         steps: u64,
         starting_kernels: &[String],
     ) -> Self {
+        let archive = Archive::new(&settings.features);
         let mut search = Self {
             settings: settings.clone(),
             seed,
@@ -164,7 +170,8 @@ impl Search {
             starting_kernels: starting_kernels.to_vec(),
             model_pool: ModelPool::default(),
             baseline: None,
-            archive: Archive::new(&settings.features),
+            islands: Islands::new(settings.islands, &archive),
+            archive,
             ledger: Ledger::default(),
             families: Families::new(seed),
             planner: Planner::default(),
@@ -310,6 +317,11 @@ impl Search {
 
     pub fn archive(&self) -> &Archive {
         &self.archive
+    }
+
+    /// The islands in their order. Empty if the search has none.
+    pub(crate) fn islands(&self) -> &[Island] {
+        self.islands.all()
     }
 
     pub fn counts(&self) -> &SearchCounts {

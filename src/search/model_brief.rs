@@ -109,10 +109,14 @@ fn is_repairable(status: Status) -> bool {
     )
 }
 
-/// The folded steps, the latest first.
+/// The folded steps, the latest first; on an island its own steps only.
 fn recent_steps(view: &SearchView<'_>) -> impl Iterator<Item = u64> {
     let latest = view.ledger.latest_of(view.ledger.folded());
-    latest.take(MAX_LOOK_BACK)
+    let is_own = |step: &u64| {
+        let record = view.ledger.get(*step);
+        view.island.is_none() || record.is_some_and(|record| record.island == view.island)
+    };
+    latest.filter(is_own).take(MAX_LOOK_BACK)
 }
 
 /// What a model gets besides the parents. `None` if there is no model.
@@ -290,6 +294,7 @@ mod tests {
             seed: 1,
             starting_kernels: &[],
             archive: &archive,
+            island: None,
             ledger: &ledger,
             families: &families,
             model_pool: &ModelPool::default(),

@@ -89,6 +89,7 @@ impl Planner {
             operator: Operator::Start,
             parents: Vec::new(),
             seed: stream.next_u64(),
+            island: view.island,
             start: None,
             point: None,
             attempt: 0,
@@ -327,6 +328,14 @@ impl Planner {
             .family(parent)
             .filter(|family| view.families.has_untried_points(*family))?;
         let (point, best) = view.families.choose_untried_point(family, stream)?;
+        let best = match view.island {
+            None => best,
+            // Another island may have made the fastest member.
+            Some(_) => {
+                let elites = view.archive.elites().iter().map(|elite| elite.step);
+                (elites.into_iter()).find(|step| view.ledger.family(*step) == Some(family))
+            }
+        };
         Some(Brief {
             operator: Operator::Autotune,
             parents: vec![best.unwrap_or(parent)],

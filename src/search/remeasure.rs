@@ -20,6 +20,7 @@ impl Search {
         self.families.forget_results();
         self.results.forget_figures();
         self.planner.forget_speedups();
+        self.islands.forget_figures(&self.archive);
         self.front.clear();
         self.best_proven = None;
         self.last_gain = self.folded();
@@ -60,6 +61,7 @@ impl Search {
         self.front.replace(step, speedup);
         let geomean = speedup.map(|speedup| speedup.geomean);
         self.planner.record_new_speedup(step, geomean);
+        let mut elite = None;
         let mut behind = None;
         if let CandidateResult::Passed {
             speedup,
@@ -70,15 +72,18 @@ impl Search {
         {
             self.results.set_figures(step, Some(figures));
             let outcome = self.archive.challenge(&cell, &speedup);
+            let new = Elite {
+                step,
+                cell,
+                speedup,
+            };
+            elite = Some(new.clone());
             match outcome {
                 ChallengeOutcome::NotFaster(other) => behind = Some(other),
-                _ => self.archive.insert(Elite {
-                    step,
-                    cell,
-                    speedup,
-                }),
+                _ => self.archive.insert(new),
             }
         }
+        self.islands.replace(step, elite.as_ref());
         let outcome = match (speedup, behind) {
             (Some(speedup), behind) => StepOutcome::Passed {
                 speedup: speedup.geomean,

@@ -223,6 +223,7 @@ mod tests {
             operator,
             parents: parents.to_vec(),
             seed: 0,
+            island: None,
             start: None,
             point: None,
             attempt: 0,

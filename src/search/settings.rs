@@ -8,6 +8,7 @@ use std::fmt::Display;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use super::islands::IslandSettings;
 use crate::base::Failure;
 use crate::base::text::did_you_mean;
 use crate::event::Operator;
@@ -139,6 +140,8 @@ pub struct SearchSettings {
     pub context: u64,
     /// The maximum number of earlier steps whose outcomes a prompt lists.
     pub history: u64,
+    /// `evolve` with `map_elites`: parts of the search with parents of their own.
+    pub islands: IslandSettings,
     /// `evolve`: how many times, at most, a model is asked to repair one kernel.
     pub repairs: u64,
     /// `tune`: the number of consecutive failures after which it restarts from the best kernel, or from a new one if none has passed.
@@ -239,6 +242,7 @@ impl Default for SearchSettings {
             confirm: 3,
             context: 24,
             history: 40,
+            islands: IslandSettings::default(),
             repairs: 2,
             restart_after: 3,
             mode: SearchMode::Evolve,
@@ -288,6 +292,7 @@ impl SearchSettings {
             check_feature(name, edges)?;
         }
         self.check_operators()?;
+        self.check_islands()?;
         if self.mode == SearchMode::Tune && self.strategy != Strategy::MapElites {
             return Err(Failure::usage(
                 "`search.strategy` has no effect in mode `tune`, which edits one kernel",
@@ -369,6 +374,20 @@ impl SearchSettings {
         {
             let expected = "a number between 0 and 1";
             return Err(invalid_value("stop_when_unlikely", expected, chance));
+        }
+        Ok(())
+    }
+
+    fn check_islands(&self) -> Result<(), Failure> {
+        if let Some((key, expected, found)) = self.islands.invalid_value() {
+            return Err(invalid_value(&format!("islands.{key}"), expected, found));
+        }
+        let has_cells = self.mode == SearchMode::Evolve && self.strategy == Strategy::MapElites;
+        if self.islands.are_on() && !has_cells {
+            return Err(Failure::usage(
+                "`search.islands` needs `kforge evolve` with the strategy `map_elites`",
+            )
+            .hint("remove `search.islands.count`, or set it to 1"));
         }
         Ok(())
     }
@@ -481,7 +500,7 @@ mod tests {
 
     #[test]
     fn invalid_values_are_refused_with_their_key() {
-        assert!(serde_yaml::from_str::<SearchSettings>("islands: 4").is_err());
+        assert!(serde_yaml::from_str::<SearchSettings>("island: 4").is_err());
         for (yaml, message) in [
             (
                 "features: {barrier: [1]}",
@@ -522,6 +541,18 @@ mod tests {
             (
                 "mode: tune\nstrategy: beam",
                 "`search.strategy` has no effect in mode `tune`, which edits one kernel\n\nhint: remove it, or use `kforge evolve`",
+            ),
+            (
+                "islands: {count: 65}",
+                "`search.islands.count`: expected 1 to 64, found `65`",
+            ),
+            (
+                "islands: {count: 2, migrate_every: 0}",
+                "`search.islands.migrate_every`: expected at least 1, found `0`",
+            ),
+            (
+                "islands: {count: 2}\nstrategy: beam",
+                "`search.islands` needs `kforge evolve` with the strategy `map_elites`\n\nhint: remove `search.islands.count`, or set it to 1",
             ),
             (
                 "confirm: 0",

@@ -21,7 +21,10 @@ pub(super) struct SearchView<'a> {
     pub(super) settings: &'a SearchSettings,
     pub(super) seed: u64,
     pub(super) starting_kernels: &'a [String],
+    /// The elites that may be parents and context: of the whole search, or of the island.
     pub(super) archive: &'a Archive,
+    /// The number of the island that the brief is for. `None`: the search has no islands, or a starting kernel is next.
+    pub(super) island: Option<u32>,
     pub(super) ledger: &'a Ledger,
     pub(super) families: &'a Families,
     pub(super) model_pool: &'a ModelPool,

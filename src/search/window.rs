@@ -30,27 +30,10 @@ impl Search {
     /// - it asks a model while a starting kernel is not folded: the model would be asked about kernels without a verdict;
     /// - models have their part of the window, and kforge's own operators have nothing left to try.
     fn plan_step(&mut self, updates: &mut Vec<SearchUpdate>) -> bool {
-        let may_ask_model = self.in_flight.asking_models() < self.max_steps_with_models();
-        let has_parent = !self.starting_kernels.is_empty() || self.archive.filled_cells() > 0;
-        if !may_ask_model && !has_parent {
-            return false;
-        }
-        let no_models = ModelPool::default();
-        let view = SearchView {
-            settings: &self.settings,
-            seed: self.seed,
-            starting_kernels: &self.starting_kernels,
-            archive: &self.archive,
-            ledger: &self.ledger,
-            families: &self.families,
-            model_pool: if may_ask_model {
-                &self.model_pool
-            } else {
-                &no_models
-            },
-        };
         let step = self.in_flight.next_step();
-        let planned = self.planner.decide_brief(&view, step);
+        let Some(planned) = self.decide_brief(step) else {
+            return false;
+        };
         if planned.brief.operator.asks_model() && !self.are_starts_folded() {
             return false;
         }
@@ -63,6 +46,44 @@ impl Search {
         self.in_flight.add(planned);
         self.check_recorded_brief(step, updates);
         true
+    }
+
+    /// The brief of the next step. `None` if nothing can be a parent, and no model may be asked. With islands, the first that has something
+    /// left to try takes the step.
+    fn decide_brief(&self, step: u64) -> Option<PlannedBrief> {
+        let may_ask_model = self.in_flight.asking_models() < self.max_steps_with_models();
+        let no_models = ModelPool::default();
+        let mut last = None;
+        for island in self.islands.turns(step) {
+            let island = island.filter(|_| self.starting_kernel(step).is_none());
+            let own = island.and_then(|number| self.islands.get(number));
+            let archive = own.map_or(&self.archive, |island| &island.archive);
+            let has_parent = !self.starting_kernels.is_empty() || archive.filled_cells() > 0;
+            if !may_ask_model && !has_parent {
+                continue;
+            }
+            let view = SearchView {
+                settings: &self.settings,
+                seed: self.seed,
+                starting_kernels: &self.starting_kernels,
+                archive,
+                island,
+                ledger: &self.ledger,
+                families: &self.families,
+                model_pool: if may_ask_model {
+                    &self.model_pool
+                } else {
+                    &no_models
+                },
+            };
+            let planned = self.planner.decide_brief(&view, step);
+            let is_exhausted = planned.exhausted;
+            last = Some(planned);
+            if !is_exhausted {
+                break;
+            }
+        }
+        last
     }
 
     /// How many steps in flight may ask a model. In journal order half of the window is left for kforge's own operators, if they are

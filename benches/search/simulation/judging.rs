@@ -81,7 +81,7 @@ impl Judge<'_> {
             return job(Event::Failed(same), costs, 0.0);
         }
         let mut dice = Dice::new(&[self.seed, 43, step]);
-        let bar = strategy.bar(&truth.features).map(f64::ln);
+        let bar = strategy.bar(step, &truth.features).map(f64::ln);
         let measured = self.machine.measure(truth.speedup.ln(), bar, &mut dice);
         let (checks, timing, kind) = if measured.dismissed {
             (costs.first_check, Timing::Dismissed, JobKind::Dismissal)

@@ -32,8 +32,8 @@ pub(crate) trait Strategy {
         None
     }
 
-    /// The speedup that a candidate with these features must be able to reach.
-    fn bar(&self, _features: &IndexMap<String, f64>) -> Option<f64> {
+    /// The speedup that the candidate of a step must be able to reach, with these features.
+    fn bar(&self, _step: u64, _features: &IndexMap<String, f64>) -> Option<f64> {
         None
     }
 

@@ -213,9 +213,11 @@ impl ModelRequests<'_> {
         let (mut context, mut history) = (Vec::new(), Vec::new());
         if let Some(model) = brief.model.as_ref().filter(|_| with_context) {
             context = self.context_kernels(model, parts)?;
-            history = self
-                .feedback
-                .history(&parts.judged_steps(), known, self.max_history)?;
+            history = self.feedback.history(
+                &parts.judged_steps(),
+                (known, brief.island),
+                self.max_history,
+            )?;
         }
         Ok(ModelStep {
             task: parts.task.clone(),

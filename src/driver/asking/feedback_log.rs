@@ -75,11 +75,11 @@ impl FeedbackLog {
     }
 
     /// The most recent of the first `known` folded steps that are worth mentioning, at most `max`, in the order of the fold: those that
-    /// asked a model, and those that entered the archive.
+    /// asked a model, and those that entered the archive; on an island only its own.
     pub(super) fn history(
         &mut self,
         steps: &JudgedSteps<'_>,
-        known: u64,
+        (known, island): (u64, Option<u32>),
         max: u64,
     ) -> Result<Vec<HistoryEntry>> {
         let max = usize::try_from(max).unwrap_or(usize::MAX);
@@ -92,6 +92,9 @@ impl FeedbackLog {
             let Some(record) = steps.search.record(step) else {
                 continue;
             };
+            if island.is_some() && record.island != island {
+                continue;
+            }
             let is_worth_it = record.operator.asks_model() || record.outcome.was_added();
             if is_worth_it && record.operator != Operator::Start {
                 history.extend(self.history_entry(steps, step)?);

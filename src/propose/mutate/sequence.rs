@@ -295,6 +295,7 @@ mod tests {
             operator: Operator::Mutate,
             parents: vec![1],
             seed,
+            island: None,
             start: None,
             point: None,
             attempt,

@@ -3,6 +3,7 @@
 mod device_change;
 mod dismissed;
 mod fairness;
+mod islands;
 mod journal_order;
 mod order;
 mod retire;

@@ -213,23 +213,36 @@ fn run_of_an_earlier_version_stays_in_step_order() {
 }
 
 #[test]
-fn every_strategy_resumes_to_the_same_result() {
+fn every_strategy_and_islands_resume_to_the_same_result() {
     const STEPS: u64 = 40;
     let root = folder_in_memory();
-    let with_strategy = |directory: &Path, strategy| {
+    let with_strategy = |directory: &Path, (strategy, islands): (Strategy, usize)| {
         let mut options = step_options(directory, STEPS);
         options.search.strategy = strategy;
+        options.search.islands.count = islands as u64;
+        options.search.islands.migrate_every = 3;
+        options.search.islands.restart_after = 6;
         options.record.config["search"] = serde_json::to_value(&options.search).unwrap();
         options
     };
     for strategy in [
-        Strategy::ElitePool,
-        Strategy::MuPlusLambda,
-        Strategy::Beam,
-        Strategy::Random,
+        (Strategy::ElitePool, 1),
+        (Strategy::MuPlusLambda, 1),
+        (Strategy::Beam, 1),
+        (Strategy::Random, 1),
+        (Strategy::MapElites, 3),
     ] {
         let whole = root.path().join(format!("{strategy:?}"));
         run(with_strategy(&whole, strategy), &short_verdict_judges()).unwrap();
+        let summary = std::fs::read_to_string(whole.join("summary.json")).unwrap();
+        let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+        let islands = summary["tasks"][0]["islands"].as_array().cloned();
+        let steps = |island: &serde_json::Value| island["steps"].as_u64();
+        let islands: Vec<_> = islands.iter().flatten().filter_map(steps).collect();
+        match strategy {
+            (_, 1) => assert!(islands.is_empty()),
+            (_, count) => assert_eq!(islands.len(), count),
+        }
         let expected = state(&whole, "softmax", STEPS);
         let journal = std::fs::read_to_string(whole.join("softmax/events.jsonl")).unwrap();
         let lines: Vec<&str> = journal.split_inclusive('\n').collect();

@@ -261,6 +261,7 @@ fn template(step: u64, operator: Operator, parents: Vec<u64>) -> Brief {
         operator,
         parents,
         seed: step,
+        island: None,
         start: None,
         point: None,
         attempt: 0,

@@ -19,6 +19,8 @@ const MAX_STEPS: u64 = 10_000_000;
 pub(crate) struct MapElites {
     search: Search,
     racing: bool,
+    /// Each has incumbents of its own.
+    has_islands: bool,
     knows_code: bool,
     /// Made at the first use after an event. Many kernels may be judged before the next one.
     incumbents: RefCell<Option<Option<Incumbents>>>,
@@ -40,6 +42,7 @@ impl MapElites {
         Self {
             search: search.with_models(pool),
             racing,
+            has_islands: settings.islands.count > 1,
             knows_code: true,
             incumbents: RefCell::new(None),
         }
@@ -95,9 +98,12 @@ impl Strategy for MapElites {
         self.search.pending_duel()
     }
 
-    fn bar(&self, features: &IndexMap<String, f64>) -> Option<f64> {
+    fn bar(&self, step: u64, features: &IndexMap<String, f64>) -> Option<f64> {
         if !self.racing {
             return None;
+        }
+        if self.has_islands {
+            return self.search.incumbents_of(step)?.bar(features);
         }
         let mut incumbents = self.incumbents.borrow_mut();
         let incumbents = incumbents.get_or_insert_with(|| self.search.incumbents());

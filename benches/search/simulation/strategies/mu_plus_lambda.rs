@@ -67,7 +67,7 @@ impl Strategy for MuPlusLambda {
     }
 
     /// A kernel that is slower than the whole population has no children.
-    fn bar(&self, _features: &IndexMap<String, f64>) -> Option<f64> {
+    fn bar(&self, _step: u64, _features: &IndexMap<String, f64>) -> Option<f64> {
         let slowest = self.population.get(POPULATION - 1)?;
         Some(slowest.speedup)
     }
