@@ -42,7 +42,7 @@ tasks[].headline | text | The result in one line.
 tasks[].best | map or null | The confirmed best kernel: `step`, `speedup`, `kernel` and more.
 tasks[].best_unconfirmed | map or null | The fastest kernel without confirmation, with the reason as `why`.
 tasks[].against_start | map or null | The best kernel against the best starting kernel.
-tasks[].islands | list | With `search.islands`: steps, elites, fastest kernel, migrants and restarts of each island. Absent without.
+tasks[].islands | list | With `search.islands`: steps, elites, fastest kernel, migrants and restarts of each island. Else empty.
 tasks[].by_status | map | Number of verdicts by status.
 tasks[].by_operator | map | What each operator made.
 tasks[].seconds | number or null | Wall time.

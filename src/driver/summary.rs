@@ -81,8 +81,7 @@ struct TaskSummary {
     figures: AttemptFigures,
     /// Filled cells of the archive.
     cells: usize,
-    /// Absent without islands.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// Empty without islands.
     islands: Vec<IslandSummary>,
     /// What was found, in one line.
     headline: String,
