@@ -28,6 +28,8 @@ const MAX_INSERT_TRIES: u32 = 200;
 /// Age from which the runtimes of other versions are removed, and unfinished ones where locks do not work.
 const RUNTIME_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// Start of the names of folders with a runtime.
+pub(super) const RUNTIME_PREFIX: &str = "runtime-";
 /// Start of the names of folders in which a runtime is built.
 pub(super) const BUILDING_PREFIX: &str = "building-";
 /// Start of the names of unfinished files.
@@ -82,9 +84,8 @@ pub(super) fn unfinished_file(folder: &Path) -> std::io::Result<NamedTempFile> {
 
 /// Removes the unfinished files of killed processes.
 fn remove_unfinished_files(folder: &Path) {
-    for entry in list_entries(folder) {
-        let name = entry.path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(UNFINISHED_PREFIX) && entry.age >= UNFINISHED_AGE {
+    for entry in list_entries(folder, UNFINISHED_PREFIX) {
+        if entry.age >= UNFINISHED_AGE {
             remove_unused(&entry);
         }
     }
@@ -126,16 +127,9 @@ impl CacheLock {
 
 /// Removes the unfinished runtimes of killed processes. The caller holds the cache's lock, so nothing builds one now.
 pub(super) fn remove_unfinished_runtimes(cache: &Path) {
-    for entry in list_entries(cache) {
-        if is_unfinished_runtime(&entry.path) {
-            let _ = std::fs::remove_dir_all(&entry.path);
-        }
+    for entry in list_entries(cache, BUILDING_PREFIX) {
+        let _ = std::fs::remove_dir_all(&entry.path);
     }
-}
-
-fn is_unfinished_runtime(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default();
-    name.to_string_lossy().starts_with(BUILDING_PREFIX)
 }
 
 /// Removes old runtimes, and unfinished ones if nothing builds one now. Errors are ignored: the next process tries again.
@@ -146,11 +140,11 @@ pub(super) fn prune_runtimes(cache: &Path) {
         remove_unfinished_runtimes(cache);
     }
     remove_unfinished_files(cache);
-    for entry in list_entries(cache) {
-        let name = entry.path.file_name().unwrap_or_default().to_string_lossy();
-        let disposable = name.starts_with("runtime-") || is_unfinished_runtime(&entry.path);
-        if disposable && entry.age > RUNTIME_AGE {
-            let _ = std::fs::remove_dir_all(&entry.path);
+    for prefix in [RUNTIME_PREFIX, BUILDING_PREFIX] {
+        for entry in list_entries(cache, prefix) {
+            if entry.age > RUNTIME_AGE {
+                let _ = std::fs::remove_dir_all(&entry.path);
+            }
         }
     }
 }
@@ -269,7 +263,7 @@ impl ImageCache {
 
     /// Removes the least recently used files until the rest is within the limit. Errors are ignored.
     pub(super) fn prune(&self) {
-        let mut entries = list_entries(&self.folder);
+        let mut entries = list_entries(&self.folder, "");
         let mut bytes: u64 = entries.iter().map(|entry| entry.bytes).sum();
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.age));
         for entry in entries {
@@ -302,10 +296,13 @@ struct CacheEntry {
     age: Duration,
 }
 
-fn list_entries(folder: &Path) -> Vec<CacheEntry> {
+/// The entries whose names start with a prefix. Every kforge process asks at its start, and a cache has thousands of other files: only
+/// entries with such names are looked at.
+fn list_entries(folder: &Path, prefix: &str) -> Vec<CacheEntry> {
     let now = SystemTime::now();
     let found = std::fs::read_dir(folder).into_iter().flatten().flatten();
     found
+        .filter(|entry| (entry.file_name().as_encoded_bytes()).starts_with(prefix.as_bytes()))
         .filter_map(|entry| {
             let metadata = entry.metadata().ok()?;
             let age = now.duration_since(metadata.modified().ok()?);
@@ -344,7 +341,7 @@ mod tests {
 
     fn names(folder: &Path) -> Vec<String> {
         let name = |entry: CacheEntry| entry.path.file_name().unwrap().display().to_string();
-        let mut names: Vec<_> = list_entries(folder).into_iter().map(name).collect();
+        let mut names: Vec<_> = list_entries(folder, "").into_iter().map(name).collect();
         names.sort();
         names
     }

@@ -68,7 +68,7 @@ impl Toolchain {
         let compiler = find_compiler()?;
         let fingerprint = fingerprint(&compiler);
         let cache = cache::folder();
-        let runtime = cache.join(format!("runtime-{fingerprint}"));
+        let runtime = cache.join(format!("{}{fingerprint}", cache::RUNTIME_PREFIX));
         let programs = ImageCache::open(cache.join("programs"))?;
         let empty_folder = cache.join("empty");
         cache::create_folder(&empty_folder)?;
