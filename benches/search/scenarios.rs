@@ -251,6 +251,9 @@ pub(crate) fn ablations() -> Vec<Entry> {
                 Box::new(search.without_known_code())
             }),
         },
+        changed("tune_first: 2", |settings| settings.tune_first = Some(2)),
+        changed("tune_first: 4", |settings| settings.tune_first = Some(4)),
+        changed("tune_first: 8", |settings| settings.tune_first = Some(8)),
         changed("window: 1", |settings| settings.window = Some(1)),
         changed("window: 32", |settings| settings.window = Some(32)),
         Entry {

@@ -15,7 +15,7 @@ use crate::base::text::did_you_mean;
 use crate::base::{Digest, Failure, RandomStream, random};
 use crate::config::ResolvedConfig;
 use crate::device::{Cache, cpu};
-use crate::eval::{JudgeOptions, POINT_CHECKS, SpaceSettings};
+use crate::eval::{JudgeOptions, POINT_CHECKS, SpaceSettings, SpaceWorkloads};
 use crate::kernel::{Kernel, SpacePoints};
 use crate::report;
 use crate::run::{SpaceFile, SpaceHeader, SpaceIdentity};
@@ -198,6 +198,7 @@ fn job(
         settings: SpaceSettings {
             seed,
             samples: input.arguments.samples as usize,
+            workloads: SpaceWorkloads::All,
         },
         pool: PoolOptions {
             files: input.files,

@@ -35,6 +35,7 @@ search.operators.edit | number | | Weight of `edit`: a model edits a kernel.
 search.operators.crossover | number | | Weight of `crossover`: a model combines two kernels.
 search.operators.repair | number | | Weight of `repair`: a model fixes a kernel that did not pass.
 search.learning | number, 0 to 1 | | How strongly operators, models and strategy cards are preferred whose children were recently faster than their parents, for what they cost. Transformations of `mutate` follow their gains fully. 0 uses the weights as they are.
+search.tune_first | integer, up to 64 | 4 on a GPU, 0 on the CPU or with `eval.screen: cpu` | Points of its tunables that a new kernel of a model, of `mutate` or of `recombine` gets besides its own before it is judged: a quick check and a few samples each. The fastest is judged. 0: none.
 search.exploration | number, 0 to 1 | | `map_elites`: share of steps whose parent is an elite that was used less than others, from any cell, instead of one of the fastest.
 search.islands.count | integer, 1 to 64 | | `map_elites`: parts of the search with parents, context and bars of their own; steps go to each in turn. 1 is none. Simulated searches were slower with islands (`benches/results/search-policy.md`).
 search.islands.migrate_every | integer | | The fastest kernel of each island goes to the next one whenever this many steps have brought a kernel that entered its island.

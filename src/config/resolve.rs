@@ -26,6 +26,8 @@ use crate::verdict::DeviceIdentity;
 const IN_FLIGHT_ON_CPU: usize = 2;
 /// How many kernels are judged at once for each GPU: some are compiled while another is timed.
 const IN_FLIGHT_PER_GPU: usize = 3;
+/// How many points a new kernel gets before it is judged, on a GPU. On a CPU each costs a compilation, which nothing hides.
+const TUNE_FIRST_ON_GPU: u64 = 4;
 
 /// Resolves the config of a new run. The default output directory is `outputs/NAME-TIME`.
 pub fn resolve(config: &Config, name: &str, time: &str) -> Result<ResolvedConfig, Failure> {
@@ -68,11 +70,7 @@ fn resolve_with(
         0 => IN_FLIGHT_ON_CPU,
         count => count * IN_FLIGHT_PER_GPU,
     });
-    let mut search = config.search.clone();
-    // A run that is resumed keeps the axes that it began with.
-    if recorded.is_none() {
-        choices.extend(drop_axes(&mut search, config, backend));
-    }
+    let search = choose_search(config, backend, recorded.is_none(), &mut choices);
     let window = choose_window(&config.search, &llm, in_flight);
     let seed = config.seed.unwrap_or_else(|| random::fresh_seed() >> 32);
     let default_output = || PathBuf::from("outputs").join(name);
@@ -151,6 +149,22 @@ fn complete_record(
     record["profile"] = json!(profile);
     record["tasks"] = json!(names);
     Ok(record)
+}
+
+/// The settings of the search, with what was chosen.
+fn choose_search(
+    config: &Config,
+    backend: &str,
+    is_new: bool,
+    choices: &mut Vec<String>,
+) -> SearchSettings {
+    let mut search = config.search.clone();
+    // A run that is resumed keeps the axes that it began with.
+    if is_new {
+        choices.extend(drop_axes(&mut search, config, backend));
+    }
+    search.tune_first = Some(choose_tune_first(config, backend, choices));
+    search
 }
 
 /// Drops the axes of the archive that the device cannot supply, and says so.
@@ -266,6 +280,20 @@ fn choose_window(search: &SearchSettings, llm: &LlmSettings, in_flight: usize) -
         SearchMode::Tune => 1,
     };
     search.window.unwrap_or(default).max(1)
+}
+
+/// How many points a new kernel gets before it is judged. None with a screen: it must see every kernel before the GPU does.
+fn choose_tune_first(config: &Config, backend: &str, choices: &mut Vec<String>) -> u64 {
+    let is_screened = backend == "cuda" && config.eval.screen == ScreenChoice::Cpu;
+    match config.search.tune_first {
+        Some(count) if count > 0 && is_screened => {
+            choices.push("search.tune_first: without effect (`eval.screen: cpu`)".to_owned());
+            0
+        }
+        Some(count) => count,
+        None if backend == "cuda" && !is_screened => TUNE_FIRST_ON_GPU,
+        None => 0,
+    }
 }
 
 /// The order of the fold of a new run. A run that replays another has the order of that one, because it must decide the same briefs.

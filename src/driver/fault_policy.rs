@@ -151,6 +151,9 @@ pub(super) fn harness_fault(outcome: &JobOutcome) -> Option<anyhow::Error> {
         JobOutcome::Verdict { verdict, .. } if verdict.status == Status::HarnessError => {
             Some(anyhow!(verdict.reason.clone().unwrap_or_default()))
         }
-        JobOutcome::Verdict { .. } | JobOutcome::Duel { .. } | JobOutcome::SameCode { .. } => None,
+        JobOutcome::Verdict { .. }
+        | JobOutcome::Duel { .. }
+        | JobOutcome::Tried(_)
+        | JobOutcome::SameCode { .. } => None,
     }
 }

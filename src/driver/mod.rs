@@ -45,6 +45,8 @@ mod task_loop;
 mod task_state;
 mod task_time;
 mod time_tally;
+mod trials;
+mod untried;
 mod work_time;
 
 pub use asking::{

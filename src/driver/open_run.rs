@@ -22,6 +22,7 @@ use super::scheduler::Scheduler;
 use super::summary::Summary;
 use super::task_state::TaskState;
 use super::task_time::{TaskTime, TimeLimits};
+use super::untried::Untried;
 use crate::base::files::WriteBatch;
 use crate::base::{Digest, Failure, files};
 use crate::device::lock_scope;
@@ -233,6 +234,7 @@ impl OpenRun {
             search: replayed.search,
             sources: replayed.sources,
             briefs: OpenBriefs::new(replayed.next_step, replayed.open),
+            untried: Untried::default(),
             scheduler: Scheduler::new(shared.proposer, options, replayed.stale),
             point_limits: PointLimits::new(&options.record, task),
             anchor: OnceCell::new(),

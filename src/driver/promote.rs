@@ -173,7 +173,7 @@ pub(super) async fn judge(
             verdict.reason.unwrap_or_default()
         ),
         JobOutcome::Verdict { verdict, .. } => Ok(*verdict),
-        JobOutcome::Duel { .. } | JobOutcome::SameCode { .. } => {
+        JobOutcome::Duel { .. } | JobOutcome::Tried(_) | JobOutcome::SameCode { .. } => {
             bail!("the judge returned no verdict")
         }
     }
@@ -188,7 +188,7 @@ pub(super) async fn run_duel(
     let against = incumbent.clone();
     match evaluate(evaluator, challenger, JobKind::Compare { against }).await? {
         JobOutcome::Duel { duel, .. } => Ok(duel),
-        JobOutcome::Verdict { .. } | JobOutcome::SameCode { .. } => {
+        JobOutcome::Verdict { .. } | JobOutcome::Tried(_) | JobOutcome::SameCode { .. } => {
             bail!("the judge returned no duel")
         }
     }

@@ -1,9 +1,10 @@
 //! The turns of results in a run that replays another: a result waits until the replayed run had it.
 //!
 //! The search folds steps in the order in which they become complete, so the same answers and verdicts lead to the same briefs only in
-//! the same order. Knows which proposals and verdicts came when, holds results, and never changes one.
+//! the same order. Knows which proposals and verdicts came when, and at which points proposals were tried; holds results, and never changes
+//! one.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
 
 use anyhow::Result;
@@ -11,7 +12,8 @@ use anyhow::Result;
 use super::asking::RepliesOutcome;
 use super::fault_policy::harness_fault;
 use super::running::{Evaluation, EvaluationPurpose, WorkResult};
-use crate::event::{Event, ReplayedEvent};
+use crate::base::Digest;
+use crate::event::{EvaluationSeconds, Event, Proposed, ReplayedEvent, TriedPoints};
 use crate::run::Journal;
 use crate::verdict::Status;
 
@@ -30,6 +32,8 @@ pub(super) struct ReplayTurns {
     /// The turns that have not come yet.
     turns: VecDeque<Turn>,
     held: Vec<(Turn, WorkResult)>,
+    /// The family of each candidate whose points were tried, and what was found, by step.
+    tried: HashMap<u64, (Digest, TriedPoints)>,
 }
 
 impl ReplayTurns {
@@ -38,12 +42,26 @@ impl ReplayTurns {
     /// # Errors
     /// If a journal is damaged.
     pub(super) fn open(replayed: &Path, own: &Path) -> Result<Self> {
-        let taken: HashSet<Turn> = read_turns(own)?.into_iter().collect();
-        let mut turns = read_turns(replayed)?;
+        let taken: HashSet<Turn> = read_turns(own, |_| ())?.into_iter().collect();
+        let mut tried = HashMap::new();
+        let mut turns = read_turns(replayed, |proposed| {
+            let points = proposed.tried.clone();
+            tried.extend(points.map(|points| (proposed.step, (proposed.family, points))));
+        })?;
         turns.retain(|turn| !taken.contains(turn));
         Ok(Self {
             turns: turns.into(),
             held: Vec::new(),
+            tried,
+        })
+    }
+
+    /// What the replayed run found at the points of this step, if the proposal is of the same family. It costs nothing again.
+    pub(super) fn tried(&self, step: u64, family: Digest) -> Option<TriedPoints> {
+        let (recorded, tried) = self.tried.get(&step)?;
+        (*recorded == family).then(|| TriedPoints {
+            seconds: EvaluationSeconds::default(),
+            ..tried.clone()
         })
     }
 
@@ -124,8 +142,8 @@ fn turn_of(result: &WorkResult) -> Option<Turn> {
     }
 }
 
-/// The turns of a journal, in its order.
-fn read_turns(journal: &Path) -> Result<Vec<Turn>> {
+/// The turns of a journal, in its order. `note` gets every proposal.
+fn read_turns(journal: &Path, mut note: impl FnMut(&Proposed)) -> Result<Vec<Turn>> {
     let mut turns = Vec::new();
     let mut seen = HashSet::new();
     if !journal.exists() {
@@ -136,7 +154,10 @@ fn read_turns(journal: &Path) -> Result<Vec<Turn>> {
             ReplayedEvent::Judged(judged) => (judged.verdict.status != Status::HarnessError)
                 .then_some(Turn::Verdict(judged.step)),
             ReplayedEvent::Other(event) => match *event {
-                Event::Proposed(proposed) => Some(Turn::Proposal(proposed.step)),
+                Event::Proposed(proposed) => {
+                    note(&proposed);
+                    Some(Turn::Proposal(proposed.step))
+                }
                 // A candidate that failed has a `proposed` event before.
                 Event::Failed(failed) if seen.contains(&Turn::Proposal(failed.step)) => {
                     Some(Turn::Verdict(failed.step))
@@ -177,7 +198,7 @@ mod tests {
     fn turns(steps: &[u64]) -> ReplayTurns {
         ReplayTurns {
             turns: steps.iter().map(|step| Turn::Proposal(*step)).collect(),
-            held: Vec::new(),
+            ..ReplayTurns::default()
         }
     }
 

@@ -31,6 +31,7 @@ pub(super) struct RunningWork {
     judged_now: BTreeSet<u64>,
     proposing: bool,
     dueling: bool,
+    trying: bool,
 }
 
 /// What finished work returns. The number is the step.
@@ -62,6 +63,8 @@ pub(super) enum EvaluationPurpose {
     Rejudge,
     /// Times a challenger against the incumbent, whose step is `against`.
     Duel { against: u64 },
+    /// Tries points of a proposal before it is judged.
+    Try,
     /// To confirm an elite.
     Confirm,
     /// Times the best kernel against the best starting kernel, whose step is `against`.
@@ -102,6 +105,11 @@ impl RunningWork {
     /// Whether a candidate is judged now whose step fits.
     pub(super) fn is_judging(&self, fits: impl Fn(u64) -> bool) -> bool {
         self.judged_now.iter().any(|step| fits(*step))
+    }
+
+    /// Whether points of a proposal are tried.
+    pub(super) fn is_trying(&self) -> bool {
+        self.trying
     }
 
     pub(super) fn is_dueling(&self) -> bool {
@@ -182,6 +190,7 @@ impl RunningWork {
     ) {
         self.evaluations_started += 1;
         self.dueling |= matches!(purpose, EvaluationPurpose::Duel { .. });
+        self.trying |= purpose == EvaluationPurpose::Try;
         if purpose == EvaluationPurpose::Judge {
             self.judged_now.insert(job.step);
         }
@@ -223,6 +232,7 @@ impl RunningWork {
     pub(super) async fn cancel_evaluations(&mut self) {
         self.evaluations.shutdown().await;
         self.dueling = false;
+        self.trying = false;
     }
 
     /// Cancels all work. Dropping an evaluation kills its processes, and this waits for that; a thread that makes a proposal or a
@@ -247,6 +257,7 @@ impl RunningWork {
                     self.judged_now.remove(&evaluation.step);
                 }
                 self.dueling &= !matches!(evaluation.purpose, EvaluationPurpose::Duel { .. });
+                self.trying &= evaluation.purpose != EvaluationPurpose::Try;
             }
         }
         Ok(result)

@@ -83,6 +83,20 @@ impl Scheduler {
         !self.stale.is_empty()
     }
 
+    /// Whether points of a proposal can be tried now. Those of one proposal at a time: they share a worker.
+    pub(super) fn can_try(&self) -> bool {
+        !self.running.is_trying() && self.running.evaluations() < self.in_flight
+    }
+
+    /// Tries the points of a proposal. `sources`: the kernel at each of them, its own first.
+    pub(super) fn try_points(&mut self, step: u64, sources: &[Arc<str>]) -> Result<()> {
+        let (own, others) = sources.split_first().context("a proposal has no source")?;
+        let kind = JobKind::Try {
+            others: others.to_vec(),
+        };
+        self.evaluate(step, own.clone(), kind, EvaluationPurpose::Try)
+    }
+
     /// Passes all briefs that are ready to the proposer, in step order. One batch at a time.
     pub(super) fn propose(
         &mut self,

@@ -2,7 +2,6 @@
 //!
 //! Writes files through the journal writer and collects events in a `Round`. Nothing takes effect before the round is durable.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -13,10 +12,11 @@ use super::replay_turns::ReplayTurns;
 use super::round::Round;
 use super::running::{Evaluation, EvaluationPurpose, WorkResult};
 use super::task_state::TaskState;
+use super::untried::Proposal;
 use crate::base::{Digest, Failure};
 use crate::event::{
-    Brief, Compared, Confirmed, Dueled, EvaluationSeconds, Event, Failed, FailedReason, Judged,
-    Operator, Proposed,
+    Brief, Compared, Confirmed, Dueled, EditCounts, EvaluationSeconds, Event, Failed, FailedReason,
+    Judged, Operator, Proposed,
 };
 use crate::kernel::normal_form;
 use crate::propose::{BriefOutcome, Candidate};
@@ -25,6 +25,13 @@ use crate::worker::JobOutcome;
 
 /// The error for a result that only a run with models can have.
 const NO_MODELS: &str = "a request to a model returned, but the run has no models";
+
+/// What the replies of a model say besides the kernel.
+#[derive(Clone, Copy, Default)]
+struct ModelNotes {
+    edits: EditCounts,
+    expected: Option<f64>,
+}
 
 /// An outcome and the wall time that it took.
 struct Timed {
@@ -104,8 +111,8 @@ impl TaskState<'_> {
     ) -> Result<()> {
         let brief = self.close(step)?;
         let outcome = outcome.with_context(|| format!("cannot propose for step {step}"))?;
-        let event = self.proposal_event(brief, outcome)?;
-        round.events.push(event);
+        let event = self.proposal_event(brief, outcome, ModelNotes::default())?;
+        round.events.extend(event);
         Ok(())
     }
 
@@ -117,16 +124,12 @@ impl TaskState<'_> {
         round: &mut Round,
     ) -> Result<()> {
         let brief = self.close(step)?;
-        let mut event = self.proposal_event(brief, proposal.outcome)?;
-        match &mut event {
-            Event::Proposed(proposed) => {
-                proposed.edits = proposal.edits;
-                proposed.expected = proposal.expected;
-            }
-            Event::Failed(failed) => failed.edits = proposal.edits,
-            _ => {}
-        }
-        round.events.push(event);
+        let notes = ModelNotes {
+            edits: proposal.edits,
+            expected: proposal.expected,
+        };
+        let event = self.proposal_event(brief, proposal.outcome, notes)?;
+        round.events.extend(event);
         Ok(())
     }
 
@@ -136,37 +139,24 @@ impl TaskState<'_> {
             .with_context(|| format!("step {step} has a proposal but was not asked"))
     }
 
-    /// The event of a proposal. Queues a new candidate for the judge.
-    fn proposal_event(&mut self, brief: Brief, outcome: BriefOutcome) -> Result<Event> {
-        let step = brief.step;
+    /// The event of a proposal. `None` if points of it are tried first.
+    fn proposal_event(
+        &mut self,
+        brief: Brief,
+        outcome: BriefOutcome,
+        notes: ModelNotes,
+    ) -> Result<Option<Event>> {
+        let failed = |reason, detail| {
+            Ok(Some(Event::Failed(Failed {
+                edits: notes.edits,
+                ..Failed::new(brief.step, reason, detail)
+            })))
+        };
         let candidate = match outcome {
             BriefOutcome::Candidate(candidate) => candidate,
-            BriefOutcome::NoOp(detail) => {
-                return Ok(Event::Failed(Failed::new(step, FailedReason::NoOp, detail)));
-            }
-            BriefOutcome::Failed(reason, detail) => {
-                return Ok(Event::Failed(Failed::new(step, reason, detail)));
-            }
+            BriefOutcome::NoOp(detail) => return failed(FailedReason::NoOp, detail),
+            BriefOutcome::Failed(reason, detail) => return failed(reason, detail),
         };
-        let kernel = Digest::of(&candidate.source);
-        let form = normal_form(&candidate.source);
-        // A starting kernel is judged as it is, even if another differs in nothing but comments.
-        let is_start = brief.operator == Operator::Start;
-        let same_form = form
-            .filter(|_| !is_start)
-            .and_then(|form| self.sources.kernel_of_form(form));
-        let same = same_form.unwrap_or(kernel);
-        if let Some(earlier) = self.sources.step_of(same) {
-            self.sources.add(step, same);
-            return Ok(Event::Failed(Failed {
-                of: Some(earlier),
-                kernel: Some(same),
-                ..Failed::new(step, FailedReason::Duplicate, candidate.detail)
-            }));
-        }
-        self.sources.add(step, kernel);
-        self.sources.add_form(form, kernel);
-        self.writer.write_kernel(step, &candidate.source)?;
         let Candidate {
             source,
             detail,
@@ -174,24 +164,57 @@ impl TaskState<'_> {
             point,
             space,
         } = candidate;
-        let constraints = self.point_limits.rules(&source, &self.task);
-        let source: Arc<str> = source.into();
-        self.sources.cache_text(kernel, source.clone());
-        self.scheduler.queue_candidate(step, source);
-        Ok(Event::Proposed(Proposed {
-            step,
-            kernel,
-            form,
+        let proposed = Proposed {
+            step: brief.step,
+            kernel: Digest::of(&source),
+            form: normal_form(&source),
             operator: brief.operator,
             parents: brief.parents,
             detail,
             family,
             point,
             space,
-            constraints,
-            expected: None,
-            edits: Default::default(),
-        }))
+            constraints: self.point_limits.rules(&source, &self.task),
+            expected: notes.expected,
+            edits: notes.edits,
+            tried: None,
+        };
+        self.place(Proposal {
+            proposed,
+            source: source.into(),
+        })
+    }
+
+    /// The earlier kernel that a proposal repeats. A starting kernel is judged as it is, even if another differs in nothing but comments.
+    pub(super) fn same_kernel(&self, proposed: &Proposed) -> Option<Digest> {
+        let form = proposed.form;
+        let form = form.filter(|_| proposed.operator != Operator::Start);
+        let of_form = form.and_then(|form| self.sources.kernel_of_form(form));
+        let same = of_form.unwrap_or(proposed.kernel);
+        self.sources.step_of(same).map(|_| same)
+    }
+
+    /// Makes a proposal the candidate of its step: writes its file and queues it for the judge. A duplicate becomes none.
+    pub(super) fn accept(&mut self, proposal: Proposal) -> Result<Event> {
+        let Proposal { proposed, source } = proposal;
+        let (step, kernel) = (proposed.step, proposed.kernel);
+        if let Some(same) = self.same_kernel(&proposed) {
+            let earlier = self.sources.step_of(same);
+            self.sources.add(step, same);
+            return Ok(Event::Failed(Failed {
+                of: earlier,
+                kernel: Some(same),
+                edits: proposed.edits,
+                seconds: proposed.tried.map(|tried| tried.seconds),
+                ..Failed::new(step, FailedReason::Duplicate, proposed.detail)
+            }));
+        }
+        self.sources.add(step, kernel);
+        self.sources.add_form(proposed.form, kernel);
+        self.writer.write_kernel(step, &source)?;
+        self.sources.cache_text(kernel, source.clone());
+        self.scheduler.queue_candidate(step, source);
+        Ok(Event::Proposed(proposed))
     }
 
     fn evaluated(&mut self, evaluation: Evaluation, round: &mut Round) -> Result<()> {
@@ -203,7 +226,15 @@ impl TaskState<'_> {
             took,
         } = evaluation;
         let outcome = match outcome {
+            Ok(JobOutcome::Tried(tried)) if purpose == EvaluationPurpose::Try => {
+                round.events.push(self.tried(step, tried, took)?);
+                return Ok(());
+            }
             Ok(outcome) => outcome,
+            Err(error) if purpose == EvaluationPurpose::Try => {
+                round.events.push(self.trials_failed(step, &error)?);
+                return Ok(());
+            }
             Err(error) => return self.evaluation_failed(step, purpose, error),
         };
         // Known code ends a judgement before the kernel runs, so it says nothing about the judge.
@@ -348,7 +379,9 @@ impl TaskState<'_> {
                     }));
                 }
             }
-            EvaluationPurpose::Confirm | EvaluationPurpose::Compare { .. } => {
+            EvaluationPurpose::Confirm
+            | EvaluationPurpose::Compare { .. }
+            | EvaluationPurpose::Try => {
                 self.faults.count_fault(step, purpose, &error);
             }
         }

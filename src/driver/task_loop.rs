@@ -109,6 +109,9 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
     /// The search itself, until it stops. Work may still be running then.
     async fn run_search(&mut self) -> Result<LoopEnd> {
         loop {
+            if self.is_searching() {
+                self.state.start_trials()?;
+            }
             self.stop_if_due().await?;
             if self.is_searching() {
                 self.state.ask()?;

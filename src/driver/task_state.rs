@@ -3,6 +3,7 @@
 //! | part | what it owns |
 //! | --- | --- |
 //! | `briefs` | open steps |
+//! | `untried` | proposals whose points are tried before they are judged |
 //! | `scheduler` | running work, and the queue in front of the judge |
 //! | `requests` | exchanges with models, and their budget |
 //! | `replay` | results that wait until the replayed run had them |
@@ -30,6 +31,7 @@ use super::round::{FollowUp, Round};
 use super::scheduler::{DispatchParts, Scheduler};
 use super::sources::KernelSources;
 use super::task_time::{Allowance, TaskTime};
+use super::untried::Untried;
 use crate::event::{Event, StopReason, Stopped};
 use crate::report::{RunPhase, Unmeasured};
 use crate::search::{Anchor, DuelRequest, Search, SearchUpdate};
@@ -41,6 +43,7 @@ pub(super) struct TaskState<'a> {
     pub(super) search: Search,
     pub(super) sources: KernelSources,
     pub(super) briefs: OpenBriefs,
+    pub(super) untried: Untried,
     pub(super) scheduler: Scheduler,
     pub(super) point_limits: PointLimits,
     /// What candidates are timed against, if anything but the baseline. Empty until it is decided.

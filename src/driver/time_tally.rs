@@ -113,8 +113,14 @@ impl TimeTally {
             Event::Failed(failed) => {
                 self.spent.device += failed.seconds.unwrap_or_default().device;
             }
+            Event::Proposed(proposed) => {
+                let tried = proposed.tried.as_ref();
+                let seconds = tried.map(|tried| tried.seconds).unwrap_or_default();
+                self.spent.trials += seconds.wall;
+                self.spent.device += seconds.device;
+            }
             Event::Replied(replied) => self.spent.waiting_for_models += replied.seconds.max(0.0),
-            Event::Asked(_) | Event::Sent(_) | Event::Proposed(_) | Event::Stopped(_) => {}
+            Event::Asked(_) | Event::Sent(_) | Event::Stopped(_) => {}
         }
     }
 

@@ -74,7 +74,7 @@ pub use judge::Judge;
 pub(crate) use known_opponents::OpponentTimes;
 pub(crate) use point::{
     Invalidity, POINT_CHECKS, PointFault, PointRequest, PointResult, PointSeconds, SpaceFacts,
-    SpaceSettings, check_header,
+    SpaceSettings, SpaceWorkloads, check_header,
 };
 pub use probe::{ProbeCases, ProbeRequest, ProbedLaunch, probe};
 pub use request::DuelPurpose;

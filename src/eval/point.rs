@@ -21,6 +21,18 @@ pub(crate) struct SpaceSettings {
     pub(crate) seed: u64,
     /// Timed samples of each workload.
     pub(crate) samples: usize,
+    /// The workloads on which points are checked and timed.
+    pub(crate) workloads: SpaceWorkloads,
+}
+
+/// The workloads on which the points of a space are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum SpaceWorkloads {
+    /// All timed ones.
+    All,
+    /// Of the timed ones the smallest and the largest: enough to tell a bad point from a good one.
+    Extremes,
 }
 
 /// A kernel with the values of one point.
@@ -134,6 +146,8 @@ pub(crate) struct PointResult {
     /// The device was throttled in all attempts.
     pub(crate) is_disturbed: bool,
     pub(crate) seconds: PointSeconds,
+    /// How long the device was held, as `seconds.device` of a verdict.
+    pub(crate) device_seconds: f64,
 }
 
 /// Where the time of a point went.

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::case::{Case, derive_seed};
+use super::case::{Case, derive_seed, operations};
 use super::case_kernel::CaseKernel;
 use super::compiled_kernel::{CompiledKernel, Reference};
 use super::context::{JudgeContext, JudgeOptions};
@@ -14,7 +14,8 @@ use super::finding::{JudgeError, JudgeResult};
 use super::floor::cold_floor;
 use super::kernel_set::tolerances;
 use super::point::{
-    PointFault, PointRequest, PointResult, PointSeconds, SpaceFacts, SpaceSettings, check_header,
+    PointFault, PointRequest, PointResult, PointSeconds, SpaceFacts, SpaceSettings, SpaceWorkloads,
+    check_header,
 };
 use crate::base::Failure;
 use crate::base::statistics::SampleSummary;
@@ -50,7 +51,10 @@ impl<'a> SpaceJudge<'a> {
     ) -> anyhow::Result<Self> {
         let mut context = JudgeContext::open(device, task, options, limits)?;
         context.ensure_cache_fits()?;
-        let cases = context.workload_cases();
+        let mut cases = context.workload_cases();
+        if settings.workloads == SpaceWorkloads::Extremes {
+            keep_extremes(&mut cases, task);
+        }
         context.prepare_references(&cases)?;
         let lock = context.timing_lock.exclusive()?;
         let workloads = cases
@@ -84,11 +88,20 @@ impl<'a> SpaceJudge<'a> {
         if request.times_baseline {
             self.time_baseline()?;
         }
+        // What came before belongs to no point.
+        self.context.timing_lock.take_held_time();
+        let mut result = self.measure_point(request)?;
+        result.device_seconds = self.context.timing_lock.take_held_time().as_secs_f64();
+        Ok(result)
+    }
+
+    fn measure_point(&self, request: &PointRequest) -> anyhow::Result<PointResult> {
         let mut result = PointResult {
             times: Ok(Vec::new()),
             baseline_us: self.baseline_us.clone(),
             is_disturbed: false,
             seconds: PointSeconds::default(),
+            device_seconds: 0.0,
         };
         let compiled = match self.compile(&request.source, &mut result.seconds)? {
             Ok(compiled) => compiled,
@@ -118,7 +131,9 @@ impl<'a> SpaceJudge<'a> {
         if let Err(fault) = check_header(context.task, profile, &context.limits, &kernel) {
             return Ok(Err(fault));
         }
-        let compiled = context.compile(kernel, &context.workload_cases());
+        let cases = self.workloads.iter();
+        let cases: Vec<Case> = cases.map(|workload| workload.case.clone()).collect();
+        let compiled = context.compile(kernel, &cases);
         Ok(match compiled {
             Ok(compiled) => {
                 seconds.compile = compiled.seconds;
@@ -182,6 +197,16 @@ impl<'a> SpaceJudge<'a> {
             Err(error) => error,
         }
     }
+}
+
+/// Keeps the smallest and the largest of the cases, in their order.
+fn keep_extremes(cases: &mut Vec<Case>, task: &Task) {
+    let work = |case: &Case| operations(task, &case.binding);
+    let order = |one: &&Case, other: &&Case| work(one).total_cmp(&work(other));
+    let smallest = cases.iter().min_by(order).map(|case| case.id.clone());
+    let largest = cases.iter().max_by(order).map(|case| case.id.clone());
+    let kept = [smallest, largest];
+    cases.retain(|case| kept.iter().flatten().any(|id| *id == case.id));
 }
 
 /// The samples of a point on one workload.

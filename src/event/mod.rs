@@ -17,7 +17,7 @@ pub use run::{
 };
 pub use task::{
     Compared, Confirmed, Dueled, EditCounts, EvaluationSeconds, Event, Failed, FailedReason,
-    Judged, JudgedSummary, Proposed, ReplayedEvent, StopReason, Stopped,
+    Judged, JudgedSummary, Proposed, ReplayedEvent, StopReason, Stopped, TriedPoint, TriedPoints,
 };
 
 /// Version of the journal format.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::brief::{Brief, Operator};
 use super::requests::{Replied, Sent};
 use crate::base::{Digest, exact};
-use crate::verdict::{Duel, Verdict, VerdictSummary};
+use crate::verdict::{Duel, Status, Verdict, VerdictSummary};
 
 /// One event of a task's journal. The variant's name in snake case is the line's `event`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -67,6 +67,48 @@ pub struct Proposed {
     pub expected: Option<f64>,
     #[serde(default, skip_serializing_if = "EditCounts::is_empty")]
     pub edits: EditCounts,
+    /// Points of its tunables that were tried before it was judged (`search.tune_first`). It has the values of the fastest. `None` if none
+    /// were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tried: Option<TriedPoints>,
+}
+
+/// Short trials of some points of one kernel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TriedPoints {
+    /// In the order in which they were tried. The first is that of the proposal.
+    pub points: Vec<TriedPoint>,
+    /// What trying them took.
+    pub seconds: EvaluationSeconds,
+}
+
+/// A short trial of one point: a quick check and a few samples on some of the timed workloads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TriedPoint {
+    #[serde(with = "exact::integers")]
+    pub point: IndexMap<String, i64>,
+    /// The geometric mean of the times on these workloads. Comparable only with the other points of the same step. `None` if it did not
+    /// pass.
+    pub microseconds: Option<f64>,
+    /// `passed`, or the fault that the trial found.
+    pub status: Status,
+}
+
+impl TriedPoint {
+    /// Its time, if that is a possible one.
+    pub(crate) fn time(&self) -> Option<f64> {
+        let passed = self.microseconds.filter(|_| self.status == Status::Passed);
+        passed.filter(|time| time.is_finite() && *time > 0.0)
+    }
+}
+
+impl TriedPoints {
+    /// The fastest point; of equals, the first. `None` if none passed.
+    pub fn fastest(&self) -> Option<&TriedPoint> {
+        let passed = self.points.iter().filter(|tried| tried.time().is_some());
+        let time = |tried: &TriedPoint| tried.time().unwrap_or(f64::INFINITY);
+        passed.min_by(|one, other| time(one).total_cmp(&time(other)))
+    }
 }
 
 /// Number of `str_replace` edits in all replies of a step, and how many needed help.
@@ -104,7 +146,7 @@ pub struct Failed {
     /// `duplicate`: the hash of the compiled code, if the step had a candidate of its own and the compiler showed that it is the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<Digest>,
-    /// What finding this out took, where `code` is. `None` in journals of earlier versions.
+    /// What finding this out took, where `code` is, or what trying its points took. `None` in journals of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<EvaluationSeconds>,
     #[serde(default, skip_serializing_if = "EditCounts::is_empty")]

@@ -76,6 +76,10 @@ impl HistoryLine {
         match self {
             Self::Judged(judged) => judged.verdict.seconds.device,
             Self::Failed(failed) => held(&failed.seconds),
+            Self::Proposed(proposed) => {
+                let tried = proposed.tried.as_ref();
+                tried.map_or(0.0, |tried| tried.seconds.device)
+            }
             Self::Dueled(dueled) => held(&dueled.seconds),
             Self::Confirmed(confirmed) => held(&confirmed.seconds),
             Self::Compared(compared) => held(&compared.seconds),

@@ -13,6 +13,8 @@ pub struct TimeSpent {
     pub starting_kernels: f64,
     /// Judging all other candidates.
     pub search: StageSeconds,
+    /// Trying points of new kernels before they are judged.
+    pub trials: f64,
     /// Duels of candidates with incumbents.
     pub duels: f64,
     /// Confirmations, the start of their processes included.
@@ -69,6 +71,7 @@ impl TimeSpent {
         let rows = [
             ("starting kernels", self.starting_kernels, String::new()),
             ("search", self.search.total(), self.search.text()),
+            ("trials of points", self.trials, String::new()),
             ("duels", self.duels, String::new()),
             ("confirmation", self.confirmation, String::new()),
             ("comparison", self.comparison, String::new()),

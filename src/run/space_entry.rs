@@ -228,6 +228,7 @@ mod tests {
                 check: 0.004,
                 timing: 0.0161,
             },
+            device_seconds: 0.0,
         }
     }
 

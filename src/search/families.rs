@@ -89,7 +89,23 @@ impl Families {
         number
     }
 
-    /// Marks a point as tried: it was in a brief, or a candidate has it.
+    /// Whether a candidate of the family was added.
+    pub(super) fn knows(&self, digest: &Digest) -> bool {
+        self.by_digest.contains_key(digest)
+    }
+
+    /// The space of a kernel that need not be in a family yet.
+    pub(super) fn space_of(
+        &self,
+        space: &IndexMap<String, Vec<i64>>,
+        constraints: &[String],
+    ) -> Arc<TunableSpace> {
+        let key = SpaceKey::new(space, constraints);
+        let known = self.spaces.get(&key).cloned();
+        known.unwrap_or_else(|| Arc::new(TunableSpace::new(&key)))
+    }
+
+    /// Marks a point as tried: it was in a brief, a candidate has it, or it was tried before a candidate was judged.
     pub(super) fn mark_tried(&mut self, number: u32, point: &IndexMap<String, i64>) {
         let Some(family) = self.families.get_mut(number as usize) else {
             return;

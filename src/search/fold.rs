@@ -13,6 +13,7 @@ use super::planner::PlannedBrief;
 use super::resolution::StepResolution;
 use super::results::Figures;
 use super::stop_rules::reached_target;
+use super::tune_first::note_tried_points;
 use super::updates::SearchUpdate;
 use crate::base::Digest;
 use crate::event::{Brief, Event, FailedReason, Operator, Proposed};
@@ -163,8 +164,11 @@ impl Search {
             .as_ref()
             .map(|proposed| proposed.detail.clone())
             .or_else(|| pending.failed.take().and_then(|failed| failed.detail));
+        let tried = pending.proposed.as_ref();
+        let tried = tried.and_then(|proposed| proposed.tried.as_ref());
         let spent = Spent {
-            device_seconds: pending.device_seconds,
+            device_seconds: pending.device_seconds
+                + tried.map_or(0.0, |tried| tried.seconds.device),
             nano_usd: pending.nano_usd,
         };
         let (folded, figures) = self.fold_result(step, pending, resolution, decision, updates);
@@ -352,6 +356,14 @@ impl Search {
         let (Some(family), Some(proposed)) = (folded.family, &folded.proposed) else {
             return;
         };
+        let speedup = match folded.outcome {
+            StepOutcome::Passed { speedup, .. } => Some(speedup),
+            _ => None,
+        };
+        if let Some(tried) = &proposed.tried {
+            let of_step = (&proposed.point, tried);
+            note_tried_points(&mut self.families, family, step, of_step, speedup);
+        }
         let result = match folded.outcome {
             // It is no member to tune further.
             StepOutcome::Passed {

@@ -70,6 +70,7 @@ mod surrogate;
 #[cfg(test)]
 mod tests;
 mod tunable_space;
+mod tune_first;
 mod updates;
 mod view;
 mod window;

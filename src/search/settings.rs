@@ -94,6 +94,9 @@ const MAX_WINDOW: u64 = 100_000;
 /// The maximum of `context`, and of `history`. A longer prompt helps no model, and a brief names every step of its context.
 const MAX_SHOWN_STEPS: u64 = 1000;
 
+/// The most points that a new kernel gets before it is judged. More are the work of `autotune`.
+const MAX_TUNE_FIRST: u64 = 64;
+
 /// The most bin edges of one axis.
 const MAX_EDGES: usize = 1000;
 
@@ -117,6 +120,10 @@ pub struct SearchSettings {
     /// How strongly operators, models and strategy cards are preferred that earned more lately: 0 uses the weights as given, 1 multiplies
     /// each by what its choice earns for its cost, relative to the mean (`credit`).
     pub learning: f64,
+    /// How many other points of its tunables a new kernel gets before it is judged, so that a good idea with a bad block size survives: a
+    /// quick check and a few samples each. The fastest becomes the candidate. 0: none; at most 64. Default: 4 on a GPU, 0 on a CPU or with
+    /// `eval.screen: cpu`.
+    pub tune_first: Option<u64>,
     /// `map_elites`: the probability that the parent of a brief is drawn from all cells, by the weight 1 / (1 + its briefs so far)². The
     /// other briefs prefer the fastest elites.
     pub exploration: f64,
@@ -232,6 +239,7 @@ impl Default for SearchSettings {
                 .into(),
             operators: OperatorWeights::default(),
             learning: 0.5,
+            tune_first: None,
             exploration: 0.3,
             patience: None,
             target_speedup: None,
@@ -322,6 +330,7 @@ impl SearchSettings {
             ("context", self.context, MAX_SHOWN_STEPS),
             ("history", self.history, MAX_SHOWN_STEPS),
             ("window", self.window.unwrap_or(1), MAX_WINDOW),
+            ("tune_first", self.tune_first.unwrap_or(0), MAX_TUNE_FIRST),
         ] {
             if count > max {
                 return Err(invalid_value(name, &format!("at most {max}"), count));

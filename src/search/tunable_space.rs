@@ -171,6 +171,24 @@ impl TunableSpace {
         }
     }
 
+    /// Draws a point with other values of one or two tunables: the next value, or any. It may be one that is not allowed, or the same.
+    pub(super) fn draw_near(&self, point: &[usize], stream: &mut RandomStream) -> PointIndices {
+        let mut drawn: PointIndices = point.into();
+        for _ in 0..=stream.below(2) {
+            let tunable = stream.below(self.tunables.len());
+            let Some((_, values)) = self.tunables.get(tunable) else {
+                break;
+            };
+            let index = &mut drawn[tunable];
+            *index = match stream.below(4) {
+                0 => index.saturating_sub(1),
+                1 => (*index + 1).min(values.len() - 1),
+                _ => stream.below(values.len()),
+            };
+        }
+        drawn
+    }
+
     /// Draws some allowed points. A point may be drawn twice. There are fewer if many points are not allowed.
     pub(super) fn draw_many(&self, count: usize, stream: &mut RandomStream) -> Vec<PointIndices> {
         let drawn = (0..count).map(|_| self.draw(stream));

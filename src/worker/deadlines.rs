@@ -56,6 +56,10 @@ impl Deadlines {
     pub(super) fn evaluation(&self, kind: &JobKind, processes: u32) -> Duration {
         match kind {
             JobKind::Judge => self.start + REQUESTS * self.request,
+            JobKind::Try { others } => {
+                let points = u32::try_from(others.len() + 1).unwrap_or(1);
+                self.start + points * self.request
+            }
             JobKind::Duel { .. } => self.start + self.request,
             JobKind::Compare { .. } => processes * (self.start + self.request),
             JobKind::Confirm => (processes + REQUESTS) * (self.start + self.request),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::pool::{PoolOptions, WorkerPool};
+use super::pool::WorkerPool;
+use super::pool_options::PoolOptions;
 use super::profiling::Profiling;
 use super::{Evaluator, EvaluatorFactory, JobFuture};
 use crate::device::Cache;

@@ -4,7 +4,8 @@
 //! is a `JobOutcome`; an `Err` is broken machinery. This module does not judge kernels: `eval` does, inside the worker.
 //!
 //! On the driver's side `pool` judges, repeats and confirms; `dispatch` chooses a device and sends a request; `child` owns a
-//! process. `precompile` compiles while a worker starts. `space` and `point_compiler` measure recorded spaces. `server` is the worker's side. `profiling` runs NVIDIA's tools on kernels that have passed.
+//! process. `precompile` compiles while a worker starts. `space` and `point_compiler` measure recorded spaces; `trials` tries
+//! points of candidates. `server` is the worker's side. `profiling` runs NVIDIA's tools on kernels that have passed.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::base::Digest;
 use crate::search::{Anchor, Incumbents, KnownCode};
 use crate::task::Task;
-use crate::verdict::{Duel, SelfTest, Verdict};
+use crate::verdict::{Duel, SelfTest, Status, Verdict};
 
 mod child;
 mod confirm;
@@ -27,17 +28,20 @@ mod factory;
 mod launch;
 mod point_compiler;
 mod pool;
+mod pool_options;
 mod precompile;
 mod profiling;
 mod protocol;
 mod server;
 mod space;
 mod tool;
+mod trials;
 
 pub(crate) use factory::WorkerPools;
 pub(crate) use launch::{LAUNCH_COMMAND, serve_launch};
 pub(crate) use point_compiler::{PointCompiler, PointPlan, PreparedPoint};
-pub(crate) use pool::{PoolOptions, WorkerPool};
+pub(crate) use pool::WorkerPool;
+pub(crate) use pool_options::PoolOptions;
 pub(crate) use profiling::Profiling;
 pub use server::{cpu_limits, serve};
 pub(crate) use space::SpaceWorker;
@@ -115,6 +119,8 @@ pub enum JobKind {
     Duel { against: Arc<str> },
     /// Check and time it again with new seeds in fresh processes.
     Confirm,
+    /// Check and time it briefly, and then the same kernel at other points: the sources are `others`.
+    Try { others: Vec<Arc<str>> },
     /// Time it against another kernel in fresh processes, as precisely as a confirmation. Both have passed before.
     Compare { against: Arc<str> },
 }
@@ -135,6 +141,7 @@ pub enum JobOutcome {
         /// Device time of all its processes, as `seconds.device` of a verdict.
         device_seconds: f64,
     },
+    Tried(TrialOutcome),
     /// The kernel compiles to the code of step `of`, so it was not judged.
     SameCode {
         of: u64,
@@ -142,4 +149,22 @@ pub enum JobOutcome {
         /// As `seconds.device` of a verdict: on a CPU it has been compiled.
         device_seconds: f64,
     },
+}
+
+/// What was found at the points of a kernel.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TrialOutcome {
+    /// In the order of the request. There are fewer if trying more was not worth it.
+    pub trials: Vec<PointTrial>,
+    /// Device time of all of them, as `seconds.device` of a verdict.
+    pub device_seconds: f64,
+}
+
+/// A short trial of one point.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PointTrial {
+    /// `passed`, or the fault.
+    pub status: Status,
+    /// The geometric mean of the times on the tried workloads. `None` if it did not pass.
+    pub microseconds: Option<f64>,
 }

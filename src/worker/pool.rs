@@ -13,13 +13,14 @@ use super::child::WorkerDied;
 use super::confirm::{ConfirmationRuns, FreshProcesses, merge_duels};
 use super::deadlines::{Deadlines, REMEDY};
 use super::dispatch::{Dispatcher, WorkerChoice};
+use super::pool_options::PoolOptions;
 use super::precompile::{Compilation, Precompiler};
-use super::profiling::{Profiler, Profiling};
+use super::profiling::Profiler;
 use super::protocol::{Greeting, PROTOCOL_VERSION, WorkerRequest, WorkerResponse};
+use super::trials::PointTrials;
 use super::{Evaluator, Job, JobFuture, JobKind, JobOutcome, WorkerFault};
 use crate::eval::{self, DuelPurpose, Judgement, OpponentTimes};
 use crate::search::KnownCode;
-use crate::task::TaskFiles;
 use crate::verdict::{DeviceIdentity, SelfTest, Status, Verdict};
 
 /// Attempts of a request whose worker dies.
@@ -27,27 +28,13 @@ const MAX_ATTEMPTS: u32 = 2;
 /// If this many GPUs fail after the same kernel ran there, the kernel is blamed, not the GPUs.
 const MAX_BROKEN_DEVICES: usize = 2;
 
-/// Where and how the kernels of a task are judged.
-#[derive(Clone, Debug)]
-pub(crate) struct PoolOptions {
-    pub files: TaskFiles,
-    pub options: eval::JudgeOptions,
-    /// Number of timed workloads.
-    pub workloads: usize,
-    /// The GPUs that judge; if empty, the CPU of this machine judges.
-    pub gpus: Vec<DeviceIdentity>,
-    /// Whether kernels run on the CPU before they run on a GPU.
-    pub screen: bool,
-    /// NVIDIA tools to run on kernels that have passed.
-    pub profiling: Profiling,
-}
-
 /// Judges the kernels of one task in worker processes.
 pub(crate) struct WorkerPool {
     dispatcher: Arc<Dispatcher>,
     /// `None` if the CPU judges.
     precompiler: Option<Precompiler>,
     profiler: Profiler,
+    trials: PointTrials,
     deadlines: Deadlines,
     /// `None` once the driver has taken it.
     faults: Mutex<Option<UnboundedReceiver<WorkerFault>>>,
@@ -60,6 +47,7 @@ impl WorkerPool {
         let arch = pool.gpus.first().map(|gpu| gpu.arch.as_str());
         let precompiler = Precompiler::start(&pool.files, arch);
         let deadlines = Deadlines::new(&pool.options, pool.workloads);
+        let trials = PointTrials::new(pool.clone());
         let greeting = Greeting {
             version: PROTOCOL_VERSION,
             files: pool.files,
@@ -74,6 +62,7 @@ impl WorkerPool {
             dispatcher: Arc::new(Dispatcher::new(greeting, pool.gpus, deadlines, sender)?),
             precompiler,
             profiler,
+            trials,
             deadlines,
             faults: Mutex::new(Some(faults)),
         })
@@ -153,6 +142,12 @@ impl WorkerPool {
                 let choice = WorkerChoice::default();
                 let purpose = DuelPurpose::Search;
                 return self.duel(&job.source, against, purpose, choice).await;
+            }
+            JobKind::Try { others } => {
+                let mut sources = vec![Arc::clone(&job.source)];
+                sources.extend(others.iter().cloned());
+                let outcome = (self.trials).try_all(&sources, self.precompiler.as_ref());
+                return Ok(JobOutcome::Tried(outcome.await?));
             }
             JobKind::Compare { against } => {
                 return self.compare(&job.source, against, job.limit).await;

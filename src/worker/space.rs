@@ -9,7 +9,7 @@ use anyhow::bail;
 
 use super::child::{Worker, WorkerDied};
 use super::deadlines::{Deadlines, REMEDY};
-use super::pool::PoolOptions;
+use super::pool_options::PoolOptions;
 use super::protocol::{Greeting, PROTOCOL_VERSION, WorkerRequest, WorkerResponse};
 use crate::eval::{PointFault, PointRequest, PointResult, PointSeconds, SpaceFacts, SpaceSettings};
 use crate::verdict::DeviceIdentity;
@@ -97,6 +97,7 @@ impl SpaceWorker {
                         baseline_us: Vec::new(),
                         is_disturbed: false,
                         seconds: PointSeconds::default(),
+                        device_seconds: 0.0,
                     });
                 }
                 Err(error) => return Err(error),

@@ -32,4 +32,5 @@ mod simulated;
 mod sources;
 mod sweeps;
 mod tune;
+mod tune_first;
 mod watch;

@@ -2,7 +2,8 @@
 //!
 //! Decides everything when the work starts. `simulator` lets the time pass.
 
-use kforge::event::{Dueled, Event, Failed, FailedReason, Judged};
+use kforge::event::{Dueled, EvaluationSeconds, Event, Failed, FailedReason, Judged};
+use kforge::event::{Proposed, TriedPoint, TriedPoints};
 use kforge::search::DuelRequest;
 use kforge::verdict::{Duel, Speedup, Status, Timing};
 
@@ -29,7 +30,12 @@ pub(crate) enum JobKind {
     /// It violates a constraint, which is known before it is judged.
     Rejection,
     Duel,
+    /// Trials of some points. The event is the proposal with its fastest point.
+    Trials,
 }
+
+/// Points that compile at the same time, next to the device.
+const COMPILED_AT_ONCE: usize = 2;
 
 /// Judges the kernels of one search.
 #[derive(Clone, Copy)]
@@ -132,6 +138,52 @@ impl Judge<'_> {
                 costs.first_check + self.machine.duel * costs.timing,
             )
         }
+    }
+
+    /// Tries a kernel at several points: `kernels` are those of the points, the first is the proposal's own. Chooses the fastest.
+    pub(crate) fn try_points(&self, mut proposed: Proposed, kernels: &[Kernel]) -> (Job, Kernel) {
+        let mut dice = Dice::new(&[self.seed, 45, proposed.step]);
+        let costs = self.machine.costs;
+        let mut device = 0.0;
+        let mut points = Vec::new();
+        for kernel in kernels {
+            let truth = self.landscape.truth(kernel);
+            let error = self.machine.noise.of_trial() * dice.normal();
+            let passed = truth.status == Status::Passed;
+            device += match truth.status {
+                Status::Rejected => 0.0,
+                Status::CompileError => costs.compile,
+                _ => costs.compile + costs.trial,
+            };
+            points.push(TriedPoint {
+                point: self.landscape.values(kernel),
+                microseconds: passed.then(|| (error - truth.speedup.ln()).exp()),
+                status: truth.status,
+            });
+        }
+        let tried = TriedPoints {
+            points,
+            seconds: EvaluationSeconds {
+                wall: device,
+                device,
+            },
+        };
+        let fastest = tried.fastest().map(|fastest| fastest.point.clone());
+        let point = fastest.unwrap_or_else(|| proposed.point.clone());
+        let chosen = kernels
+            .iter()
+            .find(|kernel| self.landscape.values(kernel) == point);
+        let kernel = chosen.copied().unwrap_or_default();
+        proposed.kernel = kernel.digest();
+        proposed.point = point;
+        proposed.tried = Some(tried);
+        let job = Job {
+            event: Event::Proposed(proposed),
+            host: costs.host * kernels.len().div_ceil(COMPILED_AT_ONCE) as f64,
+            device,
+            kind: JobKind::Trials,
+        };
+        (job, kernel)
     }
 
     fn costs_of(&self, truth: &Truth) -> JudgementCosts {

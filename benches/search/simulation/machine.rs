@@ -17,6 +17,8 @@ pub(crate) struct JudgementCosts {
     pub(crate) first_check: f64,
     /// A full timing.
     pub(crate) timing: f64,
+    /// A quick check and a few samples of one point, before a kernel is judged.
+    pub(crate) trial: f64,
 }
 
 /// How precise a full timing is.
@@ -69,6 +71,7 @@ pub(crate) const CARD: Machine = Machine {
         check: 0.47,
         first_check: 0.05,
         timing: 3.2,
+        trial: 0.05,
     },
     noise: Noise::Quiet(0.0033),
     duel: SHORT_DUEL,
@@ -127,6 +130,7 @@ pub(crate) const SHARED_CPU: Machine = Machine {
         check: 1.69 + 1.46,
         first_check: 0.3,
         timing: 5.32,
+        trial: 0.6,
     },
     noise: Noise::Shared(&[0.041, 0.026, 0.046, 0.052, 0.025, 0.02, 0.035, 0.017]),
     duel: 1.0,
@@ -193,6 +197,14 @@ impl Machine {
 }
 
 impl Noise {
+    /// The standard deviation of the logarithm of the time that a trial finds.
+    pub(crate) fn of_trial(self) -> f64 {
+        match self {
+            Noise::Quiet(_) => 0.01,
+            Noise::Shared(_) => 0.06,
+        }
+    }
+
     /// The half width of an interval, and the error of its estimate.
     fn draw(self, dice: &mut Dice) -> (f64, f64) {
         match self {

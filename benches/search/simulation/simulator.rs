@@ -66,6 +66,9 @@ pub(crate) struct Simulator<'s> {
     /// The first step with each source.
     step_of: HashMap<Digest, u64>,
     unjudged: BTreeMap<u64, Kernel>,
+    /// Proposals whose points are to be tried, with the kernels at all of them, and whether those of one are tried now.
+    untried: BTreeMap<u64, (Proposed, Vec<Kernel>)>,
+    is_trying: bool,
     jobs: Vec<Job>,
     judging: usize,
     is_dueling: bool,
@@ -104,6 +107,8 @@ impl<'s> Simulator<'s> {
             kernels: HashMap::new(),
             step_of: HashMap::new(),
             unjudged: BTreeMap::new(),
+            untried: BTreeMap::new(),
+            is_trying: false,
             jobs: Vec::new(),
             judging: 0,
             is_dueling: false,
@@ -197,6 +202,8 @@ impl<'s> Simulator<'s> {
                 let kernels = kernels.map(|step| self.kernels.get(&step).copied());
                 self.judge
                     .duel(request, kernels.map(Option::unwrap_or_default))
+            } else if let Some(job) = self.next_trials() {
+                job
             } else if let Some((step, kernel)) = self.next_candidate() {
                 self.judge.judge(step, &kernel, self.strategy)
             } else {
@@ -207,6 +214,18 @@ impl<'s> Simulator<'s> {
             self.jobs.push(job);
             self.happen(host, Happening::Compiled(index));
         }
+    }
+
+    /// The trials of the first proposal that waits. One at a time.
+    fn next_trials(&mut self) -> Option<Job> {
+        if self.is_trying {
+            return None;
+        }
+        let (step, (proposed, kernels)) = self.untried.pop_first()?;
+        self.is_trying = true;
+        let (job, kernel) = self.judge.try_points(proposed, &kernels);
+        self.kernels.insert(step, kernel);
+        Some(job)
     }
 
     /// The last starting kernel comes first and the baseline last, as in `driver::scheduler`.
@@ -281,6 +300,14 @@ impl<'s> Simulator<'s> {
                 self.is_dueling = false;
                 record.duels += 1;
             }
+            JobKind::Trials => {
+                self.is_trying = false;
+                let event = job.event.clone();
+                if let Event::Proposed(proposed) = event {
+                    self.accept(proposed);
+                }
+                return;
+            }
         }
         record.steps += u64::from(job.kind != JobKind::Duel);
         let event = job.event.clone();
@@ -297,34 +324,51 @@ impl<'s> Simulator<'s> {
             Proposal::Failed(reason) => return self.fail(failed(step, reason)),
             Proposal::Kernel { kernel, detail } => (kernel, detail),
         };
-        let digest = kernel.digest();
-        if let Some(earlier) = self.step_of.get(&digest).copied() {
-            self.kernels.insert(step, kernel);
-            return self.fail(Failed {
-                of: Some(earlier),
-                kernel: Some(digest),
-                detail: Some(detail),
-                ..failed(step, FailedReason::Duplicate)
-            });
-        }
         self.kernels.insert(step, kernel);
-        self.step_of.insert(digest, step);
-        self.unjudged.insert(step, kernel);
-        let tunables = self.landscape.tunables();
-        self.tell(Event::Proposed(Proposed {
+        let proposed = Proposed {
             step,
-            kernel: digest,
+            kernel: kernel.digest(),
             form: None,
             operator: brief.operator,
             parents: brief.parents,
             detail,
             family: kernel.family(),
             point: self.landscape.values(&kernel),
-            space: tunables.clone(),
+            space: self.landscape.tunables().clone(),
             constraints: Vec::new(),
             expected: None,
             edits: Default::default(),
-        }));
+            tried: None,
+        };
+        if self.step_of.contains_key(&proposed.kernel) {
+            return self.accept(proposed);
+        }
+        let points = self.strategy.points_to_try(&proposed);
+        let others = points.iter();
+        let others = others.filter_map(|point| self.landscape.at_point(&kernel, point));
+        let kernels: Vec<Kernel> = [kernel].into_iter().chain(others).collect();
+        if kernels.len() > 1 {
+            self.untried.insert(step, (proposed, kernels));
+        } else {
+            self.accept(proposed);
+        }
+    }
+
+    /// Passes a candidate to the judge, unless it is known.
+    fn accept(&mut self, proposed: Proposed) {
+        let step = proposed.step;
+        if let Some(earlier) = self.step_of.get(&proposed.kernel).copied() {
+            return self.fail(Failed {
+                of: Some(earlier),
+                kernel: Some(proposed.kernel),
+                detail: Some(proposed.detail),
+                ..failed(step, FailedReason::Duplicate)
+            });
+        }
+        self.step_of.insert(proposed.kernel, step);
+        let kernel = self.kernels.get(&step).copied().unwrap_or_default();
+        self.unjudged.insert(step, kernel);
+        self.tell(Event::Proposed(proposed));
     }
 
     fn proposal(&self, brief: &Brief) -> Proposal {

@@ -1,7 +1,7 @@
 //! A search strategy as the simulator sees it: ask and tell, as the driver uses it.
 
 use indexmap::IndexMap;
-use kforge::event::{Brief, Event};
+use kforge::event::{Brief, Event, Proposed};
 use kforge::search::{DuelRequest, KnownCode};
 
 /// One candidate in the place of another.
@@ -35,6 +35,11 @@ pub(crate) trait Strategy {
     /// The speedup that the candidate of a step must be able to reach, with these features.
     fn bar(&self, _step: u64, _features: &IndexMap<String, f64>) -> Option<f64> {
         None
+    }
+
+    /// The points that a kernel gets besides its own before it is judged.
+    fn points_to_try(&self, _proposed: &Proposed) -> Vec<IndexMap<String, i64>> {
+        Vec::new()
     }
 
     /// The compiled code that a candidate must not repeat.

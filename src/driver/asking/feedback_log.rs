@@ -10,7 +10,7 @@ use anyhow::Result;
 
 use super::task_parts::JudgedSteps;
 use crate::event::{Event, Operator};
-use crate::propose::prompt::{Feedback, HistoryEntry, describe_failed_step};
+use crate::propose::prompt::{Feedback, HistoryEntry, describe_failed_step, describe_trials};
 use crate::search::StepOutcome;
 
 /// Number of steps that are searched for each entry of the history.
@@ -25,6 +25,8 @@ pub(in crate::driver) struct FeedbackLog {
     /// Made from the last verdict of a step. `None`: the step has none.
     kept: HashMap<u64, Option<Arc<Feedback>>>,
     expected: HashMap<u64, f64>,
+    /// Which points of a model's kernel were tried before it was judged.
+    tried: HashMap<u64, String>,
 }
 
 impl FeedbackLog {
@@ -37,6 +39,12 @@ impl FeedbackLog {
             Event::Proposed(proposed) => {
                 if let Some(expected) = proposed.expected {
                     self.expected.insert(proposed.step, expected);
+                }
+                if let Some(tried) = &proposed.tried
+                    && proposed.operator.asks_model()
+                {
+                    let text = describe_trials(&proposed.point, tried);
+                    self.tried.insert(proposed.step, text);
                 }
             }
             _ => {}
@@ -112,7 +120,7 @@ impl FeedbackLog {
         let Some(record) = steps.search.record(step) else {
             return Ok(None);
         };
-        let result = match record.outcome {
+        let mut result = match record.outcome {
             StepOutcome::Passed { .. } | StepOutcome::NotPassed(_) => {
                 let Some(child) = self.feedback(step, steps)? else {
                     return Ok(None);
@@ -141,6 +149,9 @@ impl FeedbackLog {
                 }
             }
         };
+        if let Some(tried) = self.tried.get(&step) {
+            result = format!("{result}; {tried}");
+        }
         Ok(Some(HistoryEntry {
             step,
             operator: record.operator,

@@ -2,11 +2,13 @@
 
 use std::fmt::Write;
 
+use indexmap::IndexMap;
+
 use super::feedback::{Feedback, WorkloadFeedback};
 use super::feedback_text::status_meaning;
 use super::numbers::{describe_speedup, format_percent, format_significant};
 use super::quote::code_span;
-use crate::event::{Failed, FailedReason};
+use crate::event::{Failed, FailedReason, TriedPoints};
 
 /// Minimum relative change of a single workload that is reported.
 const MIN_REPORTED_CHANGE: f64 = 0.02;
@@ -128,6 +130,35 @@ fn is_worth_reporting(changes: &[(f64, &WorkloadFeedback)], workloads: usize) ->
     let spread = (changes.first().zip(changes.last()))
         .is_some_and(|((least, _), (most, _))| most / least > 1.0 + 2.0 * MIN_REPORTED_CHANGE);
     spread || (changes.len() == 1 && workloads > 1)
+}
+
+/// Which point of a kernel was judged, of those that were tried before.
+pub(crate) fn describe_trials(judged: &IndexMap<String, i64>, tried: &TriedPoints) -> String {
+    let count = tried.points.len();
+    let Some(own) = tried.points.first() else {
+        return String::new();
+    };
+    if own.point == *judged {
+        return format!("no other of {count} tried points of its tunables was faster");
+    }
+    let fastest = tried.fastest().and_then(|fastest| fastest.time());
+    let compared = match own.time().zip(fastest) {
+        Some((own, fastest)) => format!("takes {:.2} times as long", own / fastest),
+        None => format!("has the status `{}`", own.status),
+    };
+    format!(
+        "judged with {}, the fastest of {count} tried points; its own, {}, {compared}",
+        point_text(judged),
+        point_text(&own.point)
+    )
+}
+
+fn point_text(point: &IndexMap<String, i64>) -> String {
+    let values = point.iter();
+    let values: Vec<String> = values
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    values.join(" ")
 }
 
 /// Why a step has no candidate.

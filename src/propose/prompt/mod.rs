@@ -21,7 +21,7 @@ mod templates;
 mod tests;
 mod text;
 
-pub(crate) use change_text::describe_failed_step;
+pub(crate) use change_text::{describe_failed_step, describe_trials};
 pub(crate) use feedback::Feedback;
 pub use input::{HistoryEntry, KernelLabel, Language};
 pub(crate) use input::{PromptInput, RejectedReply, ShownKernel};

@@ -10,6 +10,7 @@ mod retire;
 mod steps;
 mod strategies;
 mod tune;
+mod tune_first;
 
 use std::collections::BTreeMap;
 
@@ -396,6 +397,7 @@ impl ScriptedRun {
         self.tell(Event::Proposed(Proposed {
             form: None,
             edits: Default::default(),
+            tried: None,
             constraints: Vec::new(),
             expected: None,
             step,

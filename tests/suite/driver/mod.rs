@@ -26,6 +26,7 @@ mod resume;
 pub(crate) mod scripted;
 mod stop_rules;
 mod stopping;
+mod trials;
 
 use scripted::{
     ScriptedJudge, ScriptedJudges, ScriptedProposer, options, run_until, step_options, task,
@@ -83,6 +84,7 @@ fn log_job(job: &Job, log: &Path, journal: &Path) -> anyhow::Result<()> {
         JobKind::Judge => ("judge", "judged"),
         JobKind::Duel { .. } => ("duel", "dueled"),
         JobKind::Confirm => ("confirm", "confirmed"),
+        JobKind::Try { .. } => ("try", "proposed"),
         JobKind::Compare { .. } => ("compare", "compared"),
     };
     let line_start = format!("\"step\":{},\"event\":\"{event}\"", job.step);

@@ -22,7 +22,9 @@ use kforge::verdict::{
     AccessFigures, DeviceIdentity, Duel, Resources, Seconds, Speedup, Status, TimeSummary, Verdict,
     WorkloadVerdict,
 };
-use kforge::worker::{Evaluator, EvaluatorFactory, Job, JobFuture, JobKind, JobOutcome};
+use kforge::worker::{
+    Evaluator, EvaluatorFactory, Job, JobFuture, JobKind, JobOutcome, PointTrial, TrialOutcome,
+};
 
 /// Makes a few lines of text from a brief: a family, and the values of two tunables.
 pub(crate) struct ScriptedProposer {
@@ -162,6 +164,13 @@ impl Evaluator for ScriptedJudge {
             Ok(match &job.kind {
                 JobKind::Judge => self.outcome(&job.source, false),
                 JobKind::Confirm => self.outcome(&job.source, true),
+                JobKind::Try { others } => {
+                    let sources = std::iter::once(&job.source).chain(others);
+                    JobOutcome::Tried(TrialOutcome {
+                        trials: sources.map(|source| trial(source)).collect(),
+                        device_seconds: DEVICE_SECONDS,
+                    })
+                }
                 JobKind::Duel { against } | JobKind::Compare { against } => {
                     let ratio = speed(&job.source) / speed(against);
                     JobOutcome::Duel {
@@ -194,6 +203,16 @@ impl ScriptedJudge {
 
 /// Device time of every evaluation.
 pub(crate) const DEVICE_SECONDS: f64 = 0.25;
+
+/// What a short trial finds.
+fn trial(source: &str) -> PointTrial {
+    let verdict = verdict(source, 1, false);
+    let times = verdict.workloads[0].candidate_us;
+    PointTrial {
+        status: verdict.status,
+        microseconds: times.map(|times| times.median),
+    }
+}
 
 /// True speedup of a kernel.
 fn speed(source: &str) -> f64 {

@@ -23,7 +23,9 @@ fn changed(change: fn(&mut Verdict)) -> ScriptedJudges {
                 let confirmed = match job.kind {
                     JobKind::Judge => false,
                     JobKind::Confirm => true,
-                    JobKind::Duel { .. } | JobKind::Compare { .. } => return Ok(None),
+                    JobKind::Duel { .. } | JobKind::Compare { .. } | JobKind::Try { .. } => {
+                        return Ok(None);
+                    }
                 };
                 let mut verdict = verdict(&job.source, 5, confirmed);
                 change(&mut verdict);

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use indexmap::IndexMap;
-use kforge::event::{Brief, Event};
+use kforge::event::{Brief, Event, Proposed};
 use kforge::search::{
     ArchiveDecision, DuelRequest, Incumbents, KnownCode, ModelPool, Search, SearchSettings,
     SearchUpdate, StepOutcome,
@@ -108,6 +108,10 @@ impl Strategy for MapElites {
         let mut incumbents = self.incumbents.borrow_mut();
         let incumbents = incumbents.get_or_insert_with(|| self.search.incumbents());
         incumbents.as_ref()?.bar(features)
+    }
+
+    fn points_to_try(&self, proposed: &Proposed) -> Vec<IndexMap<String, i64>> {
+        self.search.points_to_try(proposed)
     }
 
     fn known_code(&self, step: u64) -> Vec<KnownCode> {
