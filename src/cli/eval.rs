@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
+use super::dataset_arg::DatasetArg;
 use super::execute::require_machine;
 use super::exit::{self, Exit};
 use super::grid::{self, GridArgs, GridInput};
@@ -57,6 +58,8 @@ pub(super) struct EvalArgs {
     /// Baseline to compare with: the name of one of the task's baselines, or a kernel file. Default: the task's first.
     #[arg(long, value_name = "NAME")]
     baseline: Option<String>,
+    #[command(flatten)]
+    dataset: DatasetArg,
     /// Deadline of one launch, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
     launch_seconds: f64,
@@ -119,6 +122,7 @@ fn help() -> String {
 }
 
 pub(super) fn run(arguments: EvalArgs) -> anyhow::Result<Exit> {
+    arguments.dataset.apply();
     if arguments.compile_only {
         return compile_kernels(&arguments);
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::dataset_arg::DatasetArg;
 use super::exit::{self, Exit};
 use super::output::{Format, print, print_json, print_json_lines};
 use super::recorded::recorded_config;
@@ -38,6 +39,8 @@ pub(super) struct ExportArgs {
     /// Task of the kernel. Default: the run's only task; for a file `kernels/TASK/x.cu` its folder.
     #[arg(long, value_name = "TASK")]
     task: Option<String>,
+    #[command(flatten)]
+    dataset: DatasetArg,
     /// What functions and files are called. Default: as the task.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -213,6 +216,7 @@ fn file_origin(path: &Path) -> String {
 }
 
 fn file_task(arguments: &ExportArgs, path: &Path) -> Result<TaskFiles, Failure> {
+    arguments.dataset.apply();
     if let Some(name) = &arguments.task {
         return TaskFiles::find(name);
     }

@@ -111,9 +111,18 @@ pub(super) fn check_name(name: &str) -> Result<(), Failure> {
 
 /// Writes the files of a task to a new folder.
 pub(super) fn write_files(folder: &Path, draft: &TaskDraft) -> anyhow::Result<()> {
+    let files = draft.files.iter();
+    write_texts(folder, files.map(|(file, text)| (*file, text.as_str())))
+}
+
+/// Writes files to a new folder.
+pub(super) fn write_texts<'t>(
+    folder: &Path,
+    files: impl IntoIterator<Item = (&'t str, &'t str)>,
+) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder)
         .with_context(|| format!("failed to create `{}`", folder.display()))?;
-    for (file, text) in &draft.files {
+    for (file, text) in files {
         let path = folder.join(file);
         std::fs::write(&path, text)
             .with_context(|| format!("failed to write `{}`", path.display()))?;

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use super::dataset_arg::DatasetArg;
 use super::model_flags::{ModelArgs, NoModelArg};
 use super::output::Format;
 use crate::base::Failure;
@@ -37,6 +38,8 @@ pub(super) struct RunArgs {
     /// Read GPU counters of the kernels that are confirmed at the end (`eval.counters`).
     #[arg(long)]
     pub(super) counters: bool,
+    #[command(flatten)]
+    pub(super) dataset: DatasetArg,
     /// Fail unless the full sandbox is available (`eval.require_sandbox`).
     #[arg(long)]
     pub(super) require_sandbox: bool,
@@ -79,6 +82,7 @@ pub(super) fn apply_flags(
     models: &ModelArgs,
     no_model: &NoModelArg,
 ) -> Result<Config, Failure> {
+    run.dataset.apply();
     config.steps = run.steps.unwrap_or(config.steps);
     if let Some(name) = run.profile.as_deref() {
         config.profile = ProfileChoice(name.to_owned());

@@ -1,12 +1,14 @@
 //! `kforge tasks`: lists, shows and checks tasks.
 //!
-//! Reads task folders; `new_task` writes a new task. `check` runs kernels on the CPU in child processes of this process. It judges tasks,
+//! Reads task folders; `new_task` writes a new task, and `import` those of other tools. `check` runs kernels on the CPU in child processes of this process. It judges tasks,
 //! never candidates.
 
 use anyhow::Context;
 
 use super::check_progress::CheckProgress;
+use super::dataset_arg::DatasetArg;
 use super::exit::{self, Exit};
+use super::import::{self, ImportArgs};
 use super::new_task::{self, NewTaskArgs};
 use super::output::{Format, print, print_json, print_json_lines};
 use super::run_args::parse_seed;
@@ -15,7 +17,7 @@ use crate::device::cpu::CpuDevice;
 use crate::device::{Cache, Device};
 use crate::eval;
 use crate::report;
-use crate::task::{Task, TaskFiles, embedded_names, local_names};
+use crate::task::{Task, TaskFiles, dataset_names, embedded_names, local_names};
 
 /// Arguments of `kforge tasks`.
 #[derive(Debug, clap::Args)]
@@ -30,6 +32,8 @@ enum TasksCommand {
     /// List the tasks in `tasks/` and those built into kforge.
     #[command(after_help = list_help())]
     List {
+        #[command(flatten)]
+        dataset: DatasetArg,
         /// Output format.
         #[arg(long, value_enum, default_value_t)]
         format: Format,
@@ -40,11 +44,16 @@ enum TasksCommand {
     /// Write the files of a new task.
     #[command(after_help = new_task::help())]
     New(NewTaskArgs),
+    /// Import tasks from another tool's format.
+    #[command(after_help = import::help())]
+    Import(ImportArgs),
     /// Show one task: axes, inputs, outputs, workloads, profiles.
     #[command(after_help = show_help())]
     Show {
         /// Name or folder of the task.
         task: String,
+        #[command(flatten)]
+        dataset: DatasetArg,
         /// Output format.
         #[arg(long, value_enum, default_value_t)]
         format: Format,
@@ -57,6 +66,8 @@ struct CheckArgs {
     /// Names or folders of tasks. Default: all.
     #[arg(value_name = "TASK")]
     tasks: Vec<String>,
+    #[command(flatten)]
+    dataset: DatasetArg,
     /// Profile whose workloads are used; `full` has all.
     #[arg(long, value_name = "NAME", default_value = "full", value_parser = ["quick", "full"])]
     profile: String,
@@ -134,10 +145,21 @@ fn check_help() -> String {
 
 pub(super) fn run(arguments: TasksArgs) -> anyhow::Result<Exit> {
     match arguments.command {
-        TasksCommand::List { format } => list_tasks(format)?,
+        TasksCommand::List { dataset, format } => {
+            dataset.apply();
+            list_tasks(format)?;
+        }
         TasksCommand::Check(arguments) => return check_tasks(arguments),
         TasksCommand::New(arguments) => new_task::new_task(&arguments)?,
-        TasksCommand::Show { task, format } => show_task(&task, format)?,
+        TasksCommand::Import(arguments) => return import::import(&arguments),
+        TasksCommand::Show {
+            task,
+            dataset,
+            format,
+        } => {
+            dataset.apply();
+            show_task(&task, format)?;
+        }
     }
     Ok(Exit::Done)
 }
@@ -150,8 +172,9 @@ fn check_tasks(arguments: CheckArgs) -> anyhow::Result<Exit> {
         ))
         .into());
     }
+    arguments.dataset.apply();
     let names = if arguments.tasks.is_empty() {
-        all_task_names()
+        all_task_names()?
     } else {
         arguments.tasks.clone()
     };
@@ -210,20 +233,21 @@ fn admit_task(
         .with_context(|| format!("failed to test task `{}`", task.name))
 }
 
-/// The names of all tasks, in `tasks/` and built in.
-fn all_task_names() -> Vec<String> {
+/// The names of all tasks, in `tasks/`, built in, and in the dataset.
+fn all_task_names() -> Result<Vec<String>, Failure> {
     let mut names = local_names();
+    names.extend(dataset_names()?);
     names.extend(embedded_names().into_iter().map(str::to_owned));
     names.sort_unstable();
     names.dedup();
-    names
+    Ok(names)
 }
 
 /// Lists every task. A broken task has a line that says so, and does not hide the others.
 fn list_tasks(format: Format) -> anyhow::Result<()> {
     let mut tasks = Vec::new();
     let mut broken = Vec::new();
-    for name in all_task_names() {
+    for name in all_task_names()? {
         let files = TaskFiles::find(&name);
         match files.and_then(|files| Ok((files.load()?, files.origin))) {
             Ok(task) => tasks.push(task),

@@ -9,7 +9,8 @@ use crate::task::TaskFiles;
 
 /// A task and the name that the config has for it.
 pub(crate) struct NamedTask {
-    /// The name to record: an absolute path if the config names a folder, so that the run can be resumed from any folder.
+    /// The name to record: an absolute path if the config names a folder or the definition of a dataset, so that the run can be resumed
+    /// from any folder.
     pub(super) name: String,
     pub(crate) files: TaskFiles,
 }
@@ -25,7 +26,10 @@ pub(crate) fn find_tasks(config: &Config) -> Result<Vec<NamedTask>, Failure> {
                 .hint("name every task once: each has its own folder in the run directory");
             return Err(with_origin(origin.as_deref(), failure));
         }
-        let name = absolute_folder(&name).unwrap_or(name);
+        let is_folder = Path::new(&name).join("task.yaml").is_file();
+        let place = files.place.as_deref();
+        let place = place.filter(|place| is_folder || place.is_file());
+        let name = place.and_then(Path::to_str).map_or(name, str::to_owned);
         found.push(NamedTask { name, files });
     }
     if found.is_empty() {
@@ -64,11 +68,4 @@ fn with_origin(origin: Option<&str>, failure: Failure) -> Failure {
         },
         None => failure,
     }
-}
-
-/// The absolute path, if the name is that of a task folder.
-fn absolute_folder(name: &str) -> Option<String> {
-    let folder = Path::new(name);
-    folder.join("task.yaml").is_file().then_some(())?;
-    Some(folder.canonicalize().ok()?.to_str()?.to_owned())
 }

@@ -1,6 +1,6 @@
 //! Contents of a kernel's buffers: what is written into them, and what a check of them returns.
 //!
-//! Plain data, shared by all devices. The functions on host memory are in `numerics`.
+//! Shared by all devices. The functions on the elements of host memory are in `numerics`.
 
 use std::any::Any;
 use std::fmt;
@@ -18,6 +18,8 @@ pub enum BufferContent<'a> {
     },
     /// These values, rounded to the buffer's dtype.
     Values(&'a [f64]),
+    /// These bytes: elements of the buffer's dtype, little-endian.
+    Bytes(&'a [u8]),
     /// A pattern that no kernel leaves in its outputs by doing its work, so it shows which elements were not written. The guard zones
     /// are written again too.
     Poison(Poison),
@@ -122,4 +124,19 @@ pub struct Mismatch {
     pub index: u64,
     pub expected: f64,
     pub found: f64,
+}
+
+/// Copies elements into a buffer.
+///
+/// # Errors
+/// If the lengths differ.
+pub(super) fn copy_bytes(bytes: &[u8], memory: &mut [u8]) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        bytes.len() == memory.len(),
+        "{} bytes for a buffer of {}",
+        bytes.len(),
+        memory.len()
+    );
+    memory.copy_from_slice(bytes);
+    Ok(())
 }

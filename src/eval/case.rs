@@ -2,11 +2,15 @@
 //!
 //! Plain data. `cases` decides which cases a candidate gets.
 
+use std::sync::Arc;
+
 use indexmap::IndexMap;
 
 use crate::base::Digest;
 use crate::kernel::Scalars;
-use crate::task::{Binding, Distribution, DistributionKind, InputSource, Regime, Task, Workload};
+use crate::task::{
+    Binding, Distribution, DistributionKind, InputSource, Regime, StoredTensor, Task, Workload,
+};
 
 /// Operations that take as long as moving a byte.
 const OPERATIONS_PER_BYTE: f64 = 2.0;
@@ -73,6 +77,33 @@ impl Case {
             .map_or_else(default, |distribution| {
                 distribution.with_axis_sizes(&self.binding.axes, is_float)
             })
+    }
+
+    /// The file that an input's values are in. `None` if they are drawn, as under a regime that changes the input.
+    pub(super) fn stored(&self, task: &Task, input: &str) -> Option<&Arc<StoredTensor>> {
+        // The stored tensors of a workload belong together, so a case of other sizes has none of them.
+        let fits = |name: &str, stored: &StoredTensor| {
+            let tensor = task.definition.inputs.get(name);
+            let shape = tensor.and_then(|tensor| self.binding.shape(tensor).ok());
+            shape.is_some_and(|shape| shape == stored.shape)
+        };
+        let mut inputs = self.inputs.iter();
+        let all_fit = inputs.all(|(name, source)| match source {
+            InputSource::Stored(stored) => fits(name, stored),
+            _ => true,
+        });
+        match self.inputs.get(input)? {
+            InputSource::Stored(stored) if all_fit && !self.is_drawn && !self.changes(input) => {
+                Some(stored)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether every seed gives the same inputs.
+    pub(super) fn is_stored(&self, task: &Task) -> bool {
+        let mut tensors = task.definition.inputs.iter();
+        tensors.all(|(name, tensor)| tensor.shape.is_none() || self.stored(task, name).is_some())
     }
 
     fn regime_distribution(&self, input: &str) -> Option<&Distribution> {

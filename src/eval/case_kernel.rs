@@ -3,30 +3,41 @@
 //! Each check returns `Ok`, or a finding about the kernel as the error. Does not compute expected values: `kernel_set` asks the
 //! oracle.
 
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::case::{Case, derive_seed};
 use super::context::JudgeContext;
 use super::finding::{Finding, JudgeResult};
 use super::stage_times::{OpenStage, StageTimes};
+use super::stored_values::StoredValues;
 use crate::base::Failure;
 use crate::device::{
     BoundKernel, BufferContent, ExpectedValues, LaunchOutcome, OutputComparison, PersistentState,
     Poison, Purpose,
 };
 use crate::kernel::plan::{Buffer, BufferRole, LaunchPlan};
-use crate::task::{Distribution, Tolerance};
+use crate::task::{Distribution, StoredTensor, Tolerance};
 use crate::verdict::{Evidence, Status};
 
 /// For the oracle on one copy of the data.
 pub(super) const EXPECT_PURPOSE: Purpose = Purpose::Expect { copies: 1 };
 
+/// Where the values of an input come from.
+enum InputValues {
+    Drawn(Distribution),
+    /// A file, and what was read from it.
+    Stored(Arc<StoredTensor>, Option<Rc<Vec<u8>>>),
+}
+
 /// A kernel bound to the buffers of a case.
 pub(super) struct CaseKernel {
     pub(super) kernel: Box<dyn BoundKernel>,
     pub(super) plan: LaunchPlan,
-    /// The input buffers with their distributions, in the order of the definition.
-    inputs: Vec<(usize, Distribution)>,
+    /// The input buffers with the source of their values, in the order of the definition.
+    inputs: Vec<(usize, InputValues)>,
+    stored: StoredValues,
     times: StageTimes,
     /// Whether its launches as an oracle have ended well so far.
     pub(super) is_usable: bool,
@@ -43,6 +54,7 @@ impl CaseKernel {
             kernel,
             plan,
             inputs: Vec::new(),
+            stored: context.stored.clone(),
             times: context.times.clone(),
             is_usable: true,
         };
@@ -56,7 +68,13 @@ impl CaseKernel {
         let buffers = self.plan.buffers.iter().enumerate();
         self.inputs = buffers
             .filter(|(_, buffer)| is_input(buffer.role))
-            .map(|(index, buffer)| (index, case.distribution(context.task, &buffer.name)))
+            .map(|(index, buffer)| {
+                let values = match case.stored(context.task, &buffer.name) {
+                    Some(tensor) => InputValues::Stored(Arc::clone(tensor), None),
+                    None => InputValues::Drawn(case.distribution(context.task, &buffer.name)),
+                };
+                (index, values)
+            })
             .collect();
     }
 
@@ -72,13 +90,22 @@ impl CaseKernel {
         Ok(())
     }
 
-    /// Fills the inputs only. The same seed gives every kernel of the task the same data.
+    /// Fills the inputs only. The same seed gives every kernel of the task the same data. Stored values are the same for every seed.
     pub(super) fn fill_inputs(&mut self, seed: u64) -> anyhow::Result<()> {
         let _stage = self.times.stage("fill");
-        for (order, (buffer, distribution)) in self.inputs.iter().enumerate() {
+        for (order, (buffer, values)) in self.inputs.iter_mut().enumerate() {
             let seed = derive_seed(seed, "input", order);
-            self.kernel
-                .write(*buffer, &BufferContent::Random { distribution, seed })?;
+            let content = match values {
+                InputValues::Drawn(distribution) => BufferContent::Random { distribution, seed },
+                InputValues::Stored(tensor, read) => {
+                    let values = match read {
+                        Some(values) => values,
+                        None => read.insert(self.stored.get(tensor)?),
+                    };
+                    BufferContent::Bytes(values)
+                }
+            };
+            self.kernel.write(*buffer, &content)?;
         }
         Ok(())
     }

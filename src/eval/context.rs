@@ -14,6 +14,7 @@ use super::hidden::{Coverage, Effort};
 use super::known_opponents::KnownOpponents;
 use super::oracle_pool::OraclePool;
 use super::stage_times::{Phase, StageTimes};
+use super::stored_values::StoredValues;
 use super::task_terms::explain;
 use super::timing_lock::TimingLock;
 use crate::base::Failure;
@@ -59,6 +60,8 @@ pub(super) struct JudgeContext<'a> {
     pub(super) anchor: Option<CompiledAnchor>,
     /// What earlier judgements have found out about the baseline and the anchor.
     pub(super) known_opponents: KnownOpponents,
+    /// The tensors in files that open kernels have.
+    pub(super) stored: StoredValues,
     /// `None` where opening an oracle costs little.
     pub(super) oracle_pool: Option<OraclePool>,
     pub(super) timing_lock: TimingLock,
@@ -122,6 +125,7 @@ impl<'a> JudgeContext<'a> {
             baseline: parse(Reference::Baseline, task.baseline().1)?,
             anchor: None,
             known_opponents: KnownOpponents::default(),
+            stored: StoredValues::default(),
             oracle_pool: device.lock_file().is_host.then(OraclePool::default),
             timing_lock,
             times,

@@ -57,6 +57,7 @@ mod simulated_machine;
 mod space_judge;
 mod stage_times;
 mod stages;
+mod stored_values;
 mod task_terms;
 mod timed_cases;
 mod timed_outputs;

@@ -99,7 +99,19 @@ fn filled<'v>(
     let own = definition.inputs.get(&tensor.name);
     let own = own.or_else(|| definition.outputs.get(&tensor.name));
     let dtype = own.map_or(DType::Float32, |tensor| tensor.dtype);
-    let given = exporter.plan.task.settings.inputs.get(&tensor.name);
+    let task = exporter.plan.task;
+    let is_stored = |workload: &Workload| {
+        let source = workload.inputs.get(&tensor.name);
+        matches!(source, Some(InputSource::Stored(_)))
+    };
+    if let Some(workload) = task.workloads.iter().find(|one| is_stored(one)) {
+        return Err(refuse(format!(
+            "workload `{}`: the values of input `{}` are in a file, which a program of one file does not have",
+            workload.id, tensor.name
+        ))
+        .hint("export another format, such as `c`, and read the file in the program that calls it"));
+    }
+    let given = task.settings.inputs.get(&tensor.name);
     Ok(FilledTensor {
         tensor,
         element: match dtype {

@@ -64,6 +64,8 @@ profiles:
             .into(),
         kernels: [("naive.cu".to_owned(), String::new())].into(),
         baseline: None,
+        tensors: Default::default(),
+        place: None,
         kernels_folder: Default::default(),
     }
 }

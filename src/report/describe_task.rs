@@ -14,13 +14,15 @@ use crate::task::{
 pub(crate) fn task_table(tasks: &[(Task, String)]) -> String {
     let lengths = tasks.iter().map(|(task, _)| task.definition.op_type.len());
     let width = lengths.max().unwrap_or(0).clamp(9, 30);
+    let names = tasks.iter().map(|(task, _)| task.name.len());
+    let name_width = names.max().unwrap_or(0).clamp(14, 40);
     let mut text = format!(
-        "{:<14} {:<width$} {:<30} {:>9}  {}\n",
+        "{:<name_width$} {:<width$} {:<30} {:>9}  {}\n",
         "task", "operation", "definition", "workloads", "found in"
     );
     for (task, origin) in tasks {
         text += &format!(
-            "{:<14} {:<width$} {:<30} {:>9}  {}\n",
+            "{:<name_width$} {:<width$} {:<30} {:>9}  {}\n",
             task.name,
             task.definition.op_type,
             task.definition.name,

@@ -52,7 +52,7 @@ fn check_values_given_twice(parts: &TaskCheckInput<'_>, found: &mut KeyedFailure
             continue;
         };
         for workload in parts.workloads {
-            let Some(InputSource::Scalar(there)) = workload.inputs.get(name).copied() else {
+            let Some(&InputSource::Scalar(there)) = workload.inputs.get(name) else {
                 continue;
             };
             if is_same(here, there, tensor.dtype) {

@@ -1,9 +1,9 @@
-//! Finds task folders and reads their files.
+//! Reads the files of tasks, from a folder or from those built in.
 //!
-//! A task name is looked up as a path, then in `tasks/` of the working folder, then among the embedded tasks. Workers receive the
-//! contents of the files, never paths. `load` turns them into a `Task`.
+//! `find` says where a task is looked for. Workers receive the contents of the files; only the values of tensors are read again (`stored_tensor`). `load`
+//! turns the files into a `Task`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use include_dir::{Dir, include_dir};
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::REFERENCE_ORACLE;
 use super::problems::Problems;
+use super::stored_tensor::{self, NamedTensor, NamedTensors};
 use crate::base::Failure;
 use crate::base::text::did_you_mean;
 
@@ -28,9 +29,15 @@ pub struct TaskFiles {
     pub files: BTreeMap<String, String>,
     /// The kernels that `task.yaml` names, by file name.
     pub kernels: BTreeMap<String, String>,
+    /// The tensors that workloads name.
+    #[serde(default)]
+    pub(crate) tensors: NamedTensors,
     /// Replaces the first baseline of `task.yaml`: the name of another baseline, or of a kernel in `kernels`.
     #[serde(default)]
     pub baseline: Option<String>,
+    /// The path by which it is found again from any working folder. `None` if its name is enough. It is not sent to workers.
+    #[serde(skip)]
+    pub(crate) place: Option<PathBuf>,
     /// The task's kernels folder in the working tree, which may not exist yet. It is not sent to workers.
     #[serde(skip)]
     pub kernels_folder: PathBuf,
@@ -56,54 +63,23 @@ pub fn embedded_lists() -> Vec<(&'static str, &'static str)> {
 }
 
 impl TaskFiles {
-    /// Finds a task by its name or folder and reads its files.
-    pub fn find(name: &str) -> Result<Self, Failure> {
-        let as_given = Path::new(name);
-        for folder in [as_given.to_owned(), Path::new("tasks").join(name)] {
-            if folder.join("task.yaml").is_file() {
-                return Self::from_folder(&folder);
-            }
-        }
-        if let Some(folder) = TASKS.get_dir(name) {
-            let read = |file: &str| {
-                folder
-                    .get_file(format!("{name}/{file}"))?
-                    .contents_utf8()
-                    .map(str::to_owned)
-            };
-            let kernel = |file: &str| {
-                KERNELS
-                    .get_file(format!("{name}/{file}"))?
-                    .contents_utf8()
-                    .map(str::to_owned)
-            };
-            return Self::collect(
-                name.to_owned(),
-                format!("{name} (embedded)"),
-                Path::new("kernels").join(name),
-                &read,
-                &kernel,
-            );
-        }
-        if as_given.is_dir() {
-            return Err(Failure::usage(format!("`{name}` contains no task.yaml"))
-                .hint("`kforge tasks new NAME` writes a complete task"));
-        }
-        let local = local_names();
-        // A set, because a shipped task may be in the working folder too.
-        let known: BTreeSet<_> = embedded_names()
-            .into_iter()
-            .chain(local.iter().map(String::as_str))
-            .collect();
-        Err(
-            Failure::usage(format!("unknown task `{name}`")).hint(format!(
-                "{} `kforge tasks list` lists all tasks",
-                hint_start(&did_you_mean(name, known))
-            )),
-        )
+    /// A task that is built in. `None` if there is none of this name.
+    pub(super) fn embedded(name: &str) -> Option<Result<Self, Failure>> {
+        let folder = TASKS.get_dir(name)?;
+        let text = |folder: &Dir<'_>, file: &str| {
+            let file = folder.get_file(format!("{name}/{file}"))?;
+            file.contents_utf8().map(str::to_owned)
+        };
+        Some(Self::collect(
+            name.to_owned(),
+            format!("{name} (embedded)"),
+            Path::new("kernels").join(name),
+            &|file| text(folder, file),
+            &|file| text(&KERNELS, file),
+        ))
     }
 
-    fn from_folder(folder: &Path) -> Result<Self, Failure> {
+    pub(super) fn from_folder(folder: &Path) -> Result<Self, Failure> {
         let resolved = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
         let name = resolved.file_name().map_or_else(
             || "task".to_owned(),
@@ -134,7 +110,22 @@ impl TaskFiles {
         };
         let kernels_folder = choose_kernels_folder(&folders);
         let origin = folder.display().to_string();
-        Self::collect(name.clone(), origin, kernels_folder, &read, &kernel)
+        let mut files = Self::collect(name.clone(), origin, kernels_folder, &read, &kernel)?;
+        files.find_tensors(&resolved);
+        files.place = Some(resolved);
+        if files.tensors.values().any(NamedTensor::is_wrong) {
+            return Err(files.load_failure());
+        }
+        Ok(files)
+    }
+
+    /// Looks for the tensors that the workloads name, with paths relative to a folder.
+    pub(super) fn find_tensors(&mut self, root: &Path) {
+        if let Some(settings) = self.settings(&mut Problems::default())
+            && let Some(workloads) = self.files.get(&settings.workloads)
+        {
+            self.tensors = stored_tensor::describe(workloads, root);
+        }
     }
 
     /// Reads the files that `task.yaml` names.
@@ -157,7 +148,9 @@ impl TaskFiles {
             origin,
             files: BTreeMap::from([("task.yaml".to_owned(), settings_text)]),
             kernels: BTreeMap::new(),
+            tensors: NamedTensors::new(),
             baseline: None,
+            place: None,
             kernels_folder,
         };
         let mut problems = Problems::default();
@@ -194,7 +187,7 @@ impl TaskFiles {
     }
 
     /// The failure of a task that cannot be loaded.
-    fn load_failure(&self) -> Failure {
+    pub(super) fn load_failure(&self) -> Failure {
         match self.load() {
             Err(failure) => failure,
             Ok(_) => Failure::usage(format!("{}: cannot be read", self.origin)),
@@ -239,18 +232,7 @@ fn choose_kernels_folder(folders: &[PathBuf]) -> PathBuf {
     }
 }
 
-/// Names of the tasks in `tasks/` of the working folder, sorted.
-pub fn local_names() -> Vec<String> {
-    let entries = std::fs::read_dir("tasks").into_iter().flatten().flatten();
-    let mut names: Vec<_> = entries
-        .filter(|entry| entry.path().join("task.yaml").is_file())
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
-    names.sort_unstable();
-    names
-}
-
-fn hint_start(text: &str) -> String {
+pub(super) fn hint_start(text: &str) -> String {
     if text.ends_with('?') {
         text.to_owned()
     } else {

@@ -9,6 +9,7 @@ use indexmap::IndexMap;
 
 use super::check::{TaskCheckInput, check, check_derived};
 use super::check_constants::check_constants;
+use super::constraints::broken_constraints;
 use super::defaults::{add_profiles, traffic};
 use super::definition::Definition;
 use super::definition_reader::read_definition;
@@ -16,6 +17,7 @@ use super::files::TaskFiles;
 use super::problems::{Problems, TaskFile};
 use super::settings::{Baseline, TaskSettings};
 use super::settings_reader::read_settings;
+use super::stored_tensor::NamedTensor;
 use super::workload::Workload;
 use super::{REFERENCE_ORACLE, Task};
 use crate::base::expression::Expression;
@@ -108,8 +110,26 @@ impl TaskFiles {
             for (key, failure) in check_derived(&task) {
                 self.report(&key, failure, problems);
             }
+            self.check_constraints(&task, problems);
         }
         Some(task)
+    }
+
+    /// Reports workloads that break a constraint of the definition.
+    fn check_constraints(&self, task: &Task, problems: &mut Problems) {
+        let text = self.files.get(&task.settings.definition);
+        let text = text.map_or("", String::as_str);
+        let (origin, file) = (&self.origin, &task.settings.workloads);
+        for broken in broken_constraints(text, &task.definition, &task.workloads) {
+            let message = format!(
+                "{origin}/{file}:{}: {}",
+                broken.line, broken.failure.message
+            );
+            problems.push(Failure {
+                message,
+                ..broken.failure
+            });
+        }
     }
 
     /// Where `task.yaml` cannot be read: the problems of the files under their usual names.
@@ -169,7 +189,8 @@ impl TaskFiles {
             return Vec::new();
         };
         let origin = format!("{}/{file}", self.origin);
-        Workload::read_all(&TaskFile::new(&origin, text), definition, problems)
+        let file = TaskFile::new(&origin, text);
+        Workload::read_all(&file, definition, &self.tensors, problems)
     }
 
     /// Reports kernels that are missing, each once.
@@ -243,8 +264,22 @@ impl TaskFiles {
     }
 
     fn digest(&self) -> Digest {
-        let contents = self.files.iter().chain(&self.kernels);
-        Digest::of_parts(contents.flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]))
+        let tensors = self
+            .tensors
+            .iter()
+            .filter_map(|(name, tensor)| match tensor {
+                NamedTensor::Found(tensor) => Some((name, tensor.fingerprint.to_string())),
+                NamedTensor::Wrong { .. } => None,
+            });
+        let tensors: Vec<_> = tensors.collect();
+        let mut parts: Vec<&[u8]> = Vec::new();
+        for (name, text) in self.files.iter().chain(&self.kernels) {
+            parts.extend([name.as_bytes(), text.as_bytes()]);
+        }
+        for (name, fingerprint) in &tensors {
+            parts.extend([name.as_bytes(), fingerprint.as_bytes()]);
+        }
+        Digest::of_parts(parts)
     }
 }
 

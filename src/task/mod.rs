@@ -1,6 +1,6 @@
 //! Tasks: a definition, its workloads and kforge's settings for them (tolerances, regimes, baselines, profiles).
 //!
-//! `files` finds a task folder, `load` reads its files; `check` validates its parts against each other. This module never compiles or runs
+//! `find` finds a task folder and `files` reads it, `load` parses its files; `check` validates its parts against each other. This module never compiles or runs
 //! a kernel; `eval` does.
 
 use indexmap::IndexMap;
@@ -11,6 +11,8 @@ use crate::base::expression::Expression;
 mod best;
 mod check;
 mod check_constants;
+mod constraints;
+mod dataset;
 mod defaults;
 mod definition;
 mod definition_reader;
@@ -18,15 +20,19 @@ mod distribution;
 mod draft;
 mod dtype;
 mod files;
+mod find;
 mod load;
 mod problems;
 mod regimes;
 mod schema;
 mod settings;
 mod settings_reader;
+mod shipped_twin;
+mod stored_tensor;
 mod workload;
 
 pub(crate) use best::BestKnown;
+pub(crate) use dataset::{Dataset, DatasetTask, dataset_names, use_dataset};
 pub use definition::{AxisKind, Binding, Definition, DefinitionAxis, Tensor};
 pub use distribution::{CumulativeTotal, Distribution, DistributionKind, Norm};
 pub(crate) use draft::{
@@ -34,12 +40,14 @@ pub(crate) use draft::{
     example_task,
 };
 pub use dtype::DType;
-pub use files::{TaskFiles, embedded_lists, embedded_names, local_names};
+pub use files::{TaskFiles, embedded_lists, embedded_names};
+pub use find::local_names;
 pub(crate) use schema::task_schema;
 pub use settings::Tolerance;
 pub(crate) use settings::{
     MIN_BLOCKS, PrecisionCheck, Profile, Regime, RegimeChoice, TaskSettings, WorkloadChoice,
 };
+pub use stored_tensor::StoredTensor;
 pub use workload::{InputSource, Workload};
 
 /// The `oracle` of a task that is judged by the `reference` of its definition.

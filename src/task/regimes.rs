@@ -91,8 +91,15 @@ pub(super) fn usual_value(
     let tensor = definition.inputs.get(name)?;
     let of_workload = || match workloads.first()?.inputs.get(name)? {
         InputSource::Scalar(value) => Some(*value),
-        InputSource::Random => None,
+        InputSource::Random | InputSource::Stored(_) => None,
     };
+    let is_stored = |workload: &Workload| {
+        let source = workload.inputs.get(name);
+        matches!(source, Some(InputSource::Stored(_)))
+    };
+    if workloads.iter().any(is_stored) {
+        return None;
+    }
     match settings.inputs.get(name) {
         Some(given) => given.constant_value(),
         None if tensor.shape.is_some() => default_distribution(tensor).constant_value(),

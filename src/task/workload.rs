@@ -1,6 +1,9 @@
 //! `workloads.jsonl`: FlashInfer-Bench workloads, one per line. Each binds the variable axes and the inputs.
 //!
-//! Parses and validates them against the definition, and reports everything that is wrong; reads no other files.
+//! Parses and validates them against the definition, and reports everything that is wrong; reads no other files. `stored_tensor` has
+//! described the tensors that lines name.
+
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
@@ -8,6 +11,7 @@ use serde_json::{Map, Value};
 use super::definition::{Binding, Definition, Tensor};
 use super::definition_reader::json_failure;
 use super::problems::{Problems, TaskFile};
+use super::stored_tensor::{NamedTensor, NamedTensors, StoredTensor, name_of};
 use crate::base::Failure;
 use crate::base::text::{did_you_mean, quote_list};
 use crate::base::value_reader::show_value;
@@ -25,12 +29,14 @@ pub struct Workload {
 }
 
 /// The source of an input's values.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum InputSource {
     /// The distribution in `task.yaml`.
     Random,
     /// A fixed scalar.
     Scalar(f64),
+    /// The values in a file.
+    Stored(Arc<StoredTensor>),
 }
 
 impl Workload {
@@ -42,17 +48,18 @@ impl Workload {
     ) -> Result<Vec<Self>, Failure> {
         let mut problems = Problems::default();
         let file = TaskFile::new(origin, text);
-        let workloads = Self::read_all(&file, definition, &mut problems);
+        let workloads = Self::read_all(&file, definition, &NamedTensors::new(), &mut problems);
         match problems.into_failure(origin) {
             None => Ok(workloads),
             Some(failure) => Err(failure),
         }
     }
 
-    /// Reads all lines. The result has the workloads that could be read; their axes may lack sizes.
+    /// Reads all lines. The result has the workloads that could be read; their axes may lack sizes. `tensors`: those that lines name.
     pub(super) fn read_all(
         file: &TaskFile<'_>,
         definition: &Definition,
+        tensors: &NamedTensors,
         problems: &mut Problems,
     ) -> Vec<Self> {
         let mut workloads: Vec<Self> = Vec::new();
@@ -64,6 +71,7 @@ impl Workload {
                 origin: file.origin,
                 line: index + 1,
                 definition,
+                tensors,
                 problems,
             };
             let map = match serde_json::from_str(line) {
@@ -112,6 +120,7 @@ struct LineReader<'r> {
     /// 1-based.
     line: usize,
     definition: &'r Definition,
+    tensors: &'r NamedTensors,
     problems: &'r mut Problems,
 }
 
@@ -262,7 +271,11 @@ impl LineReader<'_> {
                 continue;
             };
             self.check_shape(&key, input, tensor, binding);
-            match input_source(input, tensor) {
+            let source = match input.get("type").and_then(Value::as_str) {
+                Some("safetensors") => self.stored_tensor(input, tensor, binding),
+                _ => input_source(input, tensor),
+            };
+            match source {
                 Ok(source) => {
                     inputs.insert(name.clone(), source);
                 }
@@ -270,6 +283,57 @@ impl LineReader<'_> {
             }
         }
         inputs
+    }
+
+    /// The tensor of a file. Its dtype and shape must be those of the definition, exactly.
+    fn stored_tensor(
+        &self,
+        input: &Map<String, Value>,
+        tensor: &Tensor,
+        binding: &Binding,
+    ) -> Result<InputSource, Failure> {
+        let text = |key: &str| {
+            input.get(key).and_then(Value::as_str).ok_or_else(|| {
+                Failure::usage(format!("a tensor of a file needs a `{key}`")).hint(
+                    "for example `{\"type\": \"safetensors\", \"path\": \"blob/a.safetensors\", \"tensor_key\": \"q\"}`",
+                )
+            })
+        };
+        let (path, key) = (text("path")?, text("tensor_key")?);
+        if tensor.shape.is_none() {
+            return Err(Failure::usage(
+                "expected a `scalar`: the definition gives this input no shape",
+            )
+            .hint("for example `{\"type\": \"scalar\", \"value\": 0.5}`"));
+        }
+        let stored = match self.tensors.get(&name_of(path, key)) {
+            Some(NamedTensor::Found(stored)) => stored,
+            Some(NamedTensor::Wrong { message, hint }) => {
+                return Err(Failure::usage(message.as_str()).hint(hint.as_str()));
+            }
+            None => return Err(Failure::usage(format!("no such file: `{path}`"))),
+        };
+        let place = format!("`{key}` of `{}`", stored.file.display());
+        if stored.dtype != tensor.dtype {
+            return Err(Failure::usage(format!(
+                "expected {}, found {} ({place})",
+                tensor.dtype, stored.dtype
+            ))
+            .hint("write the tensor again with the dtype of the definition"));
+        }
+        // A size that is missing or wrong is reported already.
+        let is_bound = |axis: &String| binding.axes.contains_key(axis);
+        if tensor.shape.iter().flatten().all(is_bound) {
+            let expected = binding.shape(tensor)?;
+            if expected != stored.shape {
+                return Err(Failure::usage(format!(
+                    "expected the shape {expected:?}, found {:?} ({place})",
+                    stored.shape
+                ))
+                .hint("the sizes of `axes` on this line and the shape in the file must agree"));
+            }
+        }
+        Ok(InputSource::Stored(Arc::new(stored.clone())))
     }
 
     /// Checks the `shape` that a line may give for an input.
@@ -310,15 +374,14 @@ fn input_source(input: &Map<String, Value>, tensor: &Tensor) -> Result<InputSour
     let kind = match input.get("type") {
         Some(Value::String(kind)) => kind.as_str(),
         None => {
-            return Err(
-                Failure::usage("`type` is missing").hint("the types are `random` and `scalar`")
-            );
+            return Err(Failure::usage("`type` is missing")
+                .hint("the types are `random`, `scalar` and `safetensors`"));
         }
         Some(other) => {
             let found = show_value(other);
             return Err(
                 Failure::usage(format!("`type`: expected text, found {found}"))
-                    .hint("the types are `random` and `scalar`"),
+                    .hint("the types are `random`, `scalar` and `safetensors`"),
             );
         }
     };
@@ -348,11 +411,9 @@ fn input_source(input: &Map<String, Value>, tensor: &Tensor) -> Result<InputSour
             "expected a `scalar`: the definition gives this input no shape",
         )
         .hint("for example `{\"type\": \"scalar\", \"value\": 0.5}`")),
-        ("safetensors", ..) => Err(Failure::usage(
-            "inputs from `safetensors` files are not supported",
-        )
-        .hint("use `{\"type\": \"random\"}` and describe the values under `inputs` in task.yaml")),
-        (other, ..) => Err(Failure::usage(format!("unknown type `{other}`"))
-            .hint(format!("the types are {}", quote_list(["random", "scalar"])))),
+        (other, ..) => Err(Failure::usage(format!("unknown type `{other}`")).hint(format!(
+            "the types are {}",
+            quote_list(["random", "scalar", "safetensors"])
+        ))),
     }
 }

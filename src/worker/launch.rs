@@ -106,8 +106,9 @@ mod tests {
         };
         let line = serde_json::to_string(&request).unwrap();
         let read: LaunchRequest = serde_json::from_str(&line).unwrap();
-        // The path of the kernels folder is not sent.
+        // The paths of the task and of its kernels are not sent.
         let mut expected = request;
+        expected.files.place = None;
         expected.files.kernels_folder = Default::default();
         assert_eq!(read, expected);
     }

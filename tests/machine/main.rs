@@ -9,6 +9,7 @@ mod browser;
 mod code_cases;
 mod compile_cuda;
 mod cuda_device;
+mod datasets;
 mod docs;
 mod exports;
 mod gpu;
@@ -45,6 +46,7 @@ fn main() -> std::process::ExitCode {
         hostile_code::TESTS,
         oracles::TESTS,
         python_oracle::TESTS,
+        datasets::TESTS,
         sandbox::TESTS,
         spaces::TESTS,
         shell::TESTS,

@@ -259,6 +259,11 @@ fn faults_of_a_python_oracle_are_reported() -> TestResult {
             "`run` returns 2 values, the definition has 1 output",
         ),
         (
+            "import numpy\ndef run(x):\n    return None\n",
+            4,
+            "`run` returns None for the output `output`",
+        ),
+        (
             "import numpy\n\ndef run(x):\n    return x.nonsense\n",
             4,
             "oracle.py, line 4",

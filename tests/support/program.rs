@@ -6,7 +6,8 @@ use std::process::{Command, Output};
 use std::sync::LazyLock;
 
 /// Variables that would bring the machine's own settings, or a key that costs money, into a test.
-const CLEARED_VARIABLES: [&str; 10] = [
+const CLEARED_VARIABLES: [&str; 11] = [
+    "FIB_DATASET_PATH",
     "KFORGE_CONFIG",
     "KFORGE_OUTPUT",
     "KFORGE_BACKEND",

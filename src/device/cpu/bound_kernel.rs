@@ -24,6 +24,7 @@ use super::program_symbols::SymbolCache;
 use super::saved_memory::{Leftover, SavedMemory};
 use super::shared_memory::SharedMemory;
 use crate::base::random::fresh_seed;
+use crate::device::memory::copy_bytes;
 use crate::device::sandbox::sandbox_support;
 use crate::device::{
     AbsentRead, AccessSite, BufferAccess, BufferChecks, BufferContent, Build, ExpectedOutput,
@@ -270,6 +271,7 @@ impl BufferAccess for CpuBoundKernel {
                 layout.check_length(values)?;
                 numerics::store(layout.dtype, values, memory);
             }
+            BufferContent::Bytes(bytes) => copy_bytes(bytes, memory)?,
             BufferContent::Poison(pattern) => numerics::poison(layout.dtype, memory, *pattern),
         }
         layout.renew_guard_zones(self.memory.bytes_mut(), self.guard_key);

@@ -30,6 +30,7 @@ impl BufferAccess for CudaBoundKernel {
                 harness.fill(filled, row, distribution, *seed)
             }
             BufferContent::Values(values) => self.write_values(buffer, copies, values),
+            BufferContent::Bytes(bytes) => self.write_bytes(buffer, &copies, bytes),
             BufferContent::Poison(pattern) => {
                 harness.poison(self.filled_copies(buffer, copies)?, *pattern)
             }
@@ -224,9 +225,26 @@ impl CudaBoundKernel {
             );
         }
         numerics::store(copies.dtype, values, stored.as_mut_slice());
+        self.write_bytes(buffer, &copies, stored.as_slice())
+    }
+
+    /// Writes the same bytes to all copies.
+    fn write_bytes(
+        &self,
+        buffer: usize,
+        copies: &BufferCopies,
+        bytes: &[u8],
+    ) -> anyhow::Result<()> {
+        if bytes.len() as u64 != copies.bytes() {
+            bail!(
+                "{} bytes for a buffer of {} bytes",
+                bytes.len(),
+                copies.bytes()
+            );
+        }
         for copy in 0..copies.copies {
             let address = self.memory.address(buffer, copy);
-            copy_to_device(&self.context.gpu, address, stored.as_slice())?;
+            copy_to_device(&self.context.gpu, address, bytes)?;
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::process::{CallFailed, PythonProcess};
 use crate::device::aligned::AlignedBytes;
+use crate::device::memory::copy_bytes;
 use crate::device::{
     BufferAccess, BufferChecks, BufferContent, ExpectedOutput, ExpectedValues, KernelEvidence,
     LaunchOutcome, Launching, OutputComparison, PersistentState, Poison, PoisonCount, Refusal,
@@ -191,6 +192,7 @@ impl BufferAccess for PythonKernel {
                     }
                     numerics::store(*dtype, values, memory);
                 }
+                BufferContent::Bytes(bytes) => copy_bytes(bytes, memory)?,
                 BufferContent::Poison(pattern) => numerics::poison(*dtype, memory, *pattern),
             }
         }

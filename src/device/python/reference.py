@@ -104,6 +104,8 @@ class Reference:
         if len(result) != len(names):
             raise ValueError(f"`run` returns {len(result)} values, the definition has {len(names)} outputs")
         for entry, value in zip(request["outputs"], result):
+            if value is None:
+                raise ValueError(f"`run` returns None for the output `{entry['name']}`: return it, or delete it from the definition")
             array = self.tensors.output(value)
             shape = tuple(entry["shape"])
             if array.shape != shape and not (array.size == 1 and shape in ((), (1,))):

@@ -18,6 +18,32 @@ const MAX_ELEMENTS: u64 = 1 << 24;
 /// Sizes of a variable axis in the three workloads.
 const SIZES: [i64; 3] = [5, 32, 128];
 
+/// The names of a task's files, as `task.yaml` has them.
+pub(crate) struct FileNames<'n> {
+    pub(crate) definition: &'n str,
+    pub(crate) workloads: &'n str,
+    /// A file, or `reference`.
+    pub(crate) oracle: &'n str,
+}
+
+impl FileNames<'_> {
+    /// The lines of `task.yaml` that name them. A name may have any letters.
+    pub(crate) fn lines(&self) -> String {
+        let quoted = |name: &str| serde_json::to_string(name).unwrap_or_default();
+        let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "._/-".contains(letter);
+        let shown = |name: &str| match name.chars().all(is_plain) {
+            true => name.to_owned(),
+            false => quoted(name),
+        };
+        format!(
+            "definition: {}\nworkloads: {}\noracle: {}\n",
+            shown(self.definition),
+            shown(self.workloads),
+            shown(self.oracle)
+        )
+    }
+}
+
 /// The choices for a definition.
 pub(super) struct DraftInputs<'d> {
     definition: &'d Definition,
@@ -187,8 +213,8 @@ impl<'d> DraftInputs<'d> {
         text
     }
 
-    /// The text of `task.yaml`.
-    pub(super) fn settings(&self) -> String {
+    /// The text of `task.yaml`. Without `draws_inputs` it has neither hidden shapes nor regimes.
+    pub(super) fn settings(&self, names: &FileNames<'_>, draws_inputs: bool) -> String {
         let mut text = String::new();
         let description = self.definition.description.as_deref().unwrap_or_default();
         let first = description.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -196,7 +222,8 @@ impl<'d> DraftInputs<'d> {
         if !first.is_empty() {
             text += &format!("# {first}\n");
         }
-        text += "definition: definition.json\nworkloads: workloads.jsonl\noracle: oracle.cu\nbaselines: {naive: naive.cu}\nstart: [naive.cu]\n";
+        text += &names.lines();
+        text += "baselines: {naive: naive.cu}\nstart: [naive.cu]\n";
         text += "# For each output: an element x passes if |x - r| <= atol_rms * rms(r) + rtol * |r|, where r is the oracle's value and rms(r)\n# the root mean square of the whole output. These are usual bounds for the dtype.\ntolerance:\n";
         for (name, tensor) in &self.definition.outputs {
             let (rtol, atol_rms) = tolerance(tensor.dtype);
@@ -215,7 +242,9 @@ impl<'d> DraftInputs<'d> {
             text += &format!("fixed: [{}]\n", integers.join(", "));
         }
         let free: Vec<_> = self.free_axes().collect();
-        if !free.is_empty() {
+        if !draws_inputs {
+            text += "# The workloads give the inputs, and nothing says how to draw others: add `hidden` and `regimes` for hidden cases.\nregimes: {}\n";
+        } else if !free.is_empty() {
             text += "# Candidates are also checked on shapes that nobody names: for each variable axis the smallest and largest size.\nhidden:\n";
             let sizes = self.sizes(1);
             for axis in free {

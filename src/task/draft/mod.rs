@@ -7,10 +7,12 @@ mod inputs;
 mod kernels;
 mod signature;
 
+use super::definition::Definition;
 use super::definition_reader::read_definition;
 use super::problems::{Problems, TaskFile};
 use crate::base::Failure;
 use inputs::DraftInputs;
+pub(crate) use inputs::FileNames;
 pub(crate) use kernels::DRAFT_MARK;
 use signature::DraftChoices;
 pub(crate) use signature::{AxisSpec, Signature, TensorSpec};
@@ -64,6 +66,31 @@ pub(crate) fn draft_from_signature(
     draft_with(&text, "definition.json", Some(name), &choices)
 }
 
+/// What a task from elsewhere lacks, guessed from its definition.
+pub(super) struct Guesses {
+    pub(super) settings: String,
+    /// Lines of `workloads.jsonl`, for a definition without any.
+    pub(super) workloads: String,
+    /// A kernel that is still to be written.
+    pub(super) kernel: String,
+}
+
+/// Guesses for a definition. `text`: its JSON. `draws_inputs`: whether inputs of other shapes can be drawn.
+pub(super) fn guess(
+    definition: &Definition,
+    text: &str,
+    names: &FileNames<'_>,
+    draws_inputs: bool,
+) -> Guesses {
+    let choices = DraftChoices::default();
+    let plan = DraftInputs::new(definition, text, &choices);
+    Guesses {
+        settings: plan.settings(names, draws_inputs),
+        workloads: plan.workloads(),
+        kernel: kernels::kernel(definition, false),
+    }
+}
+
 fn draft_with(
     text: &str,
     origin: &str,
@@ -79,12 +106,17 @@ fn draft_with(
     let definition =
         definition.ok_or_else(|| Failure::usage(format!("{origin}: cannot be read")))?;
     let plan = DraftInputs::new(&definition, file.text, choices);
+    let names = FileNames {
+        definition: "definition.json",
+        workloads: "workloads.jsonl",
+        oracle: "oracle.cu",
+    };
     Ok(TaskDraft {
         name: name.unwrap_or(&definition.name).to_owned(),
         files: vec![
             ("definition.json", format!("{}\n", file.text.trim_end())),
             ("workloads.jsonl", plan.workloads()),
-            ("task.yaml", plan.settings()),
+            ("task.yaml", plan.settings(&names, true)),
             ("oracle.cu", kernels::kernel(&definition, true)),
             ("naive.cu", kernels::kernel(&definition, false)),
         ],

@@ -2,7 +2,7 @@
 
 use crate::program::{CommandResult, Workspace};
 
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 24] = [
     "",
     "evolve",
     "tune",
@@ -20,6 +20,7 @@ const COMMANDS: [&str; 23] = [
     "tasks list",
     "tasks show",
     "tasks check",
+    "tasks import",
     "tasks new",
     "doctor",
     "init",

@@ -180,7 +180,7 @@ fn mistakes_in_workloads_name_the_line_and_the_input() {
             "workloads.jsonl",
             "\"x\": {\"type\": \"random\"}",
             "\"x\": {\"type\": \"safetensors\", \"path\": \"a\", \"tensor_key\": \"x\"}",
-            &["workload.inputs.x: inputs from `safetensors` files are not supported"],
+            &["workload.inputs.x: no such file: `"],
         ),
         (
             "workloads.jsonl",

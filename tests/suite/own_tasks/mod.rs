@@ -1,6 +1,7 @@
 //! Tasks that a user brings: drafts, definitions from elsewhere, and the messages for every usual mistake.
 
 mod coverage;
+mod datasets;
 mod definitions;
 mod drafts;
 mod init;
