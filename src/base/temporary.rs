@@ -69,7 +69,7 @@ pub(crate) fn remove() {
 }
 
 /// The folder of this process. A process without a guardian, such as a test, uses the system's.
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     let root = FOLDER.get_or_init(|| {
         let system = std::env::temp_dir();
         let own = guardian::is_enabled().then(|| {

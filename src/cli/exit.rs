@@ -86,6 +86,19 @@ pub(super) const EVAL_CODES: &[Meaning] = &[
     ),
 ];
 
+pub(super) const BASELINES_CODES: &[Meaning] = &[
+    (Exit::Done, "at least one baseline was measured"),
+    UNEXPECTED,
+    USAGE,
+    (
+        Exit::Environment,
+        "the machine lacks something, such as PyTorch",
+    ),
+    REFERENCE,
+    (Exit::NoResult, "no baseline in Python was measured"),
+    (Exit::Interrupted, "interrupted; the table is unchanged"),
+];
+
 pub(super) const PROMOTE_CODES: &[Meaning] = &[
     (Exit::Done, "promoted, for every task"),
     UNEXPECTED,

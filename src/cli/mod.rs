@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 mod arms;
+mod baselines;
 mod check_progress;
 mod compare;
 mod completions;
@@ -84,6 +85,8 @@ enum Command {
     Watch(watch::WatchArgs),
     /// Judge kernels outside a search.
     Eval(eval::EvalArgs),
+    /// Time a kernel against PyTorch and libraries, and keep a table.
+    Baselines(baselines::BaselinesArgs),
     /// Write the report of runs: one HTML file, Markdown or JSON.
     Report(report::ReportArgs),
     /// Whether runs differ: paired differences with intervals.
@@ -201,6 +204,7 @@ fn run_command(cli: Cli) -> anyhow::Result<Exit> {
         Command::Resume(arguments) => resume::run(arguments),
         Command::Watch(arguments) => watch::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
+        Command::Baselines(arguments) => baselines::run(arguments),
         Command::Report(arguments) => report::run(arguments),
         Command::Compare(arguments) => compare::run(arguments),
         Command::Log(arguments) => log::run(arguments),

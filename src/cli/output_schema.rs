@@ -19,7 +19,7 @@ pub(super) struct OutputSchema {
 }
 
 /// The result of every command that has `--format`.
-pub(super) const OUTPUTS: [OutputSchema; 13] = [
+pub(super) const OUTPUTS: [OutputSchema; 14] = [
     OutputSchema {
         name: "evolve",
         commands: "kforge evolve, kforge tune, kforge resume",
@@ -143,6 +143,33 @@ corrected | number or null | The same, corrected for the number of comparisons.
 hedges_g | number or null | Effect size.
 detectable | number or null | The smallest ratio that the data would show.
 warnings | list of texts | What limits the comparison.
+",
+    },
+    OutputSchema {
+        name: "baselines",
+        commands: "kforge baselines",
+        is_list: false,
+        keys: "\
+schema | integer | Version of the format.
+task | text | The task.
+backend | text | `cpu` or `cuda`.
+device | map | The device: `name`, `arch` and more.
+cache | text | State of the caches: `cold`, `hot` or `warm`.
+profile | text | The profile that chose the workloads.
+baseline | map | The task's baseline: `name`, `kind`, `versions`.
+kernel | map | The kernel that was timed against each baseline: `name`, and `source`, its hash.
+entries[].name | text | A baseline; the task's own is the first.
+entries[].kind | text | `kernel` or `python`.
+entries[].versions | map | Versions of the packages; for a kernel `source`, its hash.
+entries[].launch | text or null | How Python launches it: `graph`, `launches` or `call`.
+entries[].reason | text or null | Why it was not measured.
+entries[].kernel_speedup | map or null | `geomean` and `ci95` of the kernel over it.
+entries[].speedup | map or null | `geomean` and `ci95` of it over the task's baseline.
+entries[].workloads[].id | text | A workload.
+entries[].workloads[].baseline_us | number | Median time of the baseline, in microseconds.
+entries[].workloads[].kernel_us | number | Median time of the kernel.
+entries[].workloads[].kernel_speedup | number | Baseline time / kernel time, in pairs.
+entries[].workloads[].ci95 | list | Its 95 % interval.
 ",
     },
     OutputSchema {

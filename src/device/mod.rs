@@ -46,5 +46,6 @@ pub use memory::{
 };
 pub use program::{Build, Compiled, CompiledEntry, CompiledParameter, ParameterKind, Program};
 pub use python::PythonOracle;
+pub(crate) use python::{PythonBaselines, UnavailableBaseline};
 pub use refusal::Refusal;
 pub use source_trace::{SourceTrace, TraceDifference};

@@ -118,6 +118,9 @@ impl<'a> Reporter<'a> {
         }
         let is_searching = progress.stopped.is_none();
         progress.best = best_candidate(search, is_searching);
+        let confirmation = progress.best.filter(|best| best.standing.is_confirmed());
+        let confirmation = confirmation.and_then(|best| search.confirmation(best.step));
+        progress.strongest = confirmation.and_then(|found| found.verdict.strongest.clone());
         progress.comparison = search.comparison().map(|(request, duel)| Comparison {
             step: request.step,
             against: request.against,

@@ -18,7 +18,7 @@ use super::stored_values::StoredValues;
 use super::task_terms::explain;
 use super::timing_lock::TimingLock;
 use crate::base::Failure;
-use crate::device::{Build, Cache, Compiled, Device, PythonOracle};
+use crate::device::{Build, Cache, Compiled, Device, PythonBaselines, PythonOracle};
 use crate::kernel::plan::LaunchPlan;
 use crate::kernel::{BindError, DeviceLimits, Kernel, LaunchTarget};
 use crate::task::{DRAFT_MARK, Profile, RegimeChoice, Task};
@@ -56,6 +56,8 @@ pub(super) struct JudgeContext<'a> {
     /// The oracle, if it is Python and has been started.
     pub(super) python_oracle: Option<PythonOracle>,
     pub(super) baseline: CompiledKernel,
+    /// The baselines in Python, with their source; `None` until one is timed.
+    pub(super) python_baselines: Option<(String, PythonBaselines)>,
     /// `None` until a candidate is timed against an anchor.
     pub(super) anchor: Option<CompiledAnchor>,
     /// What earlier judgements have found out about the baseline and the anchor.
@@ -123,6 +125,7 @@ impl<'a> JudgeContext<'a> {
             oracle: parse(Reference::Oracle, oracle)?,
             python_oracle: None,
             baseline: parse(Reference::Baseline, task.baseline().1)?,
+            python_baselines: None,
             anchor: None,
             known_opponents: KnownOpponents::default(),
             stored: StoredValues::default(),
@@ -332,7 +335,7 @@ impl<'a> JudgeContext<'a> {
 }
 
 /// A kernel file whose launch plan has the buffers of an oracle. It has no code.
-fn outputs_only(task: &Task) -> String {
+pub(super) fn outputs_only(task: &Task) -> String {
     let outputs: Vec<&str> = task.definition.outputs.keys().map(String::as_str).collect();
     let outputs = outputs.join(", ");
     format!(

@@ -103,6 +103,14 @@ impl<'a> Judge<'a> {
         })
     }
 
+    pub(super) fn context(&self) -> &JudgeContext<'a> {
+        &self.context
+    }
+
+    pub(super) fn context_mut(&mut self) -> &mut JudgeContext<'a> {
+        &mut self.context
+    }
+
     /// Sets the screen that kernels must pass first.
     pub(crate) fn set_screen(&mut self, mut screen: CpuScreen<'a>) {
         screen.set_times(self.context.times.clone());
@@ -401,6 +409,7 @@ fn blank_verdict(context: &JudgeContext<'_>, name: &str, seed: u64) -> Verdict {
         timing: None,
         dismissal: None,
         timed_against: None,
+        strongest: None,
         code: None,
         not_done: Vec::new(),
         speedup: None,

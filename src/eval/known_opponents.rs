@@ -58,7 +58,7 @@ impl KnownOpponents {
         let anchor = match contest.opponent {
             Opponent::Baseline => None,
             Opponent::Anchor(..) => Some(self.anchor?),
-            Opponent::Kernel(_) => return None,
+            Opponent::Kernel(_) | Opponent::Python(_) => return None,
         };
         let case = contest.case.id.clone();
         Some(OpponentKey { anchor, case })

@@ -5,7 +5,7 @@
 //!
 //! `judge` compiles with `context`, and `stages` runs the other stages: `check` and `case_checks` check, `screen` and `inspection` look
 //! for faults that a fast run hides, `measure` and `timed_cases` time, `anchor` relates times to the baseline's if another kernel takes its
-//! place, `sample_plan` and `known_opponents` decide how many runs a sample has, and `racing` dismisses what cannot reach its incumbents. `cases`,
+//! place, `baselines` times a kernel against baselines in Python, `sample_plan` and `known_opponents` decide how many runs a sample has, and `racing` dismisses what cannot reach its incumbents. `cases`,
 //! `hidden`, `shapes` and `inspected_cases` choose the cases. `case_kernel` and `kernel_set` bind kernels to buffers, `open_oracle` and
 //! `oracle_pool` keep oracles open; `unwritten` looks for poison in outputs. `code_identity` says which kernels compile to the same code. `stage_times` adds
 //! up where the time goes. `admission` tests a task with `corruption` on `admission_cases`, and its
@@ -17,6 +17,7 @@ mod admission_cases;
 mod admission_coverage;
 mod admission_result;
 mod anchor;
+mod baselines;
 mod case;
 mod case_checks;
 mod case_kernel;
@@ -67,6 +68,7 @@ mod unwritten;
 
 pub(crate) use admission::{AdmissionProgress, AdmissionRequest, admit};
 pub(crate) use admission_result::Admission;
+pub(crate) use baselines::{BaselineFault, BaselineOpponent, BaselineRequest, BaselineResult};
 pub(crate) use compiled::compile_only;
 pub use context::JudgeOptions;
 pub use example::{ExampleRequest, OracleExample, oracle_example};

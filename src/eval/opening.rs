@@ -9,7 +9,10 @@ use super::compiled_kernel::{CompiledKernel, Reference};
 use super::context::JudgeContext;
 use super::finding::{Finding, JudgeError, JudgeResult};
 use crate::base::Failure;
-use crate::device::{Opened, Program, Purpose, PythonOracle, Refusal};
+use crate::device::{
+    Cache, Opened, Program, Purpose, PythonBaselines, PythonOracle, Refusal, UnavailableBaseline,
+};
+use crate::kernel::Kernel;
 use crate::kernel::plan::LaunchPlan;
 
 /// The stage in which a kernel is loaded and bound to its buffers: on the CPU, a process is started.
@@ -31,6 +34,16 @@ pub(super) enum Opponent<'c> {
     Kernel(&'c CompiledKernel),
     /// A kernel in the place of the baseline.
     Anchor(&'c CompiledKernel, AnchorRatio),
+    /// A baseline in Python.
+    Python(&'c PythonOpponent<'c>),
+}
+
+/// A baseline in Python.
+pub(super) struct PythonOpponent<'c> {
+    pub(super) baselines: &'c PythonBaselines,
+    pub(super) name: &'c str,
+    /// A kernel without code, whose launch plan has the buffers of the task.
+    pub(super) buffers: &'c Kernel,
 }
 
 impl Opponent<'_> {
@@ -38,8 +51,13 @@ impl Opponent<'_> {
     pub(super) fn anchor_ratio(&self) -> Option<AnchorRatio> {
         match self {
             Self::Anchor(_, ratio) => Some(*ratio),
-            Self::Baseline | Self::Kernel(_) => None,
+            Self::Baseline | Self::Kernel(_) | Self::Python(_) => None,
         }
+    }
+
+    /// Whether it is a kernel of the device: only then are outputs compared with its, and its memory exchanged with the candidate's.
+    pub(super) fn is_kernel(&self) -> bool {
+        !matches!(self, Self::Python(_))
     }
 }
 
@@ -102,7 +120,7 @@ fn refused(case: &Case, refusal: Refusal) -> Finding {
 }
 
 /// A finding about an anchor is not a finding about the candidate.
-fn as_opponent_failure(error: JudgeError) -> JudgeError {
+pub(super) fn as_opponent_failure(error: JudgeError) -> JudgeError {
     match error.into_finding() {
         Ok(finding) => OpponentFailed(finding.reason).into(),
         Err(error) => error.into(),
@@ -176,6 +194,29 @@ impl CaseKernel {
         Ok(Self::new(context, case, kernel, plan))
     }
 
+    /// Binds a baseline in Python to a case.
+    ///
+    /// # Errors
+    /// [`OpponentFailed`] if it is not available here, or does not take these inputs.
+    pub(super) fn open_python_baseline(
+        context: &JudgeContext<'_>,
+        opponent: &PythonOpponent<'_>,
+        case: &Case,
+        (copies, cache): (usize, Cache),
+    ) -> JudgeResult<Self> {
+        let bound = context.bind(opponent.buffers, case);
+        let plan = bound
+            .map_err(|error| OpponentFailed(error.to_string()))?
+            .plan;
+        let scalars = case.scalars(context.task);
+        let _stage = context.times.stage(START_STAGE);
+        let opened = (opponent.baselines).open(opponent.name, (&plan, &scalars), copies, cache)?;
+        match opened {
+            Ok(kernel) => Ok(Self::new(context, case, kernel, plan)),
+            Err(UnavailableBaseline(reason)) => Err(OpponentFailed(reason).into()),
+        }
+    }
+
     /// Opens a candidate and its opponent, at the same time if the device can.
     pub(super) fn open_timed(
         context: &JudgeContext<'_>,
@@ -186,6 +227,17 @@ impl CaseKernel {
         }: TimedPair<'_>,
         purpose: Purpose,
     ) -> JudgeResult<[Self; 2]> {
+        if let Opponent::Python(opponent) = opponent {
+            let (copies, cache) = match purpose {
+                Purpose::Time { copies, cache } => (copies, cache.unwrap_or_default()),
+                Purpose::Expect { .. } | Purpose::Check { .. } | Purpose::Probe => {
+                    return Err(anyhow::anyhow!("a baseline in Python is only timed").into());
+                }
+            };
+            let candidate = Self::open_candidate(context, candidate, case, purpose)?;
+            let opponent = Self::open_python_baseline(context, opponent, case, (copies, cache))?;
+            return Ok([candidate, opponent]);
+        }
         let baseline = Reference::Baseline;
         let unopened = UnopenedKernel::candidate(context, candidate, case)?;
         let unopened_opponent = match opponent {
@@ -195,6 +247,7 @@ impl CaseKernel {
                 let anchor = UnopenedKernel::candidate(context, kernel, case);
                 anchor.map_err(as_opponent_failure)?
             }
+            Opponent::Python(_) => return Err(anyhow::anyhow!("it has no program").into()),
         };
         let _stage = context.times.stage(START_STAGE);
         let pair = [&unopened, &unopened_opponent].map(|kernel| (kernel.program, &kernel.plan));
@@ -207,7 +260,9 @@ impl CaseKernel {
                 result.map_err(|refusal| does_not_run(context, baseline, case, &refusal.reason))?
             }
             Opponent::Kernel(_) => result.map_err(|refusal| refused(case, refusal))?,
-            Opponent::Anchor(..) => result.map_err(|refusal| OpponentFailed(refusal.reason))?,
+            Opponent::Anchor(..) | Opponent::Python(_) => {
+                result.map_err(|refusal| OpponentFailed(refusal.reason))?
+            }
         };
         Ok([candidate, opponent])
     }

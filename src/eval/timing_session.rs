@@ -93,7 +93,11 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             is_search: start.is_search,
             candidate_sample: Duration::ZERO,
             short_runs: None,
-            checks: OutputChecks::new(context.device.lock_file().is_host, context.options.cache),
+            checks: OutputChecks::new(
+                context.device.lock_file().is_host,
+                context.options.cache,
+                contest.opponent.is_kernel(),
+            ),
             times: SampleTimes::default(),
         };
         if plan.is_none() && !session.checks.checks_every_pair() {
@@ -102,7 +106,12 @@ impl<'s, 'j> TimingSession<'s, 'j> {
                 None => session.with_new_opponent(seed)?,
             };
         }
-        if start.spacing == SpacingCheck::First && !session.plan.is_spacing_known {
+        // A call of Python may be many launches, whose own costs would look like a gain.
+        let is_spacing_checked = contest.opponent.is_kernel();
+        if start.spacing == SpacingCheck::First
+            && is_spacing_checked
+            && !session.plan.is_spacing_known
+        {
             session.space_runs(seed)?;
         }
         session.checks.oracle_copies = session.plan.copies.oracle;
@@ -274,7 +283,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             if index > 0 && self.is_slow() {
                 break;
             }
-            if index > 0 {
+            if index > 0 && self.contest.opponent.is_kernel() {
                 self.kernels.swap_placement()?;
             }
             let seed = derive_seed(seed, "pair", 2 * block + index);
@@ -354,6 +363,8 @@ impl<'s, 'j> TimingSession<'s, 'j> {
                     Opponent::Baseline => "the baseline",
                     Opponent::Kernel(_) => "the opponent",
                     Opponent::Anchor(..) => "the anchor",
+                    // Its process is not this one.
+                    Opponent::Python(_) => return Err(OpponentFailed(refusal.reason).into()),
                 };
                 let reason = refusal.reason;
                 Err(anyhow::anyhow!("{opponent} failed during timing: {reason}").into())

@@ -67,6 +67,7 @@ profiles:
         tensors: Default::default(),
         place: None,
         kernels_folder: Default::default(),
+        baseline_tables: Vec::new(),
     }
 }
 

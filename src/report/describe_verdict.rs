@@ -2,7 +2,7 @@
 //!
 //! Pure: from a verdict to text.
 
-use super::headline::suggested_seconds;
+use super::headline::{over_strongest, suggested_seconds, with_interval};
 use super::profiling::profiling_text;
 use super::text::device_note;
 use crate::verdict::{Dismissal, Status, TimeSummary, TimedAgainst, Verdict};
@@ -95,12 +95,12 @@ fn headline(verdict: &Verdict) -> String {
     match (&verdict.speedup, &verdict.reason) {
         (Some(speedup), _) => {
             let baseline = verdict.baseline.as_ref();
+            let strongest = verdict.strongest.as_ref().map(over_strongest);
             format!(
-                "{status}, {:.3}x [{:.3}, {:.3}] over `{}`\n",
-                speedup.geomean,
-                speedup.ci95[0],
-                speedup.ci95[1],
-                baseline.map_or("", |baseline| &baseline.name)
+                "{status}, {} over `{}`{}\n",
+                with_interval(speedup),
+                baseline.map_or("", |baseline| &baseline.name),
+                strongest.unwrap_or_default()
             )
         }
         (None, Some(reason)) => format!("{status}: {reason}\n"),

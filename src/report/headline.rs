@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::continuation::Continuation;
 use super::progress::{BestCandidate, EndOfWork, Progress, Standing};
-use crate::verdict::Speedup;
+use crate::verdict::{Speedup, StrongestBaseline};
 
 /// The least timing budget that is suggested where noise is the problem, in seconds.
 const MIN_SUGGESTED_SECONDS: f64 = 5.0;
@@ -69,10 +69,12 @@ impl Progress {
     pub(crate) fn headline(&self) -> String {
         let Some(why) = self.why_unconfirmed() else {
             return self.best.map_or_else(String::new, |best| {
+                let strongest = self.strongest.as_ref().map(over_strongest);
                 format!(
-                    "best {} over `{}`, confirmed (step {})",
+                    "best {} over `{}`{}, confirmed (step {})",
                     with_interval(&best.speedup),
                     self.baseline,
+                    strongest.unwrap_or_default(),
                     best.step
                 )
             });
@@ -200,6 +202,16 @@ pub(crate) fn with_interval(speedup: &Speedup) -> String {
     format!("{geomean:.3}x [{:.3}, {:.3}]", ci95[0], ci95[1])
 }
 
+/// `, 1.160x [1.150, 1.170] over `torch 2.11.0``, or that the kernel is slower.
+pub(crate) fn over_strongest(strongest: &StrongestBaseline) -> String {
+    let (figure, label) = (with_interval(&strongest.speedup), strongest.label());
+    if strongest.speedup.is_slower() {
+        format!(", but slower than `{label}`: {figure} over it")
+    } else {
+        format!(", {figure} over `{label}`")
+    }
+}
+
 /// The note in `best.cu` and `best.json` about a kernel that is not confirmed to be faster. `None` if the kernel is confirmed.
 pub(crate) fn note_of_best(best: &BestCandidate) -> Option<String> {
     let figure = figure(best);
@@ -252,6 +264,28 @@ mod tests {
             "best 1.694x [1.500, 1.900] over `naive`, confirmed (step 12)"
         );
         assert!(found.confirmed_best().is_some() && found.unconfirmed_remedy().is_none());
+        let beside = |geomean: f64| Progress {
+            strongest: Some(StrongestBaseline {
+                name: "torch".to_owned(),
+                kind: "python".to_owned(),
+                versions: indexmap::IndexMap::from([("torch".to_owned(), "2.11.0".to_owned())]),
+                launch: Some("graph".to_owned()),
+                measured: "2026-11-30T08:00:00Z".to_owned(),
+                speedup: Speedup {
+                    geomean,
+                    ci95: [geomean - 0.05, geomean + 0.05],
+                },
+            }),
+            ..found.clone()
+        };
+        assert_eq!(
+            beside(1.16).headline(),
+            "best 1.694x [1.500, 1.900] over `naive`, 1.160x [1.110, 1.210] over `torch 2.11.0`, confirmed (step 12)"
+        );
+        assert_eq!(
+            beside(0.5).headline(),
+            "best 1.694x [1.500, 1.900] over `naive`, but slower than `torch 2.11.0`: 0.500x [0.450, 0.550] over it, confirmed (step 12)"
+        );
         for (standing, end, brief, remedy) in [
             (TooNoisy, finished, "~1.69x: too noisy", "kforge resume out"),
             (NotClear, finished, "1.694x: unclear", "eval.seconds=5"),

@@ -5,6 +5,7 @@
 
 mod activity;
 mod admission;
+mod baselines;
 mod compiled;
 mod continuation;
 mod describe_task;
@@ -33,6 +34,7 @@ mod timings;
 
 pub(crate) use activity::{Activity, Improvement};
 pub(crate) use admission::describe_admission;
+pub(crate) use baselines::describe_baselines;
 pub(crate) use compiled::describe_compiled;
 pub use continuation::Continuation;
 pub(crate) use describe_task::{describe_task, task_json, task_table};

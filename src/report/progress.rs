@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::continuation::Continuation;
 use super::time_spent::TimeSpent;
 use crate::event::{Cost, StopReason};
-use crate::verdict::{Duel, Speedup};
+use crate::verdict::{Duel, Speedup, StrongestBaseline};
 
 /// How far a task has come.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,6 +29,8 @@ pub struct Progress {
     pub inconclusive: u64,
     /// The candidate to report: the best kernel, or else the fastest other candidate.
     pub best: Option<BestCandidate>,
+    /// The strongest known baseline beside the best kernel. `None` if none is known, or the kernel is not confirmed.
+    pub strongest: Option<StrongestBaseline>,
     /// The best kernel against the best starting kernel. `None` if it was not made, or the best kernel is a starting kernel.
     pub comparison: Option<Comparison>,
     /// Name of the baseline.

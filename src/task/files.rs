@@ -41,6 +41,9 @@ pub struct TaskFiles {
     /// The task's kernels folder in the working tree, which may not exist yet. It is not sent to workers.
     #[serde(skip)]
     pub kernels_folder: PathBuf,
+    /// The texts of the tables of baselines. They are not sent to workers.
+    #[serde(skip)]
+    pub baseline_tables: Vec<String>,
 }
 
 /// Names of the embedded tasks, sorted.
@@ -152,7 +155,9 @@ impl TaskFiles {
             baseline: None,
             place: None,
             kernels_folder,
+            baseline_tables: Vec::new(),
         };
+        task_files.baseline_tables = task_files.read_baseline_tables();
         let mut problems = Problems::default();
         let Some(settings) = task_files.settings(&mut problems) else {
             return Err(task_files.load_failure());

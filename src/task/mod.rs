@@ -8,6 +8,7 @@ use indexmap::IndexMap;
 use crate::base::Digest;
 use crate::base::expression::Expression;
 
+mod baselines;
 mod best;
 mod check;
 mod check_constants;

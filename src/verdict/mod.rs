@@ -8,12 +8,20 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::base::{Digest, exact};
 
+mod baselines;
 mod compiled;
+mod speedup;
 mod status;
+mod strongest;
 mod tools;
 
+pub(crate) use baselines::{
+    BaselineEntry, BaselineTable, BaselineWorkload, TABLE_SCHEMA, TimedKernel,
+};
 pub(crate) use compiled::{CompiledOnly, CompiledVariant};
+pub use speedup::Speedup;
 pub use status::Status;
+pub use strongest::StrongestBaseline;
 pub(crate) use tools::{Counters, DeviceSanitizer, LaunchCounters};
 
 /// The version of the verdict's JSON.
@@ -70,6 +78,9 @@ pub struct Verdict {
     /// The kernel that this one was timed against instead of the baseline; absent if the baseline was timed too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timed_against: Option<TimedAgainst>,
+    /// The strongest baseline that `kforge baselines` has measured on this kind of device; absent if there is no table for these workloads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strongest: Option<StrongestBaseline>,
     /// What a complete judgement does and this judgement did not, such as `bounds and race builds`. The verdict claims nothing about it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_done: Vec<String>,
@@ -120,6 +131,7 @@ impl Verdict {
             timing: None,
             dismissal: None,
             timed_against: None,
+            strongest: None,
             not_done: Vec::new(),
             speedup: None,
             workloads: Vec::new(),
@@ -305,25 +317,6 @@ pub struct BaselineIdentity {
     pub kind: String,
     #[serde(default)]
     pub versions: IndexMap<String, String>,
-}
-
-/// Baseline time / candidate time: the geometric mean over all timed workloads, and its 95 % confidence interval.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Speedup {
-    pub geomean: f64,
-    pub ci95: [f64; 2],
-}
-
-impl Speedup {
-    /// Whether the whole interval says that the candidate is faster than the baseline.
-    pub fn is_faster(&self) -> bool {
-        self.ci95[0] > 1.0
-    }
-
-    /// Whether the whole interval says that the candidate is slower than the baseline.
-    pub fn is_slower(&self) -> bool {
-        self.ci95[1] < 1.0
-    }
 }
 
 /// The result on one case.

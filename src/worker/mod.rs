@@ -5,7 +5,8 @@
 //!
 //! On the driver's side `pool` judges, repeats and confirms; `dispatch` chooses a device and sends a request; `child` owns a
 //! process. `precompile` compiles while a worker starts. `space` and `point_compiler` measure recorded spaces; `trials` tries
-//! points of candidates. `server` is the worker's side. `profiling` runs NVIDIA's tools on kernels that have passed.
+//! points of candidates; `baselines` times kernels against baselines. `server` is the worker's side. `profiling` runs NVIDIA's tools
+//! on kernels that have passed.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::search::{Anchor, Incumbents, KnownCode};
 use crate::task::Task;
 use crate::verdict::{Duel, SelfTest, Status, Verdict};
 
+mod baselines;
 mod child;
 mod confirm;
 mod deadlines;
@@ -37,6 +39,7 @@ mod space;
 mod tool;
 mod trials;
 
+pub(crate) use baselines::BaselineWorker;
 pub(crate) use factory::WorkerPools;
 pub(crate) use launch::{LAUNCH_COMMAND, serve_launch};
 pub(crate) use point_compiler::{PointCompiler, PointPlan, PreparedPoint};

@@ -21,7 +21,7 @@ use super::trials::PointTrials;
 use super::{Evaluator, Job, JobFuture, JobKind, JobOutcome, WorkerFault};
 use crate::eval::{self, DuelPurpose, Judgement, OpponentTimes};
 use crate::search::KnownCode;
-use crate::verdict::{DeviceIdentity, SelfTest, Status, Verdict};
+use crate::verdict::{BaselineTable, DeviceIdentity, SelfTest, Status, Verdict};
 
 /// Attempts of a request whose worker dies.
 const MAX_ATTEMPTS: u32 = 2;
@@ -36,6 +36,8 @@ pub(crate) struct WorkerPool {
     profiler: Profiler,
     trials: PointTrials,
     deadlines: Deadlines,
+    /// What `kforge baselines` has measured.
+    tables: Vec<BaselineTable>,
     /// `None` once the driver has taken it.
     faults: Mutex<Option<UnboundedReceiver<WorkerFault>>>,
 }
@@ -48,6 +50,10 @@ impl WorkerPool {
         let precompiler = Precompiler::start(&pool.files, arch);
         let deadlines = Deadlines::new(&pool.options, pool.workloads);
         let trials = PointTrials::new(pool.clone());
+        let tables = pool.files.baseline_tables.iter();
+        // A table of another version says nothing.
+        let tables = tables.filter_map(|text| serde_json::from_str(text).ok());
+        let tables = tables.collect();
         let greeting = Greeting {
             version: PROTOCOL_VERSION,
             files: pool.files,
@@ -64,6 +70,7 @@ impl WorkerPool {
             profiler,
             trials,
             deadlines,
+            tables,
             faults: Mutex::new(Some(faults)),
         })
     }
@@ -91,7 +98,16 @@ impl WorkerPool {
             rivals: Box::default(),
             opponents: OpponentTimes::default(),
         };
-        self.judge_with_retry(&request, false).await?.into_verdict()
+        let judgement = self.judge_with_retry(&request, false).await?;
+        let mut verdict = judgement.into_verdict()?;
+        self.add_strongest(&mut verdict);
+        Ok(verdict)
+    }
+
+    /// Compares a verdict with the strongest baseline of a table.
+    fn add_strongest(&self, verdict: &mut Verdict) {
+        let mut tables = self.tables.iter();
+        verdict.strongest = tables.find_map(|table| table.compare(verdict));
     }
 
     /// Judges a candidate of a search.
@@ -167,6 +183,8 @@ impl WorkerPool {
             },
             JobKind::Confirm => Box::new(self.confirm(&name, &job.source, job.limit).await?),
         };
+        let mut verdict = verdict;
+        self.add_strongest(&mut verdict);
         let log = verdict
             .evidence
             .as_ref()

@@ -58,6 +58,10 @@ pub(super) enum WorkerRequest {
     Point(eval::PointRequest),
     /// What all points of the space share.
     SpaceFacts,
+    /// The names of the baselines in a Python file (text and file name).
+    BaselineNames { source: [String; 2] },
+    /// Time a kernel against a baseline.
+    MeasureBaseline(Box<eval::BaselineRequest>),
 }
 
 impl WorkerRequest {
@@ -106,6 +110,8 @@ pub(super) enum WorkerResponse {
     SelfTest(Vec<SelfTest>),
     Point(Box<eval::PointResult>),
     SpaceFacts(eval::SpaceFacts),
+    BaselineNames(Vec<String>),
+    Baseline(Box<eval::BaselineResult>),
     Failure(WireFailure),
 }
 

@@ -360,6 +360,12 @@ fn handle_request(
                 device_seconds: judge.take_device_seconds(),
             }),
         WorkerRequest::SelfTest => judge.self_test().map(WorkerResponse::SelfTest),
+        WorkerRequest::BaselineNames { source } => judge
+            .python_baseline_names(&source)
+            .map(WorkerResponse::BaselineNames),
+        WorkerRequest::MeasureBaseline(request) => judge
+            .measure_baseline(&request)
+            .map(|result| WorkerResponse::Baseline(Box::new(result))),
         WorkerRequest::Point(_) | WorkerRequest::SpaceFacts => Err(wrong_request()),
     };
     output.respond(&response.unwrap_or_else(|error| failure_response(&error)))
@@ -414,7 +420,7 @@ mod tests {
     fn greeting_of_another_version_is_an_environment_failure() {
         for line in [
             r#"{"version": 0}"#,
-            r#"{"version": 9, "new": []}"#,
+            r#"{"version": 10, "new": []}"#,
             "{}",
             "",
         ] {

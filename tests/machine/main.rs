@@ -25,6 +25,7 @@ mod oracles;
 #[expect(dead_code, reason = "the other suite uses more of it")]
 mod program;
 mod prompts;
+mod python_baselines;
 mod python_oracle;
 mod races;
 mod sandbox;
@@ -45,6 +46,7 @@ fn main() -> std::process::ExitCode {
         exports::TESTS,
         hostile_code::TESTS,
         oracles::TESTS,
+        python_baselines::TESTS,
         python_oracle::TESTS,
         datasets::TESTS,
         sandbox::TESTS,

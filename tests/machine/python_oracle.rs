@@ -41,7 +41,7 @@ def run(x):
 "#;
 
 /// A Python interpreter with PyTorch.
-fn find_torch() -> Result<String, Missing> {
+pub(crate) fn find_torch() -> Result<String, Missing> {
     let python = find_python()?;
     let output = std::process::Command::new(&python)
         .args(["-c", "import torch"])

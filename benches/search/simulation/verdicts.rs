@@ -37,6 +37,7 @@ pub(crate) fn verdict(truth: &Truth, figures: Option<Figures>) -> Verdict {
         timing: figures.map(|figures| figures.timing),
         dismissal: None,
         timed_against: None,
+        strongest: None,
         not_done: Vec::new(),
         speedup: figures.map(|figures| figures.speedup),
         workloads: Vec::new(),

@@ -10,16 +10,18 @@ const VARIABLE: &str = "KFORGE_PYTHON";
 
 /// The interpreter: `$KFORGE_PYTHON`, else that of `$VIRTUAL_ENV`, else `python3` of `$PATH`.
 ///
+/// `user`: what needs it, for the message.
+///
 /// # Errors
 /// `Failure::environment` if there is none.
-pub(super) fn find() -> Result<PathBuf, Failure> {
+pub(super) fn find(user: &str) -> Result<PathBuf, Failure> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let path = variable("PATH").unwrap_or_default();
     if let Some(chosen) = variable(VARIABLE) {
         return on_path(&chosen, &path).ok_or_else(|| {
             let chosen = chosen.display();
             Failure::environment(format!(
-                "`{VARIABLE}` is `{chosen}`, which is not a program"
+                "{user} needs Python: `{VARIABLE}` is `{chosen}`, which is not a program"
             ))
             .hint(format!(
                 "set `{VARIABLE}` to a Python interpreter, such as `/usr/bin/python3`"
@@ -31,10 +33,12 @@ pub(super) fn find() -> Result<PathBuf, Failure> {
         .filter(|python| python.is_file())
         .or_else(|| on_path(OsStr::new("python3"), &path))
         .ok_or_else(|| {
-            Failure::environment("its oracle is written in Python, and `python3` is not installed")
-                .hint(format!(
-                    "install Python 3, or set `{VARIABLE}` to an interpreter"
-                ))
+            Failure::environment(format!(
+                "{user} is written in Python, and `python3` is not installed"
+            ))
+            .hint(format!(
+                "install Python 3, or set `{VARIABLE}` to an interpreter"
+            ))
         })
 }
 

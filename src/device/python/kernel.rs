@@ -86,7 +86,7 @@ impl Call {
 }
 
 /// A scalar as the Python number that its dtype is.
-fn scalar(dtype: DType, value: f64) -> Value {
+pub(super) fn scalar(dtype: DType, value: f64) -> Value {
     match dtype {
         DType::Bool => json!(value != 0.0),
         DType::Int64 | DType::Int32 | DType::Int16 | DType::Int8 => json!(value as i64),

@@ -1,8 +1,11 @@
-//! Oracles in Python: the expected outputs of a task by the `run` of its definition or of a Python file.
+//! Oracles and baselines in Python: the expected outputs of a task by the `run` of its definition or of a Python file, and functions that
+//! kernels are timed against.
 //!
 //! One Python process serves all cases of a judge. `process` starts it and exchanges messages with it; `kernel` is the oracle bound to one
-//! case, over host memory; `interpreter` finds the program. Never runs a candidate and never times anything.
+//! case, over host memory; `baseline` is a baseline bound to one case, with copies of its inputs. `interpreter` finds the program. Never runs
+//! a candidate.
 
+mod baseline;
 mod interpreter;
 mod kernel;
 mod process;
@@ -10,14 +13,14 @@ mod process;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use crate::base::Failure;
 use crate::kernel::Scalars;
 use crate::kernel::plan::LaunchPlan;
 use crate::task::{Definition, Task};
 
 use super::{BoundKernel, Device, Upload};
+pub(crate) use baseline::{PythonBaselines, UnavailableBaseline};
 use kernel::PythonKernel;
-use process::PythonProcess;
+use process::{PythonProcess, PythonProgram};
 
 /// A task's reference in Python, ready to compute.
 pub struct PythonOracle {
@@ -32,11 +35,13 @@ impl PythonOracle {
     /// # Errors
     /// `Failure::environment` if Python or a module that the source imports is not installed; `Failure::reference` if the source fails.
     pub fn start(task: &Task, device: &dyn Device) -> anyhow::Result<Self> {
-        let interpreter = interpreter::find().map_err(|failure| Failure {
-            message: format!("task `{}`: {}", task.name, failure.message),
-            ..failure
-        })?;
-        let process = PythonProcess::start(&interpreter, task, device.identity().uuid)?;
+        let interpreter = interpreter::find(&format!("the oracle of task `{}`", task.name))?;
+        let program = PythonProgram {
+            script: include_str!("reference.py"),
+            source: [task.oracle.clone(), task.settings.oracle.clone()],
+            subject: format!("the Python reference of task `{}`", task.name),
+        };
+        let process = PythonProcess::start(&interpreter, program, device.identity().uuid)?;
         Ok(Self {
             process: Rc::new(RefCell::new(process)),
             definition: task.definition.clone(),

@@ -1,7 +1,7 @@
 //! The Python process: started once, asked for the outputs of one call at a time, restarted if it was killed.
 //!
-//! Messages are lines of JSON over its standard streams. Tensors are in a shared memory file. Both ends are described in `reference.py`.
-//! Knows nothing of tasks beyond the text that it runs.
+//! Messages are lines of JSON over its standard streams. Tensors are in a shared memory file. The other ends are `reference.py` and
+//! `baseline.py`. Knows nothing of tasks beyond the text that it runs.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, Write};
@@ -14,27 +14,35 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::base::process::{ReportedGroup, kill_group, tie_to_parent};
 use crate::base::{Failure, environment, progress, temporary};
 use crate::device::watchdog::ProcessDeadline;
-use crate::task::Task;
-
-const SCRIPT: &str = include_str!("reference.py");
 
 /// How long Python may take to start and to import the modules of the reference. PyTorch takes seconds, and minutes from a cold disk.
 const START_DEADLINE: Duration = Duration::from_secs(180);
 /// How much of what the reference has printed is shown.
 const MAX_LOG_BYTES: u64 = 4 << 10;
 
+/// What a Python process runs.
+pub(super) struct PythonProgram {
+    /// The text of the script that answers requests.
+    pub(super) script: &'static str,
+    /// Text and file name of the source that the script runs first.
+    pub(super) source: [String; 2],
+    /// What the source is, for messages: `the Python reference of task `softmax``.
+    pub(super) subject: String,
+}
+
+const NOT_RUNNING: &str = "Python is not running";
+
 /// A running interpreter and the memory that it shares with this process.
 pub(super) struct PythonProcess {
     interpreter: PathBuf,
-    /// The first request: the source.
-    greeting: Value,
-    /// For messages.
-    task: String,
+    program: PythonProgram,
+    /// The answer to the source, since the last start.
+    greeted: Map<String, Value>,
     /// The GPU that PyTorch may use; `None`: it computes on the CPU.
     gpu_uuid: Option<String>,
     running: Option<Running>,
@@ -56,6 +64,9 @@ struct Running {
 struct Answer {
     error: Option<String>,
     missing_module: Option<String>,
+    /// What else the answer says.
+    #[serde(flatten)]
+    rest: Map<String, Value>,
 }
 
 /// Why a call gave no result, for people.
@@ -68,17 +79,13 @@ impl PythonProcess {
     /// See `PythonOracle::start`.
     pub(super) fn start(
         interpreter: &Path,
-        task: &Task,
+        program: PythonProgram,
         gpu_uuid: Option<String>,
     ) -> anyhow::Result<Self> {
         let mut process = Self {
             interpreter: interpreter.to_owned(),
-            greeting: json!({
-                "source": task.oracle,
-                "file": task.settings.oracle,
-                "device": if gpu_uuid.is_some() { "cuda" } else { "cpu" },
-            }),
-            task: task.name.clone(),
+            program,
+            greeted: Map::new(),
             gpu_uuid,
             running: None,
         };
@@ -94,23 +101,27 @@ impl PythonProcess {
         if self.running.is_some() {
             return Ok(());
         }
-        let mut running = Running::start(&self.interpreter, self.gpu_uuid.as_deref())?;
-        let answer = running.exchange(&self.greeting, START_DEADLINE);
-        let failed = |reason: String, log: String| {
-            let task = &self.task;
-            Failure::reference(format!(
-                "the Python reference of task `{task}` {reason}{log}"
-            ))
+        let script = self.program.script;
+        let mut running = Running::start(&self.interpreter, script, self.gpu_uuid.as_deref())?;
+        let [source, file] = &self.program.source;
+        let device = if self.gpu_uuid.is_some() {
+            "cuda"
+        } else {
+            "cpu"
         };
+        let greeting = json!({"source": source, "file": file, "device": device});
+        let answer = running.exchange(&greeting, START_DEADLINE);
+        let subject = &self.program.subject;
+        let failed =
+            |reason: String, log: String| Failure::reference(format!("{subject} {reason}{log}"));
         let answer = match answer {
             Ok(answer) => answer,
             Err(CallFailed(reason)) => return Err(failed(reason, running.log()).into()),
         };
         if let Some(module) = answer.missing_module {
             let python = self.interpreter.display();
-            let task = &self.task;
             return Err(Failure::environment(format!(
-                "the Python reference of task `{task}` imports `{module}`, which `{python}` does not have"
+                "{subject} imports `{module}`, which `{python}` does not have"
             ))
             .hint(format!(
                 "install it with `{python} -m pip install {module}`, or set `KFORGE_PYTHON` to an interpreter that has it"
@@ -120,8 +131,59 @@ impl PythonProcess {
         if let Some(error) = answer.error {
             return Err(failed(format!("does not load: {error}"), running.log()).into());
         }
+        self.greeted = answer.rest;
         self.running = Some(running);
         Ok(())
+    }
+
+    /// What the script has answered to the source.
+    pub(super) fn greeted(&self) -> &Map<String, Value> {
+        &self.greeted
+    }
+
+    /// Ends the process. `ensure_running` starts another one.
+    pub(super) fn end(&mut self) {
+        self.running = None;
+    }
+
+    /// Makes the shared memory at least this long, and returns its length.
+    pub(super) fn reserve(&mut self, bytes: u64) -> anyhow::Result<u64> {
+        let running = self.running.as_mut().context(NOT_RUNNING)?;
+        running.reserve(bytes)?;
+        Ok(running.length)
+    }
+
+    /// Writes to the shared memory.
+    pub(super) fn write(&self, offset: u64, bytes: &[u8]) -> anyhow::Result<()> {
+        let running = self.running.as_ref().context(NOT_RUNNING)?;
+        (running.memory.write_all_at(bytes, offset)).context("failed to pass the inputs on")
+    }
+
+    /// Reads from the shared memory.
+    pub(super) fn read(&self, offset: u64, bytes: &mut [u8]) -> anyhow::Result<()> {
+        let running = self.running.as_ref().context(NOT_RUNNING)?;
+        (running.memory.read_exact_at(bytes, offset)).context("failed to read the outputs")
+    }
+
+    /// Sends a request and returns what the answer says. After a failure that ended the process, `ensure_running` starts another one.
+    pub(super) fn request(
+        &mut self,
+        request: &Value,
+        deadline: Duration,
+    ) -> anyhow::Result<Result<Map<String, Value>, CallFailed>> {
+        let running = self.running.as_mut().context(NOT_RUNNING)?;
+        let answer = match running.exchange(request, deadline) {
+            Ok(answer) => answer,
+            Err(CallFailed(reason)) => {
+                let log = running.log();
+                self.running = None;
+                return Ok(Err(CallFailed(format!("{reason}{log}"))));
+            }
+        };
+        if let Some(error) = answer.error {
+            return Ok(Err(CallFailed(format!("{error}{}", running.log()))));
+        }
+        Ok(Ok(answer.rest))
     }
 
     /// Writes the inputs (offset and bytes), makes a call, and reads the outputs (offset and length in bytes). After a failure that ended
@@ -133,33 +195,21 @@ impl PythonProcess {
         outputs: &[(u64, u64)],
         deadline: Duration,
     ) -> anyhow::Result<Result<Vec<Vec<u8>>, CallFailed>> {
-        let running = self.running.as_mut().context("Python is not running")?;
         let ends = inputs
             .iter()
             .map(|(offset, bytes)| offset + bytes.len() as u64);
         let ends = ends.chain(outputs.iter().map(|(offset, bytes)| offset + bytes));
-        running.reserve(ends.max().unwrap_or(0))?;
-        request["length"] = json!(running.length);
+        request["length"] = json!(self.reserve(ends.max().unwrap_or(0))?);
         for (offset, bytes) in inputs {
-            (running.memory.write_all_at(bytes, *offset))
-                .context("failed to pass the inputs on")?;
+            self.write(*offset, bytes)?;
         }
-        let answer = match running.exchange(&request, deadline) {
-            Ok(answer) => answer,
-            Err(CallFailed(reason)) => {
-                let log = running.log();
-                self.running = None;
-                return Ok(Err(CallFailed(format!("{reason}{log}"))));
-            }
-        };
-        if let Some(error) = answer.error {
-            return Ok(Err(CallFailed(format!("{error}{}", running.log()))));
+        if let Err(failed) = self.request(&request, deadline)? {
+            return Ok(Err(failed));
         }
         let mut results = Vec::new();
         for (offset, bytes) in outputs {
             let mut memory = vec![0; *bytes as usize];
-            (running.memory.read_exact_at(&mut memory, *offset))
-                .context("failed to read the outputs")?;
+            self.read(*offset, &mut memory)?;
             results.push(memory);
         }
         Ok(Ok(results))
@@ -167,13 +217,13 @@ impl PythonProcess {
 }
 
 impl Running {
-    fn start(interpreter: &Path, gpu_uuid: Option<&str>) -> anyhow::Result<Self> {
+    fn start(interpreter: &Path, script: &str, gpu_uuid: Option<&str>) -> anyhow::Result<Self> {
         let memory = anonymous_memory().context("failed to create shared memory")?;
         let descriptor = memory.as_raw_fd();
         let log = temporary::file().context("failed to create a temporary file")?;
         let mut command = Command::new(interpreter);
         command
-            .args(["-c", SCRIPT, &descriptor.to_string()])
+            .args(["-c", script, &descriptor.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log.try_clone()?)
@@ -183,6 +233,12 @@ impl Running {
         for name in environment::withheld_variables() {
             command.env_remove(name);
         }
+        // Triton's usual place is the home folder, which a worker on a GPU cannot write.
+        command.env("TRITON_CACHE_DIR", temporary::root().join("triton"));
+        command.env(
+            "TORCHINDUCTOR_CACHE_DIR",
+            temporary::root().join("inductor"),
+        );
         // Another GPU may be timing for another worker. An empty list shows none.
         command.env("CUDA_VISIBLE_DEVICES", gpu_uuid.unwrap_or_default());
         temporary::pass_on(&mut command);

@@ -96,6 +96,7 @@ fn verdict(status: Status, speedup: Option<f64>, half: f64, threads: f64) -> Ver
         timing: None,
         dismissal: None,
         timed_against: None,
+        strongest: None,
         code: None,
         not_done: Vec::new(),
         speedup: speedup.map(|geomean| Speedup {

@@ -95,9 +95,11 @@ pub(super) fn make_task(root: &Path, file: &Path) -> Result<DatasetTask, Failure
         kernels: made.kernels,
         tensors: NamedTensors::new(),
         baseline: None,
+        baseline_tables: Vec::new(),
         place: file.canonicalize().ok(),
         kernels_folder: Path::new("kernels").join(&name),
     };
+    files.baseline_tables = files.read_baseline_tables();
     files.find_tensors(root);
     Ok(DatasetTask {
         files,

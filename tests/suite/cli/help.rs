@@ -2,7 +2,7 @@
 
 use crate::program::{CommandResult, Workspace};
 
-const COMMANDS: [&str; 24] = [
+const COMMANDS: [&str; 25] = [
     "",
     "evolve",
     "tune",
@@ -13,6 +13,7 @@ const COMMANDS: [&str; 24] = [
     "log",
     "runs",
     "compare",
+    "baselines",
     "promote",
     "export",
     "prompt",

@@ -76,6 +76,10 @@ fn results_without_a_run_have_the_keys_of_their_schemas() {
         "prompt",
         &["prompt", "gelu", "--backend", "cpu"],
     );
+    let small = Workspace::with_small_task();
+    let kernels_only = ["--backend=cpu", "--only=naive.cu", "--seconds=0.1"];
+    let baselines = [&["baselines", "softmax"], &kernels_only[..]].concat();
+    check(&small, "baselines", &baselines);
     check(
         &workspace,
         "cards",

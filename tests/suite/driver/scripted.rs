@@ -290,6 +290,7 @@ pub(crate) fn verdict(source: &str, workloads: i64, confirmed: bool) -> Verdict 
         timing: None,
         dismissal: None,
         timed_against: None,
+        strongest: None,
         code: None,
         not_done: Vec::new(),
         speedup: passed.then_some(Speedup { geomean, ci95 }),

@@ -1,0 +1,524 @@
+//! A baseline in Python bound to one case: its inputs in shared memory, and samples that the Python process times.
+//!
+//! It takes the place of the opponent's bound kernel, so it gets the same fresh inputs as the kernel that it is timed against. A baseline is
+//! trusted like the oracle: nothing watches what it does to its memory.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use indexmap::IndexMap;
+use serde_json::{Map, Value, json};
+
+use super::interpreter;
+use super::kernel::scalar;
+use super::process::{CallFailed, PythonProcess, PythonProgram};
+use crate::device::aligned::AlignedBytes;
+use crate::device::memory::copy_bytes;
+use crate::device::{
+    BoundKernel, BufferAccess, BufferChecks, BufferContent, Cache, Device, ExpectedOutput,
+    ExpectedValues, KernelEvidence, LaunchOutcome, Launching, OutputComparison, PersistentState,
+    Poison, PoisonCount, Refusal, TimedLaunching, Upload, numerics,
+};
+use crate::kernel::Scalars;
+use crate::kernel::plan::{BufferRole, LaunchPlan};
+use crate::task::{DType, Definition, Distribution, Task, Tolerance};
+use crate::verdict::Status;
+
+/// Alignment of the tensors in the shared memory.
+const ALIGNMENT: u64 = 256;
+/// How long a baseline may take to be made and compiled for some shapes.
+const PREPARE_DEADLINE: Duration = Duration::from_secs(300);
+/// What a sample may take besides its launches: to pass the inputs on, and to capture a graph.
+const SAMPLE_OVERHEAD: Duration = Duration::from_secs(60);
+
+/// The baselines of a task that are written in Python.
+pub(crate) struct PythonBaselines {
+    process: Rc<RefCell<PythonProcess>>,
+    definition: Definition,
+    upload: Upload,
+    facts: Rc<RefCell<BaselineFacts>>,
+}
+
+/// What is known about the baseline that was opened last, and about all.
+#[derive(Default)]
+struct BaselineFacts {
+    /// By package.
+    versions: IndexMap<String, String>,
+    launch: Option<String>,
+    /// Baselines that cannot be captured in a CUDA graph.
+    without_graph: BTreeSet<String>,
+}
+
+/// A baseline cannot be used here, for example because its package is not installed.
+pub(crate) struct UnavailableBaseline(pub(crate) String);
+
+impl PythonBaselines {
+    /// Starts Python and runs the source (text and file name), which must define `BASELINES`. On a GPU, PyTorch uses that of the device.
+    ///
+    /// # Errors
+    /// `Failure::environment` if Python or PyTorch is not installed; `Failure::reference` if the source fails.
+    pub(crate) fn start(
+        task: &Task,
+        source: [String; 2],
+        device: &dyn Device,
+    ) -> anyhow::Result<Self> {
+        let subject = format!("the file of Python baselines of task `{}`", task.name);
+        let interpreter = interpreter::find(&subject)?;
+        let program = PythonProgram {
+            script: include_str!("baseline.py"),
+            source,
+            subject,
+        };
+        let process = PythonProcess::start(&interpreter, program, device.identity().uuid)?;
+        Ok(Self {
+            process: Rc::new(RefCell::new(process)),
+            definition: task.definition.clone(),
+            upload: device.upload(),
+            facts: Rc::default(),
+        })
+    }
+
+    /// The names of the baselines, in the order of the source.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let process = self.process.borrow();
+        let names = process.greeted().get("names").cloned().unwrap_or_default();
+        serde_json::from_value(names).unwrap_or_default()
+    }
+
+    /// The versions of the packages that the baseline of the last `open` uses.
+    pub(crate) fn versions(&self) -> IndexMap<String, String> {
+        self.facts.borrow().versions.clone()
+    }
+
+    /// How the baseline of the last `open` is launched: `graph`, `launches` or `call`. `None` until it was.
+    pub(crate) fn launch(&self) -> Option<String> {
+        self.facts.borrow().launch.clone()
+    }
+
+    /// Binds a baseline to the buffers of a plan, in `copies` copies. Inputs without a shape have the values of `scalars`.
+    ///
+    /// # Errors
+    /// If the machinery is broken.
+    pub(crate) fn open(
+        &self,
+        name: &str,
+        (plan, scalars): (&LaunchPlan, &Scalars),
+        copies: usize,
+        cache: Cache,
+    ) -> anyhow::Result<Result<Box<dyn BoundKernel>, UnavailableBaseline>> {
+        let layout = Layout::new(&self.definition, plan, scalars, copies);
+        let mut baseline = TimedPython {
+            process: Rc::clone(&self.process),
+            upload: Rc::clone(&self.upload),
+            facts: Rc::clone(&self.facts),
+            name: name.to_owned(),
+            cache,
+            layout,
+            filled: IndexMap::new(),
+            is_changed: true,
+            is_prepared: false,
+            is_collected: Cell::new(false),
+            copy_numbers: (0..copies as u32).collect(),
+            launched_copies: Vec::new(),
+        };
+        self.facts.borrow_mut().launch = None;
+        Ok(match baseline.open()? {
+            Ok(()) => Ok(Box::new(baseline)),
+            Err(CallFailed(reason)) => Err(UnavailableBaseline(first_line(&reason))),
+        })
+    }
+}
+
+/// The first line of an error; the log follows it.
+fn first_line(reason: &str) -> String {
+    reason.lines().next().unwrap_or_default().to_owned()
+}
+
+/// Where the tensors are in the shared memory.
+struct Layout {
+    /// The arguments of a call, as `baseline.py` reads them.
+    inputs: Vec<Value>,
+    outputs: Vec<Value>,
+    /// The offset of each copy, by buffer.
+    input_offsets: IndexMap<usize, Vec<u64>>,
+    /// By buffer: where the script writes its values in double precision.
+    output_offsets: IndexMap<usize, u64>,
+    buffers: Vec<Described>,
+    bytes: u64,
+}
+
+/// What is known of a buffer.
+struct Described {
+    dtype: DType,
+    /// Length of the last axis.
+    row: u64,
+    elements: u64,
+}
+
+impl Layout {
+    fn new(definition: &Definition, plan: &LaunchPlan, scalars: &Scalars, copies: usize) -> Self {
+        let mut end = 0;
+        let mut place = |bytes: u64| {
+            let offset = end;
+            end = (offset + bytes).next_multiple_of(ALIGNMENT);
+            offset
+        };
+        let is_input = |role| matches!(role, BufferRole::Input | BufferRole::InPlace);
+        let mut input_offsets = IndexMap::new();
+        let mut inputs = Vec::new();
+        for (name, tensor) in &definition.inputs {
+            let mut buffers = plan.buffers.iter();
+            let buffer = buffers.position(|buffer| buffer.name == *name && is_input(buffer.role));
+            inputs.push(match (buffer, scalars.get(name)) {
+                (Some(index), _) => {
+                    let buffer = &plan.buffers[index];
+                    let offsets: Vec<u64> = (0..copies).map(|_| place(buffer.bytes())).collect();
+                    input_offsets.insert(index, offsets.clone());
+                    json!({
+                        "name": name, "dtype": buffer.dtype.to_string(), "shape": buffer.shape, "offsets": offsets,
+                    })
+                }
+                (None, Some(value)) => {
+                    json!({"name": name, "scalar": scalar(tensor.dtype, *value)})
+                }
+                (None, None) => json!({"name": name}),
+            });
+        }
+        let buffers: Vec<Described> = (plan.buffers.iter())
+            .map(|buffer| Described {
+                dtype: buffer.dtype,
+                row: buffer.shape.last().copied().unwrap_or(1),
+                elements: buffer.bytes() / buffer.dtype.bytes(),
+            })
+            .collect();
+        let mut output_offsets = IndexMap::new();
+        let mut outputs = Vec::new();
+        for &index in &plan.outputs {
+            let Some(buffer) = plan.buffers.get(index) else {
+                continue;
+            };
+            let offset = place(buffers[index].elements * 8);
+            output_offsets.insert(index, offset);
+            outputs.push(json!({
+                "name": buffer.name, "dtype": buffer.dtype.to_string(), "shape": buffer.shape, "offset": offset,
+            }));
+        }
+        Self {
+            inputs,
+            outputs,
+            input_offsets,
+            output_offsets,
+            buffers,
+            bytes: end,
+        }
+    }
+}
+
+/// What an input holds.
+#[derive(Clone, Debug)]
+enum Filling {
+    Random {
+        distribution: Distribution,
+        seed: u64,
+    },
+    Bytes(Vec<u8>),
+}
+
+/// A baseline in Python, bound to the inputs of one case.
+struct TimedPython {
+    process: Rc<RefCell<PythonProcess>>,
+    upload: Upload,
+    facts: Rc<RefCell<BaselineFacts>>,
+    name: String,
+    cache: Cache,
+    layout: Layout,
+    /// What each input was filled with last, by buffer: for a process that has to be started again.
+    filled: IndexMap<usize, Filling>,
+    /// Whether the inputs were filled since the last sample.
+    is_changed: bool,
+    /// Whether the function is compiled.
+    is_prepared: bool,
+    /// Whether the outputs of the last sample are in the shared memory.
+    is_collected: Cell<bool>,
+    copy_numbers: Vec<u32>,
+    launched_copies: Vec<u32>,
+}
+
+type Answer = Result<Map<String, Value>, CallFailed>;
+
+impl TimedPython {
+    fn open(&mut self) -> anyhow::Result<Result<(), CallFailed>> {
+        let mut process = self.process.borrow_mut();
+        process.ensure_running()?;
+        let length = process.reserve(self.layout.bytes)?;
+        let has_graph = !self.facts.borrow().without_graph.contains(&self.name);
+        let request = json!({
+            "open": self.name,
+            "length": length,
+            "copies": self.copy_numbers.len(),
+            "cache": self.cache,
+            "graph": has_graph,
+            "inputs": self.layout.inputs,
+            "outputs": self.layout.outputs,
+        });
+        let answer = match process.request(&request, PREPARE_DEADLINE)? {
+            Ok(answer) => answer,
+            Err(failed) => return Ok(Err(failed)),
+        };
+        let versions = answer.get("versions").cloned().unwrap_or_default();
+        self.facts.borrow_mut().versions =
+            serde_json::from_value(versions).context("Python's versions cannot be read")?;
+        self.is_prepared = false;
+        Ok(Ok(()))
+    }
+
+    /// Compiles the function. One that cannot be captured in a graph may leave PyTorch unable to use the GPU, so another process is started
+    /// for it.
+    fn prepare(&mut self) -> anyhow::Result<Result<(), CallFailed>> {
+        for _ in 0..2 {
+            let answer = self.request(&json!({"prepare": true}), PREPARE_DEADLINE)?;
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(failed) => return Ok(Err(failed)),
+            };
+            let Some(reason) = answer.get("no_graph") else {
+                let launch = answer.get("launch").and_then(Value::as_str);
+                self.facts.borrow_mut().launch = launch.map(str::to_owned);
+                self.is_prepared = true;
+                return Ok(Ok(()));
+            };
+            let name = &self.name;
+            tracing::info!("`{name}` is not captured in a CUDA graph: {reason}");
+            self.facts
+                .borrow_mut()
+                .without_graph
+                .insert(self.name.clone());
+            self.process.borrow_mut().end();
+            if let Err(failed) = self.open()? {
+                return Ok(Err(failed));
+            }
+            for (buffer, filling) in self.filled.clone() {
+                self.fill(buffer, filling)?;
+            }
+        }
+        bail!("a baseline without a graph was captured in a graph")
+    }
+
+    fn request(&self, request: &Value, deadline: Duration) -> anyhow::Result<Answer> {
+        self.process.borrow_mut().request(request, deadline)
+    }
+
+    /// Fills all copies of an input.
+    fn fill(&mut self, buffer: usize, filling: Filling) -> anyhow::Result<()> {
+        let described = self.described(buffer)?;
+        let offsets = self.layout.input_offsets.get(&buffer);
+        let offsets = offsets.context("only inputs are filled")?;
+        let bytes = described.elements * described.dtype.bytes();
+        let mut memory = AlignedBytes::zeroed(bytes as usize);
+        for (number, offset) in self.copy_numbers.iter().zip(offsets) {
+            match &filling {
+                Filling::Random { distribution, seed } => {
+                    let seed = numerics::seed_of_copy(*seed, *number);
+                    let (dtype, row) = (described.dtype, described.row);
+                    numerics::fill(dtype, memory.as_mut_slice(), row, distribution, seed);
+                }
+                Filling::Bytes(bytes) => copy_bytes(bytes, memory.as_mut_slice())?,
+            }
+            self.process.borrow().write(*offset, memory.as_slice())?;
+        }
+        self.filled.insert(buffer, filling);
+        self.is_changed = true;
+        Ok(())
+    }
+
+    fn described(&self, buffer: usize) -> anyhow::Result<&Described> {
+        self.layout.buffers.get(buffer).context("no such buffer")
+    }
+
+    fn sample(
+        &mut self,
+        runs: usize,
+        deadline: Duration,
+    ) -> anyhow::Result<Result<Duration, CallFailed>> {
+        if !self.is_prepared
+            && let Err(failed) = self.prepare()?
+        {
+            return Ok(Err(failed));
+        }
+        let request = json!({"sample": runs.max(1), "changed": self.is_changed});
+        let deadline = deadline.saturating_mul(runs.max(1) as u32) + SAMPLE_OVERHEAD;
+        let answer = match self.request(&request, deadline)? {
+            Ok(answer) => answer,
+            Err(failed) => return Ok(Err(failed)),
+        };
+        self.is_changed = false;
+        self.is_collected.set(false);
+        let copies = answer.get("copies").cloned().unwrap_or_default();
+        self.launched_copies = serde_json::from_value(copies).context("Python's copies")?;
+        let seconds = answer.get("seconds").and_then(Value::as_f64);
+        let seconds = seconds.filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
+        let seconds = seconds.context("Python's clock returned no time")?;
+        Ok(Ok(Duration::from_secs_f64(seconds / runs.max(1) as f64)))
+    }
+
+    /// Has the outputs of the last call of the last sample written to the shared memory, unless they are there.
+    fn collect(&self) -> anyhow::Result<Result<(), CallFailed>> {
+        if self.is_collected.get() {
+            return Ok(Ok(()));
+        }
+        let answer = self.request(&json!({"collect": true}), SAMPLE_OVERHEAD)?;
+        self.is_collected.set(answer.is_ok());
+        Ok(answer.map(|_| ()))
+    }
+
+    /// The values of an output after the last call of the last sample.
+    fn output(&self, buffer: usize) -> anyhow::Result<Vec<f64>> {
+        if let Err(CallFailed(reason)) = self.collect()? {
+            bail!("{}", first_line(&reason));
+        }
+        let offset = self.layout.output_offsets.get(&buffer);
+        let offset = *offset.context("only outputs are read")?;
+        let elements = self.described(buffer)?.elements as usize;
+        let mut bytes = vec![0; elements * 8];
+        self.process.borrow().read(offset, &mut bytes)?;
+        let (values, _) = bytes.as_chunks::<8>();
+        Ok(values
+            .iter()
+            .map(|value| f64::from_le_bytes(*value))
+            .collect())
+    }
+
+    /// The values of an output in its own dtype.
+    fn output_memory(&self, buffer: usize) -> anyhow::Result<(DType, AlignedBytes)> {
+        let (dtype, values) = (self.described(buffer)?.dtype, self.output(buffer)?);
+        let mut memory = AlignedBytes::zeroed(values.len() * dtype.bytes() as usize);
+        numerics::store(dtype, &values, memory.as_mut_slice());
+        Ok((dtype, memory))
+    }
+}
+
+impl BufferAccess for TimedPython {
+    /// Outputs are Python's own, so poison is not written.
+    fn write(&mut self, buffer: usize, content: &BufferContent<'_>) -> anyhow::Result<()> {
+        match content {
+            BufferContent::Random { distribution, seed } => {
+                let (distribution, seed) = ((*distribution).clone(), *seed);
+                self.fill(buffer, Filling::Random { distribution, seed })
+            }
+            BufferContent::Bytes(bytes) => self.fill(buffer, Filling::Bytes(bytes.to_vec())),
+            BufferContent::Poison(_) => Ok(()),
+            BufferContent::Values(_) => bail!("a baseline in Python gets no values as numbers"),
+        }
+    }
+
+    fn hash(&self, buffer: usize) -> anyhow::Result<u64> {
+        Ok(numerics::hash(self.output_memory(buffer)?.1.as_slice()))
+    }
+
+    fn hash_copies(&self, buffer: usize, _copies: &[u32]) -> anyhow::Result<u64> {
+        self.hash(buffer)
+    }
+
+    fn values(&self, buffer: usize) -> anyhow::Result<Vec<f64>> {
+        self.output(buffer)
+    }
+
+    fn bytes(&self, buffer: usize) -> anyhow::Result<Vec<u8>> {
+        Ok(self.output_memory(buffer)?.1.as_slice().to_vec())
+    }
+}
+
+impl BufferChecks for TimedPython {
+    fn guard_damage(&self, _buffer: usize) -> anyhow::Result<Option<i64>> {
+        Ok(None)
+    }
+
+    fn unwritten(&self, buffer: usize, poison: Poison) -> anyhow::Result<PoisonCount> {
+        let (dtype, memory) = self.output_memory(buffer)?;
+        Ok(numerics::count_unwritten(dtype, memory.as_slice(), poison))
+    }
+
+    fn expected_output(&self, buffer: usize) -> anyhow::Result<ExpectedOutput> {
+        let values = self.output(buffer)?;
+        let first_not_finite = values.iter().position(|value| !value.is_finite());
+        Ok(ExpectedOutput {
+            values: (self.upload)(vec![values])?,
+            first_not_finite: first_not_finite.map(|index| index as u64),
+        })
+    }
+
+    fn compare(
+        &self,
+        buffer: usize,
+        _copies: &[u32],
+        expected: &ExpectedValues,
+        tolerance: Tolerance,
+    ) -> anyhow::Result<OutputComparison> {
+        let (dtype, memory) = self.output_memory(buffer)?;
+        let ExpectedValues::Host(expected) = expected else {
+            bail!("expected values on a GPU cannot be compared with those of Python");
+        };
+        Ok(numerics::compare(
+            dtype,
+            memory.as_slice(),
+            expected,
+            tolerance,
+        ))
+    }
+}
+
+impl Launching for TimedPython {
+    /// Runs the function once, and reads its outputs: if they are not what the definition says, that is a fault.
+    fn launch(&mut self, deadline: Duration) -> anyhow::Result<LaunchOutcome> {
+        let outcome = self.launch_sample(1, deadline)?;
+        if matches!(outcome, LaunchOutcome::Fault(_)) {
+            return Ok(outcome);
+        }
+        Ok(match self.collect()? {
+            Ok(()) => outcome,
+            Err(CallFailed(reason)) => fault(&reason),
+        })
+    }
+}
+
+fn fault(reason: &str) -> LaunchOutcome {
+    LaunchOutcome::Fault(Refusal::new(Status::Crashed, first_line(reason)))
+}
+
+impl TimedLaunching for TimedPython {
+    fn copy_count(&self) -> usize {
+        self.copy_numbers.len()
+    }
+
+    fn bind_copies(&mut self, copies: &[u32]) -> anyhow::Result<()> {
+        if copies.len() != self.copy_numbers.len() {
+            bail!("another number of copies");
+        }
+        self.copy_numbers = copies.to_vec();
+        Ok(())
+    }
+
+    fn launch_sample(&mut self, runs: usize, deadline: Duration) -> anyhow::Result<LaunchOutcome> {
+        Ok(match self.sample(runs, deadline)? {
+            Ok(time) => LaunchOutcome::Finished { time },
+            Err(CallFailed(reason)) => fault(&reason),
+        })
+    }
+
+    fn launched_copies(&self) -> &[u32] {
+        &self.launched_copies
+    }
+}
+
+impl KernelEvidence for TimedPython {
+    fn printed(&self) -> String {
+        String::new()
+    }
+
+    fn persistent_state(&self) -> PersistentState {
+        PersistentState::Unchanged
+    }
+}

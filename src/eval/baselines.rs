@@ -1,0 +1,236 @@
+//! Times a kernel against one baseline on one workload: the task's own baseline, or one in Python.
+//!
+//! The protocol is that of a candidate of a search: fresh inputs for each pair, cold caches, timing blocks, the timing lock. Both kernel and
+//! baseline are compared with the oracle first. Decides nothing; `cli::baselines` makes a table of the results.
+
+use anyhow::Context;
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use super::anchor::OpponentFailed;
+use super::case::{Case, derive_seed};
+use super::case_kernel::CaseKernel;
+use super::check::{blank_entry, check_case};
+use super::compiled_kernel::CompiledKernel;
+use super::context::{JudgeContext, outputs_only};
+use super::finding::{JudgeError, JudgeResult};
+use super::judge::Judge;
+use super::kernel_set::tolerances;
+use super::measure::{self, TimingLength};
+use super::open_oracle::OpenOracle;
+use super::opening::{Opponent, PythonOpponent, TimedPair, as_opponent_failure};
+use crate::base::random;
+use crate::device::{ExpectedValues, LaunchOutcome, Poison, PythonBaselines};
+use crate::kernel::Kernel;
+use crate::verdict::{Status, WorkloadVerdict};
+
+/// A kernel and the baseline that it is timed against, on one workload.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct BaselineRequest {
+    /// Source of the kernel.
+    pub kernel: String,
+    /// Id of the workload.
+    pub workload: String,
+    pub opponent: BaselineOpponent,
+}
+
+/// What a kernel is timed against.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum BaselineOpponent {
+    /// The task's baseline.
+    Task,
+    /// Another kernel, by its source.
+    Kernel(String),
+    /// An entry of `BASELINES` in a Python file.
+    Python {
+        name: String,
+        /// Text and name of the file.
+        source: [String; 2],
+    },
+}
+
+/// What timing a kernel against a baseline gave.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct BaselineResult {
+    /// The speedup of the kernel over the baseline, and the times of both.
+    pub times: Result<Box<WorkloadVerdict>, BaselineFault>,
+    /// Versions of what the baseline uses, by package.
+    pub versions: IndexMap<String, String>,
+    /// How a baseline in Python is launched: `graph`, `launches` or `call`.
+    pub launch: Option<String>,
+}
+
+/// Why there is no time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum BaselineFault {
+    /// The baseline is not available, fails, or is wrong.
+    Baseline(String),
+    /// The kernel fails.
+    Kernel { status: Status, reason: String },
+}
+
+impl Judge<'_> {
+    /// The names of the baselines of a Python file (text and file name).
+    ///
+    /// # Errors
+    /// `Failure::environment` if Python or PyTorch is not installed; `Failure::reference` if the file fails.
+    pub(crate) fn python_baseline_names(
+        &mut self,
+        source: &[String; 2],
+    ) -> anyhow::Result<Vec<String>> {
+        start_python(self.context_mut(), source)?;
+        let (_, baselines) = self
+            .context()
+            .python_baselines
+            .as_ref()
+            .context("no Python")?;
+        Ok(baselines.names())
+    }
+
+    /// Times a kernel against a baseline.
+    ///
+    /// # Errors
+    /// If the machinery is broken.
+    pub(crate) fn measure_baseline(
+        &mut self,
+        request: &BaselineRequest,
+    ) -> anyhow::Result<BaselineResult> {
+        if let BaselineOpponent::Python { source, .. } = &request.opponent {
+            start_python(self.context_mut(), source)?;
+        }
+        let context = self.context();
+        let times = match measure(context, request) {
+            Ok(entry) => Ok(Box::new(entry)),
+            Err(JudgeError::Finding(finding)) => Err(BaselineFault::Kernel {
+                status: finding.status,
+                reason: finding.reason,
+            }),
+            Err(JudgeError::Broken(error)) => match error.downcast::<OpponentFailed>() {
+                Ok(OpponentFailed(reason)) => Err(BaselineFault::Baseline(reason)),
+                Err(error) => return Err(error),
+            },
+        };
+        let python = match (&request.opponent, &context.python_baselines) {
+            (BaselineOpponent::Python { .. }, Some((_, baselines))) => Some(baselines),
+            _ => None,
+        };
+        Ok(BaselineResult {
+            times,
+            versions: python.map(PythonBaselines::versions).unwrap_or_default(),
+            launch: python.and_then(PythonBaselines::launch),
+        })
+    }
+}
+
+/// Starts Python with this source, unless it runs.
+fn start_python(context: &mut JudgeContext<'_>, source: &[String; 2]) -> anyhow::Result<()> {
+    let is_running = |(running, _): &(String, _)| *running == source[0];
+    if !context.python_baselines.as_ref().is_some_and(is_running) {
+        // First, because two processes would need twice the memory.
+        context.python_baselines = None;
+        let _lock = context.timing_lock.host_work()?;
+        let baselines = PythonBaselines::start(context.task, source.clone(), context.device)?;
+        context.python_baselines = Some((source[0].clone(), baselines));
+    }
+    Ok(())
+}
+
+fn measure(context: &JudgeContext<'_>, request: &BaselineRequest) -> JudgeResult<WorkloadVerdict> {
+    let cases = context.workload_cases();
+    let case = cases.iter().find(|case| case.id == request.workload);
+    let case = case.with_context(|| format!("no workload `{}` is timed", request.workload))?;
+    let kernel = Kernel::parse(&request.kernel, &context.task.definition)?;
+    let compiled = context.compile(kernel, std::slice::from_ref(case))?;
+    let seed = random::fresh_seed();
+    check_kernel(context, &compiled, case, derive_seed(seed, "check", 0))?;
+    let length = TimingLength::Search {
+        workloads: cases.len(),
+    };
+    let time = |opponent| time(context, (&compiled, opponent), case, (seed, length));
+    match (&request.opponent, &context.python_baselines) {
+        (BaselineOpponent::Python { name, .. }, Some((_, baselines))) => {
+            let buffers = outputs_only(context.task);
+            let opponent = PythonOpponent {
+                baselines,
+                name,
+                buffers: &Kernel::parse(&buffers, &context.task.definition)?,
+            };
+            if !context.task.settings.in_place.is_empty() {
+                let reason = "outputs of this task overwrite inputs, which Python cannot be given";
+                return Err(OpponentFailed(reason.to_owned()).into());
+            }
+            check_python(context, &opponent, case, derive_seed(seed, "check", 1))?;
+            time(Opponent::Python(&opponent))
+        }
+        (BaselineOpponent::Kernel(source), _) => {
+            let other = Kernel::parse(source, &context.task.definition)
+                .map_err(JudgeError::from)
+                .and_then(|kernel| context.compile(kernel, std::slice::from_ref(case)))
+                .and_then(|other| {
+                    check_kernel(context, &other, case, derive_seed(seed, "check", 1))?;
+                    Ok(other)
+                });
+            time(Opponent::Kernel(&other.map_err(as_opponent_failure)?))
+        }
+        _ => time(Opponent::Baseline),
+    }
+}
+
+fn time(
+    context: &JudgeContext<'_>,
+    (candidate, opponent): (&CompiledKernel, Opponent<'_>),
+    case: &Case,
+    (seed, length): (u64, TimingLength),
+) -> JudgeResult<WorkloadVerdict> {
+    let contest = TimedPair {
+        candidate,
+        opponent,
+        case,
+    };
+    let measurement = measure::measure(context, contest, seed, length)?;
+    let mut entry = blank_entry(case, None);
+    entry.status = Status::Passed;
+    measurement.write_to(&mut entry);
+    Ok(entry)
+}
+
+fn check_kernel(
+    context: &JudgeContext<'_>,
+    kernel: &CompiledKernel,
+    case: &Case,
+    seed: u64,
+) -> JudgeResult<()> {
+    let _lock = context.timing_lock.shared()?;
+    check_case(context, kernel, case, &[seed]).map(|_| ())
+}
+
+/// Compares the outputs of a baseline in Python with the oracle's, within the task's tolerance.
+///
+/// # Errors
+/// [`OpponentFailed`] if it fails or differs.
+fn check_python(
+    context: &JudgeContext<'_>,
+    opponent: &PythonOpponent<'_>,
+    case: &Case,
+    seed: u64,
+) -> JudgeResult<()> {
+    let _lock = context.timing_lock.shared()?;
+    let once = (1, context.options.cache);
+    let mut python = CaseKernel::open_python_baseline(context, opponent, case, once)?;
+    python.reset_buffers(seed, Poison::Nan)?;
+    if let LaunchOutcome::Fault(refusal) = python.launch(context.deadline())? {
+        return Err(OpponentFailed(refusal.reason).into());
+    }
+    let mut oracle = OpenOracle::open(context, case, 1)?;
+    oracle.reset_buffers(seed, Poison::Nan)?;
+    oracle.oracle_outputs(seed, context.deadline())?;
+    let outputs = oracle.plan.outputs.iter();
+    let expected = outputs.map(|output| Ok(ExpectedValues::Host(oracle.values(*output)?)));
+    let expected: Vec<ExpectedValues> = expected.collect::<anyhow::Result<_>>()?;
+    match python.compare(&tolerances(context), &expected, &[0], seed) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(OpponentFailed(error.into_finding()?.reason).into()),
+    }
+}

@@ -1,0 +1,345 @@
+//! The table of a task's baselines on one device: how fast each is, measured against one kernel.
+//!
+//! Plain data, and what follows from it by arithmetic. `kforge baselines` measures it; `task::baselines` finds its file.
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use super::speedup::Speedup;
+use super::strongest::{StrongestBaseline, label};
+use super::{BaselineIdentity, DeviceIdentity, Verdict, WorkloadVerdict};
+use crate::base::Digest;
+use crate::base::statistics::{self, Estimate};
+
+/// The version of the table's JSON.
+pub(crate) const TABLE_SCHEMA: u32 = 1;
+
+/// The baselines of a task on a device. All were timed in pairs with the same kernel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct BaselineTable {
+    pub schema: u32,
+    pub kforge: String,
+    /// When it was measured: RFC 3339.
+    pub time: String,
+    pub task: String,
+    pub backend: String,
+    pub device: DeviceIdentity,
+    /// State of the caches, as in a verdict.
+    pub cache: String,
+    pub profile: String,
+    /// The task's baseline, over which verdicts give speedups.
+    pub baseline: BaselineIdentity,
+    /// The kernel that was timed against each baseline.
+    pub kernel: TimedKernel,
+    /// The task's baseline first.
+    pub entries: Vec<BaselineEntry>,
+}
+
+/// The kernel of a table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct TimedKernel {
+    /// Its file, for people.
+    pub name: String,
+    pub source: Digest,
+}
+
+/// One baseline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct BaselineEntry {
+    pub name: String,
+    /// `kernel` or `python`.
+    pub kind: String,
+    /// By package; the hash of the source of a kernel as `source`.
+    #[serde(default)]
+    pub versions: IndexMap<String, String>,
+    /// How Python launches it: `graph`, `launches` or `call`; `None` for a kernel.
+    pub launch: Option<String>,
+    /// Why it was not measured; `None` if it was.
+    pub reason: Option<String>,
+    /// The kernel's speedup over it, over all workloads.
+    pub kernel_speedup: Option<Speedup>,
+    /// Its own speedup over the task's baseline.
+    pub speedup: Option<Speedup>,
+    pub workloads: Vec<BaselineWorkload>,
+}
+
+/// The kernel against a baseline on one workload.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct BaselineWorkload {
+    pub id: String,
+    pub axes: IndexMap<String, i64>,
+    /// Median times.
+    pub baseline_us: f64,
+    pub kernel_us: f64,
+    /// Baseline time / kernel time, in pairs.
+    pub kernel_speedup: f64,
+    pub ci95: [f64; 2],
+}
+
+impl BaselineWorkload {
+    /// `None` if the entry was not timed.
+    pub(crate) fn of(entry: &WorkloadVerdict) -> Option<Self> {
+        Some(Self {
+            id: entry.id.clone(),
+            axes: entry.axes.clone(),
+            baseline_us: entry.baseline_us?.median,
+            kernel_us: entry.candidate_us?.median,
+            kernel_speedup: entry.speedup?,
+            ci95: entry.ci95?,
+        })
+    }
+
+    fn log(&self) -> Estimate {
+        log_of(&Speedup {
+            geomean: self.kernel_speedup,
+            ci95: self.ci95,
+        })
+    }
+}
+
+impl BaselineEntry {
+    /// `torch 2.11.0` for a baseline in Python whose package is named like it or before it; `naive.cu` for a kernel.
+    pub(crate) fn label(&self) -> String {
+        label(&self.name, &self.versions)
+    }
+
+    /// Sets both speedups from the workloads. `over`: the entry of the task's baseline.
+    pub(crate) fn summarize(&mut self, over: Option<&Self>) {
+        let logs: Vec<Estimate> = self.workloads.iter().map(BaselineWorkload::log).collect();
+        self.kernel_speedup = statistics::geometric_mean(&logs).map(speedup_of);
+        self.speedup = over.and_then(|over| {
+            let logs: Option<Vec<Estimate>> = (self.workloads.iter())
+                .map(|workload| self.log_over(over, &workload.id))
+                .collect();
+            statistics::geometric_mean(&logs?).map(speedup_of)
+        });
+    }
+
+    /// The logarithm of its speedup over another baseline on a workload: the quotient of the kernel's speedups over both.
+    fn log_over(&self, other: &Self, workload: &str) -> Option<Estimate> {
+        let find = |entry: &Self| {
+            let mut workloads = entry.workloads.iter();
+            let found = workloads.find(|one| one.id == workload);
+            found.map(BaselineWorkload::log)
+        };
+        Some(difference(find(other)?, find(self)?))
+    }
+}
+
+impl BaselineTable {
+    /// The fastest baseline that was measured.
+    pub(crate) fn strongest(&self) -> Option<&BaselineEntry> {
+        let measured = self.entries.iter().filter(|entry| entry.speedup.is_some());
+        let speed = |entry: &&BaselineEntry| entry.speedup.map_or(0.0, |speedup| speedup.geomean);
+        measured.max_by(|one, other| speed(one).total_cmp(&speed(other)))
+    }
+
+    /// The strongest baseline beside the kernel of a verdict. `None` if the table is not of its device, baseline and workloads, or if the
+    /// strongest is the task's baseline itself.
+    pub(crate) fn compare(&self, verdict: &Verdict) -> Option<StrongestBaseline> {
+        let source = |baseline: &BaselineIdentity| baseline.versions.get("source").cloned();
+        let is_of = self.task == verdict.task
+            && self.backend == verdict.backend
+            && self.device.name == verdict.device.name
+            && self.cache == verdict.cache
+            && source(&self.baseline).is_some()
+            && source(&self.baseline) == verdict.baseline.as_ref().and_then(source);
+        verdict.speedup.filter(|_| is_of && verdict.passed())?;
+        let base = self.entries.first()?;
+        let others = self.entries.iter().skip(1);
+        let compared = others.filter_map(|entry| {
+            let timed = verdict.workloads.iter();
+            let timed = timed.filter(|workload| workload.speedup.is_some());
+            let logs: Option<Vec<Estimate>> = timed
+                .map(|workload| {
+                    let over_base = log_of(&Speedup {
+                        geomean: workload.speedup?,
+                        ci95: workload.ci95?,
+                    });
+                    let mut known = entry.workloads.iter();
+                    known.find(|one| one.id == workload.id && one.axes == workload.axes)?;
+                    Some(difference(over_base, entry.log_over(base, &workload.id)?))
+                })
+                .collect();
+            let speedup = speedup_of(statistics::geometric_mean(&logs?)?);
+            Some(StrongestBaseline {
+                name: entry.name.clone(),
+                kind: entry.kind.clone(),
+                versions: entry.versions.clone(),
+                launch: entry.launch.clone(),
+                measured: self.time.clone(),
+                speedup,
+            })
+        });
+        let strongest = compared.min_by(|one, other| {
+            let [one, other] = [one, other].map(|found| found.speedup.geomean);
+            one.total_cmp(&other)
+        })?;
+        let over_base = verdict
+            .speedup
+            .map_or(f64::INFINITY, |speedup| speedup.geomean);
+        (strongest.speedup.geomean < over_base).then_some(strongest)
+    }
+}
+
+fn log_of(speedup: &Speedup) -> Estimate {
+    Estimate {
+        estimate: speedup.geomean.ln(),
+        low: speedup.ci95[0].ln(),
+        high: speedup.ci95[1].ln(),
+    }
+}
+
+fn speedup_of(log: Estimate) -> Speedup {
+    Speedup {
+        geomean: log.estimate.exp(),
+        ci95: [log.low.exp(), log.high.exp()],
+    }
+}
+
+/// The difference of two independent estimates. On each side, the half widths are combined in quadrature.
+fn difference(one: Estimate, other: Estimate) -> Estimate {
+    let estimate = one.estimate - other.estimate;
+    let below = (one.estimate - one.low).hypot(other.high - other.estimate);
+    let above = (one.high - one.estimate).hypot(other.estimate - other.low);
+    Estimate {
+        estimate,
+        low: estimate - below,
+        high: estimate + above,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, versions: &[(&str, &str)], ratios: [f64; 2], width: f64) -> BaselineEntry {
+        let workload = |(id, ratio): (&str, f64)| BaselineWorkload {
+            id: id.to_owned(),
+            axes: IndexMap::new(),
+            baseline_us: 10.0 * ratio,
+            kernel_us: 10.0,
+            kernel_speedup: ratio,
+            ci95: [ratio / width, ratio * width],
+        };
+        BaselineEntry {
+            name: name.to_owned(),
+            kind: "python".to_owned(),
+            versions: (versions.iter())
+                .map(|(name, version)| ((*name).to_owned(), (*version).to_owned()))
+                .collect(),
+            launch: None,
+            reason: None,
+            kernel_speedup: None,
+            speedup: None,
+            workloads: ["a", "b"].into_iter().zip(ratios).map(workload).collect(),
+        }
+    }
+
+    #[test]
+    fn speedups_over_the_baseline_are_quotients_with_both_uncertainties() {
+        let mut naive = entry("naive", &[], [20.0, 5.0], 1.03);
+        let mut library = entry("torch", &[("torch", "2.11.0")], [2.0, 1.25], 1.04);
+        let copy = naive.clone();
+        naive.summarize(Some(&copy));
+        library.summarize(Some(&copy));
+        assert!((naive.kernel_speedup.unwrap().geomean - 10.0).abs() < 1e-9);
+        let found = library.speedup.unwrap();
+        assert!((found.geomean - 40.0_f64.sqrt()).abs() < 1e-9);
+        let half_width = 1.03_f64.ln().hypot(1.04_f64.ln()) / 2.0_f64.sqrt();
+        assert!(((found.ci95[1] / found.geomean).ln() - half_width).abs() < 1e-9);
+        assert!(((found.geomean / found.ci95[0]).ln() - half_width).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_workload_that_is_missing_leaves_the_speedup_out() {
+        let mut naive = entry("naive", &[], [20.0, 5.0], 1.03);
+        naive.workloads.pop();
+        let mut library = entry("torch", &[], [2.0, 1.25], 1.04);
+        library.summarize(Some(&naive));
+        assert_eq!(library.speedup, None);
+        assert!(library.kernel_speedup.is_some());
+    }
+
+    #[test]
+    fn a_verdict_is_compared_with_the_strongest_baseline_of_its_workloads() {
+        let naive = entry("naive.cu", &[], [20.0, 5.0], 1.03);
+        let slow = entry("torch", &[("torch", "2.11.0")], [10.0, 4.0], 1.01);
+        let fast = entry("library", &[], [2.0, 1.25], 1.04);
+        let identity = BaselineIdentity {
+            name: "naive.cu".to_owned(),
+            kind: "kernel".to_owned(),
+            versions: IndexMap::from([("source".to_owned(), "abc".to_owned())]),
+        };
+        let table = BaselineTable {
+            schema: TABLE_SCHEMA,
+            kforge: "1".to_owned(),
+            time: "2026".to_owned(),
+            task: "t".to_owned(),
+            backend: "cpu".to_owned(),
+            device: DeviceIdentity::default(),
+            cache: "warm".to_owned(),
+            profile: "quick".to_owned(),
+            baseline: identity.clone(),
+            kernel: TimedKernel {
+                name: "k.cu".to_owned(),
+                source: Digest::of("k"),
+            },
+            entries: vec![naive, slow, fast],
+        };
+        let mut verdict = Verdict::harness_error("t", "step 1", "cpu", String::new());
+        verdict.status = super::super::Status::Passed;
+        verdict.cache = "warm".to_owned();
+        verdict.baseline = Some(identity);
+        let timed = |id: &str, speedup: f64| WorkloadVerdict {
+            speedup: Some(speedup),
+            ci95: Some([speedup / 1.02, speedup * 1.02]),
+            ..WorkloadVerdict::blank(id, super::super::Status::Passed)
+        };
+        verdict.workloads = vec![timed("a", 30.0), timed("b", 6.0)];
+        verdict.speedup = Some(Speedup {
+            geomean: 180.0_f64.sqrt(),
+            ci95: [13.0, 14.0],
+        });
+        let strongest = table.compare(&verdict).unwrap();
+        assert_eq!(strongest.name, "library");
+        // 30 / (20 / 2) = 3 on a; 6 / (5 / 1.25) = 1.5 on b.
+        assert!((strongest.speedup.geomean - 4.5_f64.sqrt()).abs() < 1e-9);
+        let half_width = 1.02_f64.ln().hypot(1.03_f64.ln().hypot(1.04_f64.ln()));
+        let found = (strongest.speedup.ci95[1] / strongest.speedup.geomean).ln();
+        assert!((found - half_width / 2.0_f64.sqrt()).abs() < 1e-9);
+
+        let refused = |change: fn(&mut Verdict)| {
+            let mut other = verdict.clone();
+            change(&mut other);
+            table.compare(&other)
+        };
+        assert_eq!(refused(|verdict| verdict.backend = "cuda".to_owned()), None);
+        assert_eq!(refused(|verdict| verdict.cache = "hot".to_owned()), None);
+        assert_eq!(refused(|verdict| verdict.baseline = None), None);
+        assert_eq!(refused(|verdict| verdict.speedup = None), None);
+        assert_eq!(
+            refused(|verdict| verdict.workloads[1].id = "c".to_owned()),
+            None
+        );
+        let larger = |verdict: &mut Verdict| {
+            verdict.workloads[0].axes = IndexMap::from([("n".to_owned(), 7)]);
+        };
+        assert_eq!(refused(larger), None);
+    }
+
+    #[test]
+    fn labels_have_the_version_of_their_package() {
+        let label =
+            |name: &str, versions: &[(&str, &str)]| entry(name, versions, [1.0, 1.0], 1.0).label();
+        let torch = [("python", "3.12.1"), ("torch", "2.11.0"), ("cuda", "13.0")];
+        assert_eq!(label("torch", &torch), "torch 2.11.0");
+        assert_eq!(label("torch-cudnn", &torch), "torch-cudnn 2.11.0");
+        let library = [("torch", "2.11.0"), ("flash-linear-attention", "0.6.0")];
+        assert_eq!(
+            label("flash-linear-attention", &library),
+            "flash-linear-attention 0.6.0"
+        );
+        assert_eq!(label("naive.cu", &[("source", "abc")]), "naive.cu");
+    }
+}

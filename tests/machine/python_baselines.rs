@@ -1,0 +1,178 @@
+//! Baselines in Python: they are timed as fairly as a kernel, what goes wrong in them is reported, and the table of a device is kept.
+
+use serde_json::Value;
+
+use crate::gpu::device;
+use crate::harness::{Missing, TestResult, tests};
+use crate::program::{CommandResult, Workspace};
+use crate::python_oracle::find_torch;
+
+tests!(
+    baselines_of_a_task_are_measured_and_kept,
+    a_function_and_a_kernel_of_equal_time_are_equally_fast,
+    without_pytorch_the_remedy_is_named,
+    gpu_a_kernel_is_as_fast_from_pytorch,
+);
+
+/// Runs `kforge baselines` with JSON output.
+fn baselines(folder: &Workspace, python: &str, arguments: &[&str]) -> CommandResult {
+    let mut all = vec!["baselines"];
+    all.extend(arguments);
+    all.push("--format=json");
+    let mut command = folder.command(&all);
+    command.env("KFORGE_PYTHON", python);
+    CommandResult::of(&command.output().unwrap())
+}
+
+fn copy_fixture(folder: &Workspace, name: &str) {
+    let path = crate::program::root().join("tests/fixtures/baselines");
+    let text = std::fs::read_to_string(path.join(name)).unwrap();
+    folder.write(name, &text);
+}
+
+fn table(result: &CommandResult) -> Value {
+    serde_json::from_str(&result.stdout).unwrap_or_else(|error| panic!("{error}: {result:?}"))
+}
+
+#[track_caller]
+fn entry<'t>(table: &'t Value, name: &str) -> &'t Value {
+    let mut entries = table["entries"].as_array().unwrap().iter();
+    let found = entries.find(|entry| entry["name"] == name);
+    found.unwrap_or_else(|| panic!("no `{name}`: {table}"))
+}
+
+fn baselines_of_a_task_are_measured_and_kept() -> TestResult {
+    let python = find_torch()?;
+    let folder = Workspace::with_small_task();
+    let common = ["softmax", "--backend=cpu", "--seconds=2"];
+    let with = |more: &[&'static str]| [&common[..], more].concat();
+    let first = baselines(&folder, &python, &with(&["--only=torch"]));
+    assert_eq!(first.code, 0, "{first:?}");
+    let measured = table(&first);
+    let torch = entry(&measured, "torch");
+    assert_eq!(torch["launch"], "call");
+    assert_eq!(torch["reason"], Value::Null);
+    assert!(torch["versions"]["torch"].is_string(), "{torch}");
+    let own = torch["speedup"]["geomean"].as_f64().unwrap();
+    let naive = entry(&measured, "naive.cu")["kernel_speedup"]["geomean"].as_f64();
+    let over_torch = torch["kernel_speedup"]["geomean"].as_f64().unwrap();
+    assert!((naive.unwrap() / over_torch / own).ln().abs() < 1e-9);
+    for workload in torch["workloads"].as_array().unwrap() {
+        assert!(
+            workload["baseline_us"].as_f64().unwrap() > 0.0,
+            "{workload}"
+        );
+    }
+
+    // The file has the same table. A baseline that is not measured again stays in it.
+    let tables = std::fs::read_dir(folder.path().join("kernels/softmax/baselines")).unwrap();
+    let tables: Vec<_> = tables.map(|file| file.unwrap().path()).collect();
+    assert_eq!(tables.len(), 1, "{tables:?}");
+    let kept = || std::fs::read_to_string(&tables[0]).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&kept()).unwrap(), measured);
+    let second = baselines(&folder, &python, &with(&["--only=naive.cu"]));
+    assert_eq!(second.code, 0, "{second:?}");
+    let again: Value = serde_json::from_str(&kept()).unwrap();
+    assert_eq!(entry(&again, "torch")["workloads"], torch["workloads"]);
+    assert_ne!(again["time"], Value::Null);
+
+    let unknown = baselines(&folder, &python, &with(&["--only=torhc"]));
+    assert_eq!(unknown.code, 2, "{unknown:?}");
+    assert!(unknown.stderr.contains("`torch`"), "{unknown:?}");
+    Ok(())
+}
+
+/// The kernel and the function both wait 20 ms, so a difference of their times is one of the two clocks.
+fn a_function_and_a_kernel_of_equal_time_are_equally_fast() -> TestResult {
+    let python = find_torch()?;
+    let folder = Workspace::new();
+    copy_fixture(&folder, "waits.cu");
+    copy_fixture(&folder, "waits.py");
+    let arguments = [
+        "gelu",
+        "waits.cu",
+        "--python=waits.py",
+        "--backend=cpu",
+        "--print-only",
+        "--seconds=2",
+    ];
+    let result = baselines(&folder, &python, &arguments);
+    assert_eq!(result.code, 0, "{result:?}");
+    let table = table(&result);
+    for workload in entry(&table, "waits")["workloads"].as_array().unwrap() {
+        let ratio = workload["kernel_speedup"].as_f64().unwrap();
+        let [low, high] = [0, 1].map(|side| workload["ci95"][side].as_f64().unwrap());
+        // Handing a launch over to another process takes less than a millisecond.
+        assert!(low < 1.05 && high > 0.95, "{ratio} [{low}, {high}]");
+    }
+    for (name, reason) in [
+        ("wrong", "outside the tolerance"),
+        ("rounded", "'float16'"),
+        ("missing", "no_such_package"),
+    ] {
+        let entry = entry(&table, name);
+        let found = entry["reason"].as_str().unwrap();
+        assert!(found.contains(reason), "{entry}");
+        assert_eq!(entry["speedup"], Value::Null, "{entry}");
+    }
+    assert!(!folder.path().join("kernels").exists(), "--print-only");
+    Ok(())
+}
+
+fn without_pytorch_the_remedy_is_named() -> TestResult {
+    let python = crate::oracles::find_python()?;
+    let folder = Workspace::with_small_task();
+    // As if PyTorch were not installed.
+    folder.write(
+        "hidden/torch.py",
+        "raise ModuleNotFoundError('none', name='torch')\n",
+    );
+    let mut command = folder.command(&["baselines", "softmax", "--backend=cpu"]);
+    command.env("KFORGE_PYTHON", &python);
+    command.env("PYTHONPATH", folder.path().join("hidden"));
+    let result = CommandResult::of(&command.output().unwrap());
+    assert_eq!(result.code, 3, "{result:?}");
+    assert!(result.stderr.contains("-m pip install torch"), "{result:?}");
+
+    let none = baselines(&folder, "/no/python", &["softmax", "--backend=cpu"]);
+    assert_eq!(none.code, 3, "{none:?}");
+    // A kernel needs no Python.
+    let arguments = [
+        "softmax",
+        "--backend=cpu",
+        "--only=naive.cu",
+        "--seconds=0.2",
+    ];
+    let kernels = baselines(&folder, "/no/python", &arguments);
+    // 5: the machine was too busy to time it.
+    assert!([0, 5].contains(&kernels.code), "{kernels:?}");
+    entry(&table(&kernels), "naive.cu");
+    Ok(())
+}
+
+/// The kernel that kforge launches, launched by PyTorch in a CUDA graph: the intervals contain 1.
+fn gpu_a_kernel_is_as_fast_from_pytorch() -> TestResult {
+    let _device = device()?;
+    let python = find_torch()?;
+    let has_gpu = std::process::Command::new(&python)
+        .args(["-c", "import torch; torch.zeros(1, device='cuda')"])
+        .output();
+    if !has_gpu.is_ok_and(|output| output.status.success()) {
+        return Err(Missing::new("torch-cuda", "no PyTorch that uses the GPU"));
+    }
+    let folder = Workspace::new();
+    copy_fixture(&folder, "same.cu");
+    copy_fixture(&folder, "same.py");
+    let arguments = ["gelu", "same.cu", "--python=same.py", "--backend=cuda"];
+    let result = baselines(&folder, &python, &arguments);
+    assert_eq!(result.code, 0, "{result:?}");
+    let table = table(&result);
+    let same = entry(&table, "same");
+    assert_eq!(same["launch"], "graph", "{same}");
+    for workload in same["workloads"].as_array().unwrap() {
+        let [low, high] = [0, 1].map(|side| workload["ci95"][side].as_f64().unwrap());
+        // The resolution of the GPU's clock, and of its placement of memory.
+        assert!(low < 1.01 && high > 0.99, "{workload}");
+    }
+    Ok(())
+}
