@@ -21,7 +21,6 @@ fn judge(arguments: &[&str]) -> Vec<Value> {
         .args(["--format", "json"])
         .args(arguments)
         .args(files)
-        .env("KFORGE_LOCK_DIR", workspace.path())
         .output()
         .unwrap();
     let verdicts: Vec<Value> = json(&output);

@@ -17,6 +17,7 @@ tests!(
     torch_references_agree_with_the_kernel_oracles,
     python_oracle_judges_kernels,
     python_oracle_judges_kernels_on_a_gpu,
+    python_oracle_admits_a_task_by_its_tolerance,
     faults_of_a_python_oracle_are_reported,
     numpy_reads_every_dtype,
 );
@@ -176,10 +177,54 @@ fn python_oracle_judges_kernels() -> TestResult {
     assert!(wrong.stdout.contains("wrong_output"), "{wrong:?}");
     assert_eq!(wrong.code, 5);
 
-    // The admission test corrupts the outputs of this oracle too.
-    let mut check = folder.command(&["tasks", "check", "softmax", "--profile=quick"]);
-    let check = CommandResult::of(&check.env("KFORGE_PYTHON", &python).output().unwrap());
-    assert!(!check.stderr.contains("Traceback"), "{check:?}");
+    Ok(())
+}
+
+/// The admission test corrupts the outputs of the oracle, so a tight tolerance is admitted and a wide one is not.
+fn python_oracle_admits_a_task_by_its_tolerance() -> TestResult {
+    let python = find_python()?;
+    let folder = Workspace::new();
+    let TaskFiles {
+        mut files, kernels, ..
+    } = TaskFiles::find("softmax").unwrap();
+    files.insert("oracle.py".to_owned(), SOFTMAX.to_owned());
+    let settings = files["task.yaml"].replace("oracle: oracle.cu\n", "oracle: oracle.py\n");
+    let tight = "output: {rtol: 2.0e-4, atol_rms: 1.0e-5}";
+    assert!(settings.contains(tight));
+    let wide = settings.replace(tight, "output: {rtol: 9.0e-2, atol_rms: 9.0e-2}");
+    for (name, settings) in [("tight", settings), ("wide", wide)] {
+        files.insert("task.yaml".to_owned(), settings);
+        for (file, text) in files.iter().chain(&kernels) {
+            folder.write(&format!("tasks/{name}/{file}"), text);
+        }
+    }
+    let check = |name: &str| -> (Option<i32>, serde_json::Value) {
+        let task = format!("tasks/{name}");
+        let arguments = ["tasks", "check", &task, "--profile=quick", "--format=json"];
+        let mut command = folder.command(&arguments);
+        let output = command.env("KFORGE_PYTHON", &python).output().unwrap();
+        let mut admissions: Vec<serde_json::Value> = crate::program::json(&output);
+        (output.status.code(), admissions.remove(0))
+    };
+
+    let (code, admission) = check("tight");
+    assert_eq!(code, Some(0), "{admission:#}");
+    assert_eq!(admission["admitted"], true, "{admission:#}");
+    assert_eq!(admission["precision"], "checked");
+    assert!(admission["comparisons"].as_u64().unwrap() > 100);
+
+    let (code, admission) = check("wide");
+    assert_eq!(code, Some(4), "{admission:#}");
+    assert_eq!(admission["admitted"], false, "{admission:#}");
+    assert_eq!(
+        admission["faults"].as_array().unwrap().len(),
+        0,
+        "{admission:#}"
+    );
+    let passed = admission["passed"].as_array().unwrap();
+    let rounded =
+        |missed: &serde_json::Value| missed["candidate"] == "the output rounded to bfloat16";
+    assert!(passed.iter().any(rounded), "{admission:#}");
     Ok(())
 }
 

@@ -18,7 +18,6 @@ fn judge_half(rest: usize) {
         .args(["--format", "json", "--profile", "quick"])
         .args(["--launch-seconds", "1", "--precision", "0.5"])
         .args(files)
-        .env("KFORGE_LOCK_DIR", workspace.path())
         .output()
         .unwrap();
     let verdicts: Vec<Value> = json(&output);

@@ -84,11 +84,10 @@ pub(crate) fn json<T: serde::de::DeserializeOwned>(output: &Output) -> T {
     })
 }
 
-/// A folder to run kforge in.
+/// A folder to run kforge in. Its runs have lock files of their own, so they do not wait while other tests time kernels.
 pub(crate) struct Workspace {
     folder: tempfile::TempDir,
-    /// Whether its runs do not wait for other runs on this machine while they time kernels.
-    has_own_lock: bool,
+    locks: tempfile::TempDir,
 }
 
 impl Workspace {
@@ -96,17 +95,14 @@ impl Workspace {
     pub(crate) fn new() -> Self {
         Self {
             folder: tempfile::tempdir().unwrap(),
-            has_own_lock: false,
+            locks: tempfile::tempdir().unwrap(),
         }
     }
 
     /// A folder whose task `softmax` has one small workload, no hidden shapes and no regimes. A verdict takes a quarter of the
-    /// time of the shipped task's, and does not wait until no other test times a kernel. For tests of everything but the judge.
+    /// time of the shipped task's. For tests of everything but the judge.
     pub(crate) fn with_small_task() -> Self {
-        let workspace = Self {
-            has_own_lock: true,
-            ..Self::new()
-        };
+        let workspace = Self::new();
         let shipped = root().join("tasks/softmax");
         for entry in std::fs::read_dir(shipped).unwrap().flatten() {
             let name = entry.file_name().into_string().unwrap();
@@ -121,6 +117,11 @@ impl Workspace {
 
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The folder of the lock files of its runs.
+    pub(crate) fn locks(&self) -> &Path {
+        self.locks.path()
     }
 
     /// Writes a file and returns its path.
@@ -140,9 +141,7 @@ impl Workspace {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = kforge(arguments.iter().copied());
         command.current_dir(self.path());
-        if self.has_own_lock {
-            command.env("KFORGE_LOCK_DIR", self.path());
-        }
+        command.env("KFORGE_LOCK_DIR", self.locks());
         heed_signals(&mut command);
         // It ends with its test, even if that is killed: it would hold the timing lock.
         // SAFETY: prctl is safe between fork and exec.

@@ -572,7 +572,7 @@ fn failed_start_of_a_worker_is_in_the_journal() {
     crate::program::clear_environment(&mut command);
     command
         .current_dir(folder.path())
-        .env("KFORGE_LOCK_DIR", folder.path())
+        .env("KFORGE_LOCK_DIR", folder.locks())
         .args(SEARCH)
         .arg("--steps=100000")
         .stdout(std::process::Stdio::null())

@@ -273,7 +273,8 @@ fn signal_ends_a_run_whose_proposals_wait_for_a_lock() {
     });
     // SAFETY: geteuid has no preconditions and cannot fail.
     let user = unsafe { libc::geteuid() };
-    let lock = std::fs::File::open(format!("/tmp/kforge-host-{user}.lock")).unwrap();
+    let lock = folder.locks().join(format!("kforge-host-{user}.lock"));
+    let lock = std::fs::File::open(lock).unwrap();
     lock.lock().unwrap();
     // Until everything that was running has come to the lock.
     let mut length = 0;

@@ -31,7 +31,6 @@ fn judge(workspace: &Workspace, from: &str, to: &str) -> String {
             "json",
         ])
         .args(["--precision", "0.5", "--seconds", "2"])
-        .env("KFORGE_LOCK_DIR", workspace.path())
         .output()
         .unwrap();
     let verdicts: Vec<serde_json::Value> = crate::program::json(&output);

@@ -32,12 +32,6 @@ impl Workspace {
 
     /// `kforge tasks check mine` on few workloads.
     fn check(&self) -> CommandResult {
-        let mut command = self.command(&["tasks", "check", "mine", "--profile", "quick"]);
-        CommandResult::of(
-            &command
-                .env("KFORGE_LOCK_DIR", self.path())
-                .output()
-                .unwrap(),
-        )
+        self.run(&["tasks", "check", "mine", "--profile", "quick"])
     }
 }
