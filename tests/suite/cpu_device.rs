@@ -361,6 +361,67 @@ fn hang_ends_at_its_deadline() {
     assert_eq!(began.status, Status::TimedOut, "{began:?}");
 }
 
+/// The processor time of each thread of the processes that run this program, in ticks of the system (10 ms), most first.
+fn thread_times(image: &std::path::Path) -> Vec<u64> {
+    let folders =
+        |path: std::path::PathBuf| std::fs::read_dir(path).into_iter().flatten().flatten();
+    let mut times: Vec<u64> = Vec::new();
+    for process in folders("/proc".into()) {
+        let runs_it = std::fs::read_link(process.path().join("exe"));
+        if runs_it.is_ok_and(|executable| executable == image) {
+            for thread in folders(process.path().join("task")) {
+                let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+                let fields = stat.rsplit(')').next().unwrap_or_default();
+                // The 12th and 13th field after the name: in the program and in the system.
+                let fields = fields.split_whitespace().skip(11).take(2);
+                times.push(fields.map(|ticks| ticks.parse::<u64>().unwrap()).sum());
+            }
+        }
+    }
+    times.sort_unstable_by(|one, other| other.cmp(one));
+    times
+}
+
+#[test]
+fn idle_thread_of_an_oracle_leaves_its_core_to_others() {
+    let device = device();
+    // One block, which never ends: the other threads of the process have nothing to do.
+    let mut endless = body("  while (*(volatile const float*)x != 77.5f) {} y[0] = 1;");
+    endless.grid = 1;
+    let Compiled::Ready(program) = device.compile(&endless.unit(), Build::Fast).unwrap() else {
+        panic!()
+    };
+    let image = std::fs::canonicalize(&program.image).unwrap();
+    let purpose = Purpose::Expect { copies: 1 };
+    let Opened::Ready(mut arm) = device.open(&program, &endless.plan(), purpose).unwrap() else {
+        panic!()
+    };
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let is_running = || !is_over.load(std::sync::atomic::Ordering::Relaxed);
+    let mut times = Vec::new();
+    std::thread::scope(|scope| {
+        // Others want every core.
+        for _ in 0..std::thread::available_parallelism().unwrap().get() {
+            scope.spawn(|| while is_running() {});
+        }
+        scope.spawn(|| {
+            while is_running() {
+                let now = thread_times(&image);
+                // The process ends before its last launch is reported.
+                if !now.is_empty() {
+                    times = now;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        arm.launch(Duration::from_millis(1500)).unwrap();
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    for idle in &times[1..] {
+        assert!(idle * 4 <= times[0] + 12, "{times:?}");
+    }
+}
+
 #[test]
 fn unwritten_elements_are_counted() {
     let device = device();
@@ -547,7 +608,7 @@ enum Hidden {
 }
 
 /// A source cannot name the runtime's variables, but it can search for the one that points to the control page.
-const FIND_CONTROL_PAGE: &str = "extern \"C\" char __bss_start[], _end[]; __device__ size_t control_page() { for (size_t* at = (size_t*)__bss_start; at < (size_t*)_end; ++at) if (*at > (1ull << 40) && *at % 4096 == 0 && *(volatile size_t*)*at == 0x36b666f72ull) return *at; return 0; }";
+const FIND_CONTROL_PAGE: &str = "extern \"C\" char __bss_start[], _end[]; __device__ size_t control_page() { for (size_t* at = (size_t*)__bss_start; at < (size_t*)_end; ++at) if (*at > (1ull << 40) && *at % 4096 == 0 && *(volatile size_t*)*at == 0x46b666f72ull) return *at; return 0; }";
 
 const HIDEOUTS: &[Hideout] = &[
     Hideout {

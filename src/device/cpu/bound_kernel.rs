@@ -40,6 +40,9 @@ const START_DEADLINE: Duration = Duration::from_secs(10);
 /// What all kernels on this device share.
 pub(super) struct KernelEnvironment<'a> {
     pub(super) threads: u32,
+    /// Whether its threads sleep while they wait. For a process that is never timed and is trusted: others could learn from it what
+    /// they are run for.
+    pub(super) waits_asleep: bool,
     /// The working folder of processes, which is empty.
     pub(super) folder: &'a Path,
     /// A program that runs without a kernel.
@@ -90,6 +93,7 @@ impl<'a> StartingKernel<'a> {
         let mut memory = SharedMemory::new(bytes)?;
         encode_plan(memory.control_mut(), plan, &layouts, environment.threads);
         memory.control_mut().seed = program.schedule;
+        memory.control_mut().waits_asleep = environment.waits_asleep.into();
         let process = KernelProcess::begin(&start_task(program, plan, &environment), &memory)?;
         Ok(Ok(Self {
             program,

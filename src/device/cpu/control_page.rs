@@ -4,7 +4,7 @@
 //! writes here is untrusted, because candidate code shares its address space.
 
 pub(super) const CONTROL_MAGIC: u32 = 0x6b66_6f72;
-pub(super) const CONTROL_VERSION: u32 = 3;
+pub(super) const CONTROL_VERSION: u32 = 4;
 /// The file descriptor on which the process receives the shared memory.
 pub(super) const CONTROL_DESCRIPTOR: i32 = 3;
 pub(super) const MAX_BUFFERS: usize = 64;
@@ -87,7 +87,8 @@ pub(super) struct ControlPage {
     pub(super) fault: ControlFault,
     pub(super) sites: [ControlSite; MAX_SITES],
     pub(super) site_count: u32,
-    pub(super) reserved: u32,
+    /// Written by the judge: whether threads sleep while they wait.
+    pub(super) waits_asleep: u32,
     pub(super) sampled_threads: u64,
     pub(super) total_threads: u64,
     pub(super) absent_read: ControlAbsentRead,

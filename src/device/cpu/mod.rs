@@ -158,12 +158,14 @@ impl CpuDevice {
         &'a self,
         program: &'a Program,
         plan: &'a LaunchPlan,
+        purpose: Purpose,
     ) -> anyhow::Result<Result<StartingKernel<'a>, Refusal>> {
         if let Some(refusal) = source_checks::refuse_plan(plan) {
             return Ok(Err(refusal));
         }
         let environment = KernelEnvironment {
             threads: self.cores,
+            waits_asleep: matches!(purpose, Purpose::Expect { .. }),
             folder: self.toolchain.empty_folder(),
             empty_program: self.toolchain.empty_program(),
             input_cache: Rc::clone(&self.input_cache),
@@ -192,8 +194,13 @@ impl Device for CpuDevice {
         false
     }
 
-    fn open(&self, program: &Program, plan: &LaunchPlan, _: Purpose) -> anyhow::Result<Opened> {
-        match self.begin(program, plan)? {
+    fn open(
+        &self,
+        program: &Program,
+        plan: &LaunchPlan,
+        purpose: Purpose,
+    ) -> anyhow::Result<Opened> {
+        match self.begin(program, plan, purpose)? {
             Ok(starting) => starting.finish(),
             Err(refusal) => Ok(Opened::Refused(refusal)),
         }
@@ -203,9 +210,10 @@ impl Device for CpuDevice {
     fn open_pair(
         &self,
         [one, other]: [(&Program, &LaunchPlan); 2],
-        _: Purpose,
+        purpose: Purpose,
     ) -> anyhow::Result<[Opened; 2]> {
-        let starting = [self.begin(one.0, one.1)?, self.begin(other.0, other.1)?];
+        let begin = |(program, plan)| self.begin(program, plan, purpose);
+        let starting = [begin(one)?, begin(other)?];
         let [one, other] = starting.map(|starting| match starting {
             Ok(starting) => starting.finish(),
             Err(refusal) => Ok(Opened::Refused(refusal)),

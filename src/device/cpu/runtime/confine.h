@@ -24,17 +24,19 @@ extern "C" void kforge_confine_start();
 namespace kforge {
 
 // A raw system call. Returns what the system returns: a negative number is an error.
-inline __attribute__((always_inline)) long system_call(long number, long a = 0, long b = 0, long c = 0) {
+inline __attribute__((always_inline)) long system_call(long number, long a = 0, long b = 0, long c = 0, long d = 0) {
 #if defined(__x86_64__)
     long result;
-    asm volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory");
+    register long r10 asm("r10") = d;
+    asm volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10) : "rcx", "r11", "memory");
     return result;
 #elif defined(__aarch64__)
     register long x8 asm("x8") = number;
     register long x0 asm("x0") = a;
     register long x1 asm("x1") = b;
     register long x2 asm("x2") = c;
-    asm volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2) : "memory");
+    register long x3 asm("x3") = d;
+    asm volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3) : "memory");
     return x0;
 #else
     return -38;

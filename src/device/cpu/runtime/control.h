@@ -12,7 +12,7 @@
 namespace kforge {
 
 constexpr uint32_t CONTROL_MAGIC = 0x6b666f72;
-constexpr uint32_t CONTROL_VERSION = 3;
+constexpr uint32_t CONTROL_VERSION = 4;
 constexpr uint32_t MAX_BUFFERS = 64;
 constexpr uint32_t MAX_LAUNCHES = 32;
 constexpr uint32_t MAX_ARGUMENTS = 1024;
@@ -132,7 +132,7 @@ struct ControlPage {
         uint64_t strided;        // requests whose lanes have a constant stride other than 1
     } sites[MAX_SITES];
     uint32_t site_count;
-    uint32_t reserved;
+    uint32_t waits_asleep;  // written by the judge: whether threads sleep while they wait, in a process that is never timed
     uint64_t sampled_threads;  // threads whose accesses are counted in `sites`
     uint64_t total_threads;    // threads of all launches of the plan
 

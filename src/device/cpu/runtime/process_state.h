@@ -17,6 +17,7 @@
 #include "block.h"
 #include "control.h"
 #include "fault.h"
+#include "waits.h"
 #if defined(KFORGE_RACE)
 #include "race_hooks.h"
 #elif defined(KFORGE_BOUNDS)
@@ -49,8 +50,6 @@ constexpr size_t SHARED_REGION_BYTES = 228 << 10;
 #endif
 constexpr size_t SHARED_GUARD_BYTES = 64 << 10;
 constexpr size_t SIGNAL_STACK_BYTES = 64 << 10;
-// How often a waiting thread looks before it lets another thread use its core.
-constexpr uint32_t SPINS_BEFORE_YIELD = 2000;
 
 static SharedVariable* shared_variables = nullptr;
 
@@ -68,11 +67,12 @@ struct Arena {
 static __thread Arena arena;
 
 // The job that all operating system threads work on. `generation` counts the jobs of a run; increasing it starts one, and 0 sends
-// the helpers to rest. `resting` counts the helpers that rest.
+// the helpers to rest. `resting` counts the helpers that rest. `wake_count` changes after each change of the first three (waits.h).
 static struct {
     alignas(64) uint32_t generation;
     alignas(64) uint32_t finished;
     alignas(64) uint32_t resting;
+    alignas(64) uint32_t wake_count;
     alignas(64) uint64_t claimed;
     alignas(64) void (*work)(Worker&);
     uint32_t threads;

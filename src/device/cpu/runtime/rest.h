@@ -117,20 +117,19 @@ KFORGE_REST static void stop_process() {
     reset_registers(base);
 }
 
-// Waits until a run gives the helpers a job. Spins: the wait is short during a run, and between runs the process is stopped.
+// Waits until a run gives the helpers a job. The wait is short during a run, and between runs the process is stopped.
 KFORGE_REST static void wait_for_run() {
     const volatile uintptr_t base = thread_base();
     // From here on the stack of this thread does not change.
     __atomic_fetch_add(&job.resting, 1, __ATOMIC_ACQ_REL);
-    for (uint32_t spins = 0; __atomic_load_n(&job.generation, __ATOMIC_ACQUIRE) == 0; ++spins) {
+    wake(job.wake_count);
+    for (uint32_t spins = 0;; ++spins) {
+        const uint32_t seen = count_wakes(job.wake_count);
+        if (__atomic_load_n(&job.generation, __ATOMIC_ACQUIRE) != 0) break;
         if (spins < SPINS_BEFORE_YIELD) {
             relax();
         } else {
-#if defined(__linux__)
-            system_call(__NR_sched_yield);
-#else
-            sched_yield();
-#endif
+            leave_core(job.wake_count, seen);
         }
     }
     reset_registers(base);

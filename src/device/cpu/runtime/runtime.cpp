@@ -143,6 +143,7 @@ static void set_up() {
     close(CONTROL_DESCRIPTOR);
 
     job.threads = control.threads == 0 ? 1 : control.threads;
+    waits_asleep = control.waits_asleep != 0;
 #if defined(KFORGE_INSPECTED)
     job.threads = 1;
 #endif

@@ -57,9 +57,10 @@ static void wait_until(Condition condition) {
     for (uint32_t spins = 0; !condition(); ++spins) {
         if (spins < SPINS_BEFORE_YIELD) {
             relax();
-        } else {
-            sched_yield();
+            continue;
         }
+        const uint32_t seen = count_wakes(job.wake_count);
+        if (!condition()) leave_core(job.wake_count, seen);
     }
 }
 
@@ -91,6 +92,7 @@ static void* run_helper(void* number) {
             if (seen == 0) break;
             job.work(*own);
             __atomic_fetch_add(&job.finished, 1, __ATOMIC_ACQ_REL);
+            wake(job.wake_count);
         }
     }
     return nullptr;
@@ -101,6 +103,7 @@ static void rest_helpers() {
     if (job.generation != 0) {
         __atomic_store_n(&job.resting, 0, __ATOMIC_RELAXED);
         __atomic_store_n(&job.generation, 0, __ATOMIC_RELEASE);
+        wake(job.wake_count);
     }
     wait_until([] { return __atomic_load_n(&job.resting, __ATOMIC_ACQUIRE) == job.threads - 1; });
 }
@@ -114,6 +117,7 @@ static void run_on_all(void (*work)(Worker&)) {
     job.claimed = 0;
     __atomic_store_n(&job.finished, 0, __ATOMIC_RELAXED);
     __atomic_fetch_add(&job.generation, 1, __ATOMIC_RELEASE);
+    wake(job.wake_count);
     work(*worker);
     wait_for_helpers();
 }
