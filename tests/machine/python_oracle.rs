@@ -184,7 +184,9 @@ fn python_oracle_judges_kernels() -> TestResult {
 fn python_oracle_admits_a_task_by_its_tolerance() -> TestResult {
     let python = find_python()?;
     let folder = Workspace::new();
-    let mut files = TaskFiles::find("softmax").unwrap().files;
+    let TaskFiles {
+        mut files, kernels, ..
+    } = TaskFiles::find("softmax").unwrap();
     files.insert("oracle.py".to_owned(), SOFTMAX.to_owned());
     let settings = files["task.yaml"].replace("oracle: oracle.cu\n", "oracle: oracle.py\n");
     let tight = "output: {rtol: 2.0e-4, atol_rms: 1.0e-5}";
@@ -192,7 +194,7 @@ fn python_oracle_admits_a_task_by_its_tolerance() -> TestResult {
     let wide = settings.replace(tight, "output: {rtol: 9.0e-2, atol_rms: 9.0e-2}");
     for (name, settings) in [("tight", settings), ("wide", wide)] {
         files.insert("task.yaml".to_owned(), settings);
-        for (file, text) in &files {
+        for (file, text) in files.iter().chain(&kernels) {
             folder.write(&format!("tasks/{name}/{file}"), text);
         }
     }

@@ -36,7 +36,7 @@ static const timespec LONGEST_SLEEP = {0, 1000000};
 
 #endif
 
-// The number of wakes. Whoever waits reads it, looks a last time, and sleeps if it has not changed.
+// The number of wakes. A thread that waits reads it, looks a last time, and sleeps if it has not changed.
 KFORGE_WAIT uint32_t count_wakes(const uint32_t& wake_count) { return __atomic_load_n(&wake_count, __ATOMIC_ACQUIRE); }
 
 // Lets others use this core: until the next wake if this process may sleep.
