@@ -159,7 +159,7 @@ pub fn fill(dtype: DType, memory: &mut [u8], row: u64, distribution: &Distributi
             )
         }
     };
-    let threads = (memory.len() / BYTES_PER_THREAD).clamp(1, core_count());
+    let threads = threads_for(memory.len() as u64);
     let rows_per_thread = (elements / row).div_ceil(threads as u64).max(1);
     let elements_per_thread = rows_per_thread * row;
     let bytes_per_thread = (elements_per_thread * dtype.bytes()) as usize;
@@ -172,6 +172,12 @@ pub fn fill(dtype: DType, memory: &mut [u8], row: u64, distribution: &Distributi
             scope.spawn(move || fill_rows(part, first));
         }
     });
+}
+
+/// Threads that fill this many bytes fastest.
+pub(super) fn threads_for(bytes: u64) -> usize {
+    let threads = bytes / BYTES_PER_THREAD as u64;
+    threads.clamp(1, core_count() as u64) as usize
 }
 
 /// Cores that this process may use.

@@ -5,7 +5,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::os::unix::fs::FileExt;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -227,6 +229,26 @@ enum Filling {
     Bytes(Vec<u8>),
 }
 
+impl Filling {
+    /// Writes the input of a copy. `row`: length of the last axis.
+    fn write_to(
+        &self,
+        memory: &mut [u8],
+        dtype: DType,
+        row: u64,
+        copy_number: u32,
+    ) -> anyhow::Result<()> {
+        match self {
+            Self::Random { distribution, seed } => {
+                let seed = numerics::seed_of_copy(*seed, copy_number);
+                numerics::fill(dtype, memory, row, distribution, seed);
+                Ok(())
+            }
+            Self::Bytes(bytes) => copy_bytes(bytes, memory),
+        }
+    }
+}
+
 /// A baseline in Python, bound to the inputs of one case.
 struct TimedPython {
     process: Rc<RefCell<PythonProcess>>,
@@ -311,24 +333,40 @@ impl TimedPython {
         self.process.borrow_mut().request(request, deadline)
     }
 
-    /// Fills all copies of an input.
+    /// Fills all copies of an input, several at once: a sample on a GPU may have hundreds.
     fn fill(&mut self, buffer: usize, filling: Filling) -> anyhow::Result<()> {
         let described = self.described(buffer)?;
         let offsets = self.layout.input_offsets.get(&buffer);
         let offsets = offsets.context("only inputs are filled")?;
         let bytes = described.elements * described.dtype.bytes();
-        let mut memory = AlignedBytes::zeroed(bytes as usize);
-        for (number, offset) in self.copy_numbers.iter().zip(offsets) {
-            match &filling {
-                Filling::Random { distribution, seed } => {
-                    let seed = numerics::seed_of_copy(*seed, *number);
-                    let (dtype, row) = (described.dtype, described.row);
-                    numerics::fill(dtype, memory.as_mut_slice(), row, distribution, seed);
-                }
-                Filling::Bytes(bytes) => copy_bytes(bytes, memory.as_mut_slice())?,
+        let copies: Vec<(u32, u64)> = (self.copy_numbers.iter().copied())
+            .zip(offsets.iter().copied())
+            .collect();
+        let process = self.process.borrow();
+        let (shared, next) = (process.memory()?, AtomicUsize::new(0));
+        let (dtype, row) = (described.dtype, described.row);
+        let work = || -> anyhow::Result<()> {
+            let mut memory = AlignedBytes::zeroed(bytes as usize);
+            while let Some((number, offset)) = copies.get(next.fetch_add(1, Ordering::Relaxed)) {
+                filling.write_to(memory.as_mut_slice(), dtype, row, *number)?;
+                (shared.write_all_at(memory.as_slice(), *offset))
+                    .context("failed to pass the inputs on")?;
             }
-            self.process.borrow().write(*offset, memory.as_slice())?;
-        }
+            Ok(())
+        };
+        // A single copy is filled by several threads already.
+        let threads = numerics::threads_for(bytes.saturating_mul(copies.len() as u64));
+        let threads = threads.min(copies.len());
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let own = work();
+            let results = others.into_iter().map(|other| match other.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            results.fold(own, |all, one| all.and(one))
+        })?;
+        drop(process);
         self.filled.insert(buffer, filling);
         self.is_changed = true;
         Ok(())

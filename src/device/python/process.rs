@@ -153,16 +153,19 @@ impl PythonProcess {
         Ok(running.length)
     }
 
+    /// The shared memory.
+    pub(super) fn memory(&self) -> anyhow::Result<&File> {
+        Ok(&self.running.as_ref().context(NOT_RUNNING)?.memory)
+    }
+
     /// Writes to the shared memory.
     pub(super) fn write(&self, offset: u64, bytes: &[u8]) -> anyhow::Result<()> {
-        let running = self.running.as_ref().context(NOT_RUNNING)?;
-        (running.memory.write_all_at(bytes, offset)).context("failed to pass the inputs on")
+        (self.memory()?.write_all_at(bytes, offset)).context("failed to pass the inputs on")
     }
 
     /// Reads from the shared memory.
     pub(super) fn read(&self, offset: u64, bytes: &mut [u8]) -> anyhow::Result<()> {
-        let running = self.running.as_ref().context(NOT_RUNNING)?;
-        (running.memory.read_exact_at(bytes, offset)).context("failed to read the outputs")
+        (self.memory()?.read_exact_at(bytes, offset)).context("failed to read the outputs")
     }
 
     /// Sends a request and returns what the answer says. After a failure that ended the process, `ensure_running` starts another one.
