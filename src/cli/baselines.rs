@@ -244,12 +244,18 @@ impl Session {
                     .await?
                     .entry
             } else {
-                match self.earlier_entry(&name, &kernel) {
-                    Some(entry) => entry,
+                let mut earlier = self.earlier_entries(&kernel);
+                match earlier.find(|entry| entry.name == name) {
+                    Some(entry) => entry.clone(),
                     None => continue,
                 }
             };
             entries.push(measured);
+        }
+        // Without Python, the names of its baselines are those of the table.
+        if !self.needs_python() {
+            let others = self.earlier_entries(&kernel);
+            entries.extend(others.filter(|entry| entry.kind == "python").cloned());
         }
         let baseline = entries[0].clone();
         for entry in &mut entries {
@@ -423,16 +429,14 @@ impl Session {
         }
     }
 
-    /// A baseline of the earlier table, if the same kernel was timed against it.
-    fn earlier_entry(&self, name: &str, kernel: &(String, String)) -> Option<BaselineEntry> {
-        let earlier = self.earlier.as_ref()?;
-        let same_kernel = earlier.kernel.source == Digest::of(&kernel.1);
-        let same_baseline = earlier.baseline == self.baseline_identity();
-        let mut entries = earlier
-            .entries
-            .iter()
-            .filter(|_| same_kernel && same_baseline);
-        entries.find(|entry| entry.name == name).cloned()
+    /// The baselines of the earlier table, if the same kernel was timed against them.
+    fn earlier_entries(&self, kernel: &(String, String)) -> impl Iterator<Item = &BaselineEntry> {
+        let is_comparable = |earlier: &&BaselineTable| {
+            earlier.kernel.source == Digest::of(&kernel.1)
+                && earlier.baseline == self.baseline_identity()
+        };
+        let earlier = self.earlier.as_ref().filter(is_comparable);
+        earlier.into_iter().flat_map(|table| &table.entries)
     }
 
     fn baseline_identity(&self) -> BaselineIdentity {

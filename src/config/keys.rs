@@ -45,7 +45,7 @@ search.target_speedup | number | never | Stop once the low end of a kernel's 95 
 search.targets | map of maps | | Stop once one kernel reaches all of these, at the slow end of its 95 % interval: a workload, and `speedup` (at least), `microseconds` (of its median time, at most), or both: `{b1: {microseconds: 12}}`.
 search.target_roofline | number, up to 1 | never | Stop once a kernel reaches this share of the roofline on every timed workload, at the slow end of its interval. For GPU runs with cold caches.
 search.target_tasks | map | never | With several tasks: start no further task once fast_p reaches a share: `{speedup: 1.5, share: 0.5}` ends the run when half of its tasks have a kernel confirmed above 1.5x.
-search.stop_when_unlikely | number, below 1 | never | Stop once the chance that a later kernel is measurably faster than the best is estimated to be below this, from how close the ten fastest are to each other. Of 50 kernels or more.
+search.stop_when_unlikely | number, below 1 | never | Stop once the chance that a later kernel is measurably faster than the best is estimated to be below this, from how close the ten fastest are to each other. Of 50 kernels or more. On a CPU with noisy times it ends a search too early.
 search.confirm | integer | | How many of the fastest kernels are measured again at the end.
 search.context | integer, up to 1000 | | Maximum number of kernels that a prompt shows in addition to the parents.
 search.history | integer, up to 1000 | | Maximum number of earlier steps that a prompt lists.

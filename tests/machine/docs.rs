@@ -8,7 +8,7 @@
 //! - `<!-- exit: N -->`: the last command exits with N instead of 0; `N or M`: with one of them.
 //! - `<!-- exact -->`: standard output is exactly what the page shows.
 //! - `<!-- needs: WORDS -->`: skip the block where one of the words is not available here: `gpu`, `nvrtc`, `jq`; `pip`, `key`,
-//!   `build` and `server` never are in a test.
+//!   `build`, `server` and `dataset` never are in a test.
 //!
 //! Every page is a test, and so is every block that is skipped: it is reported as ignored, with what it needs.
 //!
@@ -120,7 +120,7 @@ fn missing(needs: &str) -> Option<&str> {
         "gpu" => kforge::device::cuda::list_gpus().is_ok_and(|gpus| !gpus.is_empty()),
         "nvrtc" => kforge::device::cuda::compiler::find_toolkit().is_ok(),
         "jq" => has_program("jq"),
-        "pip" | "key" | "build" | "server" => false,
+        "pip" | "key" | "build" | "server" | "dataset" => false,
         other => panic!("`needs: {other}` is not a known need"),
     };
     needs.split(", ").find(|need| !available(need))

@@ -14,6 +14,22 @@ tests!(
     gpu_a_kernel_is_as_fast_from_pytorch,
 );
 
+/// Attempts of what a busy machine may spoil.
+const ATTEMPTS: usize = 4;
+
+/// Runs `kforge baselines` with JSON output, again if the machine was too busy to time a kernel.
+fn timed_baselines(folder: &Workspace, python: &str, arguments: &[&str]) -> CommandResult {
+    let mut results = (0..ATTEMPTS).map(|_| baselines(folder, python, arguments));
+    let mut last = results.next().unwrap();
+    while last.code == 5
+        && let Some(next) = results.next()
+    {
+        last = next;
+    }
+    assert_eq!(last.code, 0, "{last:?}");
+    last
+}
+
 /// Runs `kforge baselines` with JSON output.
 fn baselines(folder: &Workspace, python: &str, arguments: &[&str]) -> CommandResult {
     let mut all = vec!["baselines"];
@@ -44,10 +60,11 @@ fn entry<'t>(table: &'t Value, name: &str) -> &'t Value {
 fn baselines_of_a_task_are_measured_and_kept() -> TestResult {
     let python = find_torch()?;
     let folder = Workspace::with_small_task();
-    let common = ["softmax", "--backend=cpu", "--seconds=2"];
+    let naive = crate::program::root().join("kernels/softmax/naive.cu");
+    folder.write("own.cu", &std::fs::read_to_string(naive).unwrap());
+    let common = ["softmax", "own.cu", "--backend=cpu", "--seconds=2"];
     let with = |more: &[&'static str]| [&common[..], more].concat();
-    let first = baselines(&folder, &python, &with(&["--only=torch"]));
-    assert_eq!(first.code, 0, "{first:?}");
+    let first = timed_baselines(&folder, &python, &with(&["--only=torch"]));
     let measured = table(&first);
     let torch = entry(&measured, "torch");
     assert_eq!(torch["launch"], "call");
@@ -70,8 +87,7 @@ fn baselines_of_a_task_are_measured_and_kept() -> TestResult {
     assert_eq!(tables.len(), 1, "{tables:?}");
     let kept = || std::fs::read_to_string(&tables[0]).unwrap();
     assert_eq!(serde_json::from_str::<Value>(&kept()).unwrap(), measured);
-    let second = baselines(&folder, &python, &with(&["--only=naive.cu"]));
-    assert_eq!(second.code, 0, "{second:?}");
+    timed_baselines(&folder, &python, &with(&["--only=naive.cu"]));
     let again: Value = serde_json::from_str(&kept()).unwrap();
     assert_eq!(entry(&again, "torch")["workloads"], torch["workloads"]);
     assert_ne!(again["time"], Value::Null);
@@ -96,14 +112,22 @@ fn a_function_and_a_kernel_of_equal_time_are_equally_fast() -> TestResult {
         "--print-only",
         "--seconds=2",
     ];
-    let result = baselines(&folder, &python, &arguments);
-    assert_eq!(result.code, 0, "{result:?}");
-    let table = table(&result);
-    for workload in entry(&table, "waits")["workloads"].as_array().unwrap() {
-        let ratio = workload["kernel_speedup"].as_f64().unwrap();
-        let [low, high] = [0, 1].map(|side| workload["ci95"][side].as_f64().unwrap());
-        // Handing a launch over to another process takes less than a millisecond.
-        assert!(low < 1.05 && high > 0.95, "{ratio} [{low}, {high}]");
+    // A busy machine delays one of them now and then; an unfair clock does so each time.
+    let is_fair = |table: &Value| {
+        let workloads = entry(table, "waits")["workloads"]
+            .as_array()
+            .unwrap()
+            .clone();
+        workloads.iter().all(|workload| {
+            let [low, high] = [0, 1].map(|side| workload["ci95"][side].as_f64().unwrap());
+            // Handing a launch over to another process takes less than a millisecond.
+            low < 1.05 && high > 0.95
+        })
+    };
+    let mut tables = (0..ATTEMPTS).map(|_| table(&timed_baselines(&folder, &python, &arguments)));
+    let mut table = tables.next().unwrap();
+    while !is_fair(&table) {
+        table = tables.next().unwrap_or_else(|| panic!("unfair: {table}"));
     }
     for (name, reason) in [
         ("wrong", "outside the tolerance"),

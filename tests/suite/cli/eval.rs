@@ -140,7 +140,7 @@ impl Drop for BusyLock {
 fn parts_add_up_to_the_stages_and_waiting_for_locks_is_apart() {
     let folder = Workspace::with_small_task();
     let kernel = folder.write("correct.cu", SOFTMAX_KERNEL);
-    let busy = BusyLock::start(folder.path());
+    let busy = BusyLock::start(folder.locks());
     let arguments = ["eval", "softmax", &kernel, "--format", "json"];
     let result = folder.run(&[&arguments[..], &COARSE].concat());
     drop(busy);
