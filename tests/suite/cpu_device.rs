@@ -608,7 +608,7 @@ enum Hidden {
 }
 
 /// A source cannot name the runtime's variables, but it can search for the one that points to the control page.
-const FIND_CONTROL_PAGE: &str = "extern \"C\" char __bss_start[], _end[]; __device__ size_t control_page() { for (size_t* at = (size_t*)__bss_start; at < (size_t*)_end; ++at) if (*at > (1ull << 40) && *at % 4096 == 0 && *(volatile size_t*)*at == 0x46b666f72ull) return *at; return 0; }";
+const FIND_CONTROL_PAGE: &str = "extern \"C\" char __bss_start[], _end[]; __device__ size_t control_page() { for (size_t* at = (size_t*)__bss_start; at < (size_t*)_end; ++at) if (*at > (1ull << 40) && *at % 4096 == 0 && *(volatile unsigned*)*at == 0x6b666f72u) return *at; return 0; }";
 
 const HIDEOUTS: &[Hideout] = &[
     Hideout {
