@@ -2,7 +2,7 @@
 //! leaves the device usable. Without a GPU they are ignored.
 //!
 //! For a machine with a GPU and without cargo: `KFORGE_TEST_BINARY` is the program, `KFORGE_TEST_ROOT` the repository,
-//! `KFORGE_TEST_ROUNDS` the number of rounds, and `KFORGE_TEST_ROUND_SECONDS` an optional limit for the duration of a round (100 on an
+//! `KFORGE_TEST_ROUNDS` the number of rounds, and `KFORGE_TEST_ROUND_SECONDS` an optional limit for the duration of a round (150 on an
 //! otherwise idle H100 or H200).
 
 #![expect(
