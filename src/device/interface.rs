@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::bound_kernel::BoundKernel;
 use super::lock::LockFile;
 use super::memory::ExpectedValues;
-use super::program::{Build, Compiled, Program};
+use super::program::{Build, Compiled, FillKernels, Program};
 use super::refusal::{DeviceError, Refusal};
 use crate::kernel::plan::{LaunchPlan, TranslationUnit};
+use crate::task::DType;
 use crate::verdict::DeviceIdentity;
 
 /// Something that runs kernels.
@@ -33,6 +34,11 @@ pub trait Device: Compile + TimingProperties {
             let first = copies.into_iter().next().unwrap_or_default();
             Ok(ExpectedValues::Host(first))
         })
+    }
+
+    /// The kernels that fill buffers of a dtype, for another process on the same device. `None`: only the host can fill its buffers.
+    fn fill_kernels(&self, _dtype: DType) -> anyhow::Result<Option<FillKernels>> {
+        Ok(None)
     }
 
     /// Loads a program and binds it to newly allocated memory for one workload.

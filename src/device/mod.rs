@@ -44,7 +44,9 @@ pub use memory::{
     BufferContent, DeviceValues, ExpectedOutput, ExpectedValues, Mismatch, OutputComparison,
     Poison, PoisonCount,
 };
-pub use program::{Build, Compiled, CompiledEntry, CompiledParameter, ParameterKind, Program};
+pub use program::{
+    Build, Compiled, CompiledEntry, CompiledParameter, FillKernels, ParameterKind, Program,
+};
 pub use python::PythonOracle;
 pub(crate) use python::{PythonBaselines, UnavailableBaseline};
 pub use refusal::Refusal;

@@ -39,6 +39,21 @@ pub(super) struct RawDistribution {
 }
 
 impl RawDistribution {
+    /// The structure as it lies in memory, in words of 8 bytes.
+    pub(super) fn words(&self) -> [u64; 8] {
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        [
+            pair(self.shape, self.levels),
+            self.first.to_bits(),
+            self.second.to_bits(),
+            self.mean.to_bits(),
+            self.zeros.to_bits(),
+            self.large_rows.to_bits(),
+            self.row,
+            pair(self.one_hot, self.normalize),
+        ]
+    }
+
     /// Whether an element depends on its whole row.
     pub(super) fn needs_whole_row(&self) -> bool {
         self.normalize != 0

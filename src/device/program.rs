@@ -50,6 +50,15 @@ impl Compiled {
     }
 }
 
+/// The judge's kernels that fill buffers of one dtype. Their arguments are those of `fill` in `numerics.cu`.
+pub struct FillKernels {
+    pub(super) program: Program,
+    /// The entry that fills elements one by one.
+    pub(super) by_element: String,
+    /// The entry that fills whole rows, for distributions where an element depends on its row.
+    pub(super) by_row: String,
+}
+
 /// A compiled kernel. It can be opened any number of times.
 #[derive(Clone, Debug)]
 pub struct Program {

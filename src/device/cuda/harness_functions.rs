@@ -11,6 +11,7 @@ use super::gpu::Gpu;
 use super::launch_limits::local_memory;
 use super::loaded_module::LoadedModule;
 use crate::device::numerics;
+use crate::device::program::{FillKernels, Program};
 use crate::task::DType;
 
 const NUMERICS: &str = include_str!("../numerics.h");
@@ -55,7 +56,7 @@ impl HarnessFunctions {
             local_scrubs: RefCell::default(),
             modules: RefCell::default(),
         };
-        let untyped = functions.compile("judge", "", &UNTYPED)?;
+        let untyped = functions.load_entries(&functions.compile("judge", "", &UNTYPED)?)?;
         let untyped = UNTYPED.iter().copied().zip(untyped).collect();
         Ok(Self {
             untyped,
@@ -64,20 +65,18 @@ impl HarnessFunctions {
     }
 
     /// `definitions`: text before the source.
-    fn compile(
-        &self,
-        name: &str,
-        definitions: &str,
-        entries: &[&str],
-    ) -> anyhow::Result<Vec<sys::CUfunction>> {
+    fn compile(&self, name: &str, definitions: &str, entries: &[&str]) -> anyhow::Result<Program> {
         let source = KERNELS.replace(
             "#include \"numerics.h\"",
             &NUMERICS.replace("#pragma once", ""),
         );
         let source = format!("{definitions}{source}");
-        let program = self
-            .compiler
-            .compile_harness(name, &source, &["--fmad=false"], entries)?;
+        self.compiler
+            .compile_harness(name, &source, &["--fmad=false"], entries)
+    }
+
+    /// Loads the entries of a program, in their order.
+    fn load_entries(&self, program: &Program) -> anyhow::Result<Vec<sys::CUfunction>> {
         let module = LoadedModule::load(&self.gpu, &std::fs::read(&program.image)?)?;
         let functions = program
             .entries
@@ -103,6 +102,18 @@ impl HarnessFunctions {
         if let Some(function) = self.typed.borrow().get(&(dtype, name)) {
             return Ok(*function);
         }
+        let (names, program) = self.compile_typed(dtype)?;
+        let functions = self.load_entries(&program)?;
+        let mut typed = self.typed.borrow_mut();
+        for (name, function) in names.into_iter().zip(functions) {
+            typed.insert((dtype, name), function);
+        }
+        (typed.get(&(dtype, name)).copied())
+            .ok_or_else(|| anyhow::anyhow!("no harness kernel `{name}` for {dtype}"))
+    }
+
+    /// The kernels of a dtype, with their names in the order of the program's entries.
+    fn compile_typed(&self, dtype: DType) -> anyhow::Result<(Vec<&'static str>, Program)> {
         let number = numerics::dtype_number(dtype);
         let mut names = vec!["fill", "fill_rows", "poison", "count_poison", "square"];
         let mut entries: Vec<_> = (names.iter())
@@ -116,13 +127,24 @@ impl HarnessFunctions {
             entries.push(format!("compare<{number}, {number}>"));
         }
         let entries: Vec<&str> = entries.iter().map(String::as_str).collect();
-        let functions = self.compile(&format!("judge-{dtype}"), "", &entries)?;
-        let mut typed = self.typed.borrow_mut();
-        for (name, function) in names.into_iter().zip(functions) {
-            typed.insert((dtype, name), function);
-        }
-        (typed.get(&(dtype, name)).copied())
-            .ok_or_else(|| anyhow::anyhow!("no harness kernel `{name}` for {dtype}"))
+        let program = self.compile(&format!("judge-{dtype}"), "", &entries)?;
+        Ok((names, program))
+    }
+
+    /// The kernels that fill buffers of a dtype, for another process.
+    pub(super) fn fill_kernels(&self, dtype: DType) -> anyhow::Result<FillKernels> {
+        let (names, program) = self.compile_typed(dtype)?;
+        let entry_of = |kernel: &str| {
+            let entries = names.iter().zip(&program.entries);
+            let entry = entries.filter(|(name, _)| **name == kernel).next();
+            let entry = entry.map(|(_, entry)| entry.name.clone());
+            entry.ok_or_else(|| anyhow::anyhow!("no harness kernel `{kernel}` for {dtype}"))
+        };
+        Ok(FillKernels {
+            by_element: entry_of("fill")?,
+            by_row: entry_of("fill_rows")?,
+            program,
+        })
     }
 
     /// The kernel that overwrites `bytes` bytes of every thread's local memory, or `MAX_LOCAL_SCRUB` if they are more.
@@ -134,7 +156,8 @@ impl HarnessFunctions {
         }
         let definitions = format!("#define LOCAL_BYTES {bytes}\n");
         let name = format!("judge-local-{bytes}");
-        let functions = self.compile(&name, &definitions, &["scrub_local"])?;
+        let functions =
+            self.load_entries(&self.compile(&name, &definitions, &["scrub_local"])?)?;
         let function = functions.first().copied();
         let function = function.ok_or_else(|| anyhow::anyhow!("no harness kernel `{name}`"))?;
         // Without this memory, the kernel overwrites nothing, and a candidate could find what it left.

@@ -18,6 +18,7 @@ use super::judge_memory::{JudgeBuffer, JudgeMemory};
 use super::layout::GuardZones;
 use super::memory::{Access, copy_to_host, zero_memory};
 use crate::device::numerics::{self, RawDistribution};
+use crate::device::program::FillKernels;
 use crate::device::{Mismatch, OutputComparison, Poison, PoisonCount};
 use crate::task::{DType, Distribution, Tolerance};
 
@@ -84,6 +85,11 @@ impl HarnessKernels {
             partial_sums: RefCell::new(memory.allocate(1 << 20)?),
             memory: Rc::clone(memory),
         })
+    }
+
+    /// The kernels that fill buffers of a dtype, for another process.
+    pub(super) fn fill_kernels(&self, dtype: DType) -> anyhow::Result<FillKernels> {
+        self.functions.fill_kernels(dtype)
     }
 
     /// Launches a kernel that uses the judge's memory.

@@ -64,7 +64,7 @@ use super::interface::{
 };
 use super::lock::{LockFile, lock_folder};
 use super::memory::{DeviceValues, ExpectedValues};
-use super::program::{Build, Compiled, Program};
+use super::program::{Build, Compiled, FillKernels, Program};
 use crate::kernel::DeviceLimits;
 use crate::kernel::plan::{LaunchPlan, TranslationUnit};
 use crate::task::DType;
@@ -193,6 +193,10 @@ impl Device for CudaDevice {
         } else {
             sandbox.to_owned()
         }
+    }
+
+    fn fill_kernels(&self, dtype: DType) -> anyhow::Result<Option<FillKernels>> {
+        self.context.harness.fill_kernels(dtype).map(Some)
     }
 
     /// The values lie in the judge's memory, which is hidden from candidates.

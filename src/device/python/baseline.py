@@ -3,10 +3,12 @@
 Reads one JSON object per line from standard input and answers each with one line: first the source, then requests about one baseline at a
 time. The tensors are in a shared memory file, whose descriptor is the argument. What a baseline prints goes to standard error.
 
-A sample is `runs` calls, each on another copy of the inputs, which kforge has filled just before. On a GPU the calls are captured in a CUDA
+A sample is `runs` calls, each on another copy of the inputs, which kforge has filled just before: in the shared memory, or on the GPU by its
+own kernels. On a GPU the calls are captured in a CUDA
 graph. Before the clock starts, twice the size of the cache is written and read. On a CPU a sample is timed by `time.perf_counter`.
 """
 
+import ctypes
 import importlib.metadata
 import json
 import mmap
@@ -35,13 +37,13 @@ class Clock:
     def versions(self):
         return {"threads": str(self.torch.get_num_threads())}
 
-    def tensor(self, memory, dtype, shape, offset):
+    def tensor(self, memory, dtype, shape, offset, position):
         count = 1
         for size in shape:
             count *= size
         return self.torch.frombuffer(memory, dtype=dtype, count=count, offset=offset).reshape(shape)
 
-    def refresh(self, copies):
+    def refresh(self, copies, changed, fills):
         pass
 
     def warm_up(self, function, copies):
@@ -62,11 +64,59 @@ class Clock:
         return total, results
 
 
+class FillKernels:
+    """kforge's own kernels, which fill all copies of an input on the GPU: with the values that the buffers of a kernel get."""
+
+    THREADS = 256
+    # Lengths of `Addresses` and `Copies` in `numerics.cu`.
+    ADDRESSES = 257
+    NUMBERED_COPIES = 16
+
+    def __init__(self, torch):
+        self.torch = torch
+        self.driver = ctypes.CDLL("libcuda.so.1")
+        self.blocks = 16 * torch.cuda.get_device_properties(0).multi_processor_count
+        self.functions = {}
+
+    def call(self, name, *arguments):
+        code = getattr(self.driver, name)(*arguments)
+        if code != 0:
+            raise RuntimeError(f"{name} failed with CUDA's error {code}")
+
+    def function(self, image, entry):
+        if (image, entry) not in self.functions:
+            with open(image, "rb") as file:
+                code = file.read()
+            module, function = ctypes.c_void_p(), ctypes.c_void_p()
+            self.call("cuModuleLoadData", ctypes.byref(module), code)
+            self.call("cuModuleGetFunction", ctypes.byref(function), module, entry.encode())
+            self.functions[(image, entry)] = function
+        return self.functions[(image, entry)]
+
+    def fill(self, request, tensors):
+        """Queues the launches that fill the tensors of all copies."""
+        function = self.function(request["image"], request["entry"])
+        elements = request["elements"]
+        distribution = (ctypes.c_uint64 * 8)(*request["distribution"])
+        size, seed = ctypes.c_uint64(elements), ctypes.c_uint64(request["seed"])
+        numbers = request["numbers"]
+        stream = ctypes.c_void_p(self.torch.cuda.current_stream().cuda_stream)
+        for first in range(0, len(tensors), self.NUMBERED_COPIES):
+            part = tensors[first : first + self.NUMBERED_COPIES]
+            addresses = (ctypes.c_uint64 * self.ADDRESSES)(*[tensor.data_ptr() for tensor in part])
+            copies = (ctypes.c_uint32 * (1 + self.NUMBERED_COPIES))(len(part), *numbers[first : first + len(part)])
+            arguments = [addresses, size, distribution, seed, copies]
+            pointers = (ctypes.c_void_p * len(arguments))(*[ctypes.addressof(one) for one in arguments])
+            blocks = max(1, min(-(-elements // self.THREADS), self.blocks // len(part)))
+            self.call("cuLaunchKernel", function, blocks, len(part), 1, self.THREADS, 1, 1, 0, stream, pointers, None)
+
+
 class CudaClock:
     """Times samples on a GPU, by events around a CUDA graph or, if the function cannot be captured, around its launches."""
 
-    def __init__(self, torch, is_cold, use_graph):
+    def __init__(self, torch, fill_kernels, is_cold, use_graph):
         self.torch = torch
+        self.fill_kernels = fill_kernels
         self.is_cold = is_cold
         self.use_graph = use_graph
         self.stream = torch.cuda.Stream()
@@ -85,19 +135,22 @@ class CudaClock:
         found = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
         return {name: str(version) for name, version in found.items() if version is not None}
 
-    def tensor(self, memory, dtype, shape, offset):
+    def tensor(self, memory, dtype, shape, offset, position):
         count = 1
         for size in shape:
             count *= size
         source = self.torch.frombuffer(memory, dtype=dtype, count=count, offset=offset).reshape(shape)
         target = self.torch.empty(shape, dtype=dtype, device="cuda")
-        self.staged.append((source, target))
+        self.staged.append((position, source, target))
         return target
 
-    def refresh(self, copies):
-        """Copies new inputs to the GPU. The tensors are new objects, so no cache of a library takes them for the old ones."""
-        for source, target in self.staged:
-            target.copy_(source)
+    def refresh(self, copies, changed, fills):
+        """Copies or fills inputs (`changed`: places of those to copy). The tensors are new objects: no cache of a library knows them."""
+        for position, source, target in self.staged:
+            if position in changed:
+                target.copy_(source)
+        for fill in fills:
+            self.fill_kernels.fill(fill, [arguments[fill["input"]] for arguments in copies])
         for arguments in copies:
             for place, value in enumerate(arguments):
                 if self.torch.is_tensor(value):
@@ -173,6 +226,7 @@ class Baselines:
         if self.on_gpu and not self.torch.cuda.is_available():
             raise ModuleNotFoundError("PyTorch finds no GPU here", name="torch with CUDA")
         self.functions = {}
+        self.fill_kernels = None
         self.memory = None
         self.result = None
 
@@ -194,11 +248,17 @@ class Baselines:
         self.close()
         self.use_memory(request["length"])
         is_cold = request["cache"] == "cold"
-        self.clock = CudaClock(torch, is_cold, request["graph"]) if self.on_gpu else Clock(torch)
+        if self.on_gpu:
+            if self.fill_kernels is None:
+                torch.cuda.init()
+                self.fill_kernels = FillKernels(torch)
+            self.clock = CudaClock(torch, self.fill_kernels, is_cold, request["graph"])
+        else:
+            self.clock = Clock(torch)
         self.is_hot = self.on_gpu and not is_cold
         self.copies = []
         for copy in range(request["copies"]):
-            self.copies.append([self.argument(entry, copy) for entry in request["inputs"]])
+            self.copies.append([self.argument(entry, place, copy) for place, entry in enumerate(request["inputs"])])
         self.outputs = request["outputs"]
         key = json.dumps([[entry.get("shape"), entry.get("dtype"), entry.get("scalar")] for entry in request["inputs"]])
         self.call = self.function(name, key)
@@ -216,17 +276,17 @@ class Baselines:
         if self.memory is None or len(self.memory) != length:
             self.memory = mmap.mmap(int(sys.argv[1]), length)
 
-    def argument(self, entry, copy):
+    def argument(self, entry, place, copy):
         if "scalar" in entry:
             return entry["scalar"]
         if "offsets" not in entry:
             return None
         dtype = getattr(self.torch, entry["dtype"])
-        return self.clock.tensor(self.memory, dtype, entry["shape"], entry["offsets"][copy])
+        return self.clock.tensor(self.memory, dtype, entry["shape"], entry["offsets"][copy], place)
 
-    def prepare(self):
+    def prepare(self, request):
         """Calls the function on the first inputs, so that everything is compiled, and captures it once to see whether that works."""
-        self.clock.refresh(self.copies)
+        self.clock.refresh(self.copies, request["changed"], request["fills"])
         self.clock.warm_up(self.call, self.copies)
         if not self.on_gpu:
             return {"launch": "call"}
@@ -241,8 +301,8 @@ class Baselines:
         return {"launch": "graph"}
 
     def sample(self, request):
-        if request["changed"]:
-            self.clock.refresh(self.copies)
+        if request["changed"] or request["fills"]:
+            self.clock.refresh(self.copies, request["changed"], request["fills"])
         runs = request["sample"]
         order = list(range(len(self.copies)))
         random.shuffle(order)
@@ -303,7 +363,7 @@ def answer_to(baselines, request):
     if "open" in request:
         return baselines.open(request)
     if "prepare" in request:
-        return baselines.prepare()
+        return baselines.prepare(request)
     if "sample" in request:
         return baselines.sample(request)
     return baselines.collect()

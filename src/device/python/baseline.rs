@@ -14,6 +14,7 @@ use anyhow::{Context, bail};
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 
+use super::device_fill::{DeviceFills, FilledInput, PendingFills};
 use super::interpreter;
 use super::kernel::scalar;
 use super::process::{CallFailed, PythonProcess, PythonProgram};
@@ -41,6 +42,7 @@ pub(crate) struct PythonBaselines {
     process: Rc<RefCell<PythonProcess>>,
     definition: Definition,
     upload: Upload,
+    device_fills: Rc<DeviceFills>,
     facts: Rc<RefCell<BaselineFacts>>,
 }
 
@@ -79,6 +81,7 @@ impl PythonBaselines {
             process: Rc::new(RefCell::new(process)),
             definition: task.definition.clone(),
             upload: device.upload(),
+            device_fills: Rc::new(DeviceFills::new(device, &task.definition)?),
             facts: Rc::default(),
         })
     }
@@ -115,12 +118,14 @@ impl PythonBaselines {
         let mut baseline = TimedPython {
             process: Rc::clone(&self.process),
             upload: Rc::clone(&self.upload),
+            device_fills: Rc::clone(&self.device_fills),
             facts: Rc::clone(&self.facts),
             name: name.to_owned(),
             cache,
             layout,
             filled: IndexMap::new(),
-            is_changed: true,
+            pending_fills: PendingFills::default(),
+            changed: BTreeSet::new(),
             is_prepared: false,
             is_collected: Cell::new(false),
             copy_numbers: (0..copies as u32).collect(),
@@ -146,6 +151,8 @@ struct Layout {
     outputs: Vec<Value>,
     /// The offset of each copy, by buffer.
     input_offsets: IndexMap<usize, Vec<u64>>,
+    /// The place of each input in `inputs`, by buffer.
+    input_positions: IndexMap<usize, usize>,
     /// By buffer: where the script writes its values in double precision.
     output_offsets: IndexMap<usize, u64>,
     buffers: Vec<Described>,
@@ -170,6 +177,7 @@ impl Layout {
         };
         let is_input = |role| matches!(role, BufferRole::Input | BufferRole::InPlace);
         let mut input_offsets = IndexMap::new();
+        let mut input_positions = IndexMap::new();
         let mut inputs = Vec::new();
         for (name, tensor) in &definition.inputs {
             let mut buffers = plan.buffers.iter();
@@ -179,6 +187,7 @@ impl Layout {
                     let buffer = &plan.buffers[index];
                     let offsets: Vec<u64> = (0..copies).map(|_| place(buffer.bytes())).collect();
                     input_offsets.insert(index, offsets.clone());
+                    input_positions.insert(index, inputs.len());
                     json!({
                         "name": name, "dtype": buffer.dtype.to_string(), "shape": buffer.shape, "offsets": offsets,
                     })
@@ -212,6 +221,7 @@ impl Layout {
             inputs,
             outputs,
             input_offsets,
+            input_positions,
             output_offsets,
             buffers,
             bytes: end,
@@ -253,14 +263,17 @@ impl Filling {
 struct TimedPython {
     process: Rc<RefCell<PythonProcess>>,
     upload: Upload,
+    device_fills: Rc<DeviceFills>,
     facts: Rc<RefCell<BaselineFacts>>,
     name: String,
     cache: Cache,
     layout: Layout,
     /// What each input was filled with last, by buffer: for a process that has to be started again.
     filled: IndexMap<usize, Filling>,
-    /// Whether the inputs were filled since the last sample.
-    is_changed: bool,
+    /// What the GPU fills before the next sample.
+    pending_fills: PendingFills,
+    /// The places of the inputs that were filled in the shared memory since the last sample.
+    changed: BTreeSet<usize>,
     /// Whether the function is compiled.
     is_prepared: bool,
     /// Whether the outputs of the last sample are in the shared memory.
@@ -301,7 +314,9 @@ impl TimedPython {
     /// for it.
     fn prepare(&mut self) -> anyhow::Result<Result<(), CallFailed>> {
         for _ in 0..2 {
-            let answer = self.request(&json!({"prepare": true}), PREPARE_DEADLINE)?;
+            let (changed, fills) = (&self.changed, self.pending_fills.all());
+            let request = json!({"prepare": true, "changed": changed, "fills": fills});
+            let answer = self.request(&request, PREPARE_DEADLINE)?;
             let answer = match answer {
                 Ok(answer) => answer,
                 Err(failed) => return Ok(Err(failed)),
@@ -333,8 +348,35 @@ impl TimedPython {
         self.process.borrow_mut().request(request, deadline)
     }
 
-    /// Fills all copies of an input, several at once: a sample on a GPU may have hundreds.
+    /// Fills all copies of an input: on the GPU before the next sample, or here.
     fn fill(&mut self, buffer: usize, filling: Filling) -> anyhow::Result<()> {
+        match self.device_fill(buffer, &filling)? {
+            Some(request) => self.pending_fills.add(request),
+            None => self.fill_here(buffer, &filling)?,
+        }
+        self.filled.insert(buffer, filling);
+        Ok(())
+    }
+
+    /// The request that has the GPU fill an input; `None` if the host has to.
+    fn device_fill(&self, buffer: usize, filling: &Filling) -> anyhow::Result<Option<Value>> {
+        let Filling::Random { distribution, seed } = filling else {
+            return Ok(None);
+        };
+        let described = self.described(buffer)?;
+        let position = self.layout.input_positions.get(&buffer);
+        let input = FilledInput {
+            position: *position.context("only inputs are filled")?,
+            dtype: described.dtype,
+            row: described.row,
+            elements: described.elements,
+            copy_numbers: &self.copy_numbers,
+        };
+        Ok(self.device_fills.request(input, distribution, *seed))
+    }
+
+    /// Fills all copies of an input in the shared memory, several at once.
+    fn fill_here(&mut self, buffer: usize, filling: &Filling) -> anyhow::Result<()> {
         let described = self.described(buffer)?;
         let offsets = self.layout.input_offsets.get(&buffer);
         let offsets = offsets.context("only inputs are filled")?;
@@ -367,8 +409,8 @@ impl TimedPython {
             results.fold(own, |all, one| all.and(one))
         })?;
         drop(process);
-        self.filled.insert(buffer, filling);
-        self.is_changed = true;
+        let position = self.layout.input_positions.get(&buffer);
+        (self.changed).insert(*position.context("only inputs are filled")?);
         Ok(())
     }
 
@@ -386,13 +428,15 @@ impl TimedPython {
         {
             return Ok(Err(failed));
         }
-        let request = json!({"sample": runs.max(1), "changed": self.is_changed});
+        let (changed, fills) = (&self.changed, self.pending_fills.all());
+        let request = json!({"sample": runs.max(1), "changed": changed, "fills": fills});
         let deadline = deadline.saturating_mul(runs.max(1) as u32) + SAMPLE_OVERHEAD;
         let answer = match self.request(&request, deadline)? {
             Ok(answer) => answer,
             Err(failed) => return Ok(Err(failed)),
         };
-        self.is_changed = false;
+        self.changed.clear();
+        self.pending_fills.clear();
         self.is_collected.set(false);
         let copies = answer.get("copies").cloned().unwrap_or_default();
         self.launched_copies = serde_json::from_value(copies).context("Python's copies")?;
