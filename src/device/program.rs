@@ -91,6 +91,8 @@ pub struct CompiledEntry {
     pub parameters: Vec<CompiledParameter>,
     /// Whether it waits for the launch before it.
     pub waits: bool,
+    /// Whether it can ask the cache to keep lines longer than others.
+    pub keeps_lines: bool,
 }
 
 /// A parameter of a compiled kernel.

@@ -153,10 +153,6 @@ impl CudaBoundKernel {
         let uses_graph = copies.timed.len() > 1 || self.prepared.overlaps();
         let recorded = (uses_graph.then(|| self.record(&copies.timed))).transpose();
         parts.end("graph");
-        if cache == Some(Cache::Cold) {
-            Clock::reset_persisting_lines();
-            parts.end("reset persisting lines");
-        }
         // What was queued before belongs to the judge. After this, every error belongs to the kernel.
         context.gpu.synchronize()?;
         let graph = recorded?;
@@ -371,6 +367,9 @@ impl TimedLaunching for CudaBoundKernel {
             return Ok(self.launch_fault(refusal));
         }
         let total = self.context.clock.borrow().elapsed()?;
+        if self.prepared.keeps_lines() {
+            Clock::reset_persisting_lines();
+        }
         self.parts.restart();
         if !matches!(self.purpose, Purpose::Expect { .. })
             && let Some(variable) = self.variables.restore(&self.context.harness)?

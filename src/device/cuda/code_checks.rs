@@ -53,6 +53,7 @@ pub(super) fn harness_entries(response: &CompileResponse) -> Vec<CompiledEntry> 
         name: name.clone(),
         parameters: Vec::new(),
         waits: false,
+        keeps_lines: false,
     };
     response.names.iter().map(entry).collect()
 }
@@ -68,6 +69,7 @@ fn compiled_entry(ptx: &str, name: &str, parameters: &[CubinParameter]) -> Compi
         name: name.to_owned(),
         parameters: parameters.collect(),
         waits: waits_for_previous_launch(ptx, name),
+        keeps_lines: super::ptx::may_keep_lines(ptx),
     }
 }
 

@@ -70,6 +70,7 @@ mod tests {
                 })
                 .collect(),
             waits: false,
+            keeps_lines: false,
         };
         let fits = |arguments: &[Argument], bytes: &[u32]| {
             check_arguments(&launch(arguments), &entry(bytes)).is_ok()

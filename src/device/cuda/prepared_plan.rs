@@ -56,6 +56,8 @@ pub(super) struct PreparedPlan {
     occupancy: Option<f64>,
     /// The most local memory of a thread, in bytes.
     local_bytes: u64,
+    /// Whether a launch can ask the cache to keep lines longer than others.
+    keeps_lines: bool,
 }
 
 impl PreparedPlan {
@@ -68,7 +70,7 @@ impl PreparedPlan {
     ) -> Result<Self, DeviceError> {
         let mut launches = Vec::new();
         let mut lowest: Option<f64> = None;
-        let mut local_bytes = 0;
+        let (mut local_bytes, mut keeps_lines) = (0, false);
         for (index, launch) in plan.launches.iter().enumerate() {
             let entry = program.entries.get(launch.entry_point);
             let entry = entry.ok_or_else(|| {
@@ -83,6 +85,7 @@ impl PreparedPlan {
             let occupancy = occupancy(gpu, function, launch)?;
             lowest = Some(lowest.map_or(occupancy, |lowest| lowest.min(occupancy)));
             local_bytes = local_bytes.max(local_memory(function)?);
+            keeps_lines |= entry.keeps_lines;
             let mut launch = launch.clone();
             convert_numbers(&mut launch, &entry.parameters);
             launches.push((function, launch));
@@ -107,6 +110,7 @@ impl PreparedPlan {
             zeroed: zeroed.collect(),
             occupancy: lowest,
             local_bytes,
+            keeps_lines,
         })
     }
 
@@ -146,6 +150,11 @@ impl PreparedPlan {
 
     pub(super) fn local_bytes(&self) -> u64 {
         self.local_bytes
+    }
+
+    /// Whether a launch can ask the cache to keep lines longer than others.
+    pub(super) fn keeps_lines(&self) -> bool {
+        self.keeps_lines
     }
 
     /// Whether a launch may start before the one before it has ended. Such a plan must be recorded as a graph.

@@ -71,6 +71,12 @@ pub(super) fn parameter_kinds(ptx: &str, entry: &str) -> Vec<ParameterKind> {
     declarations.map(kind).collect()
 }
 
+/// Whether code can ask the cache to keep lines longer than others. Without PTX nothing is known, so it can.
+pub(super) fn may_keep_lines(ptx: &str) -> bool {
+    const WORDS: [&str; 4] = ["evict_last", "cache_hint", "createpolicy", "applypriority"];
+    ptx.is_empty() || WORDS.iter().any(|word| ptx.contains(word))
+}
+
 /// The features of the code, by name. Instructions are counted statically, not by how often they run.
 pub(super) fn count_features(ptx: &str, log: &str) -> IndexMap<String, f64> {
     let mut counter = FeatureCounter::default();
@@ -279,6 +285,20 @@ fn access_bytes(parts: &[&str]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_to_keep_lines_are_seen() {
+        for code in [
+            "createpolicy.fractional.L2::evict_last.b64 %rd1, 1.0;",
+            "ld.global.L2::cache_hint.f32 %f1, [%rd1], %rd2;",
+            "prefetch.global.L2::evict_last [%rd1];",
+            "",
+        ] {
+            assert!(may_keep_lines(code), "{code}");
+        }
+        let others = "ld.global.cs.f32 %f1, [%rd1]; prefetch.global.L2 [%rd1]; ld.global.L2::128B.f32 %f1, [%rd1];";
+        assert!(!may_keep_lines(others));
+    }
 
     #[test]
     fn parameter_kinds_are_those_of_the_definition() {

@@ -112,14 +112,17 @@ class FillKernels:
 
 
 class CudaClock:
-    """Times samples on a GPU, by events around a CUDA graph or, if the function cannot be captured, around its launches."""
+    """Times samples on a GPU, by events around a CUDA graph or, if the function cannot be captured, around its launches.
 
-    def __init__(self, torch, fill_kernels, is_cold, use_graph):
+    All work is on one stream, which is PyTorch's current one: on an H200 each launch takes 0.36 us longer once two streams were used.
+    """
+
+    def __init__(self, torch, stream, fill_kernels, is_cold, use_graph):
         self.torch = torch
+        self.stream = stream
         self.fill_kernels = fill_kernels
         self.is_cold = is_cold
         self.use_graph = use_graph
-        self.stream = torch.cuda.Stream()
         self.begin = torch.cuda.Event(enable_timing=True)
         self.end = torch.cuda.Event(enable_timing=True)
         self.staged = []
@@ -226,6 +229,7 @@ class Baselines:
         if self.on_gpu and not self.torch.cuda.is_available():
             raise ModuleNotFoundError("PyTorch finds no GPU here", name="torch with CUDA")
         self.functions = {}
+        self.stream = None
         self.fill_kernels = None
         self.memory = None
         self.result = None
@@ -250,9 +254,10 @@ class Baselines:
         is_cold = request["cache"] == "cold"
         if self.on_gpu:
             if self.fill_kernels is None:
-                torch.cuda.init()
+                self.stream = torch.cuda.Stream()
+                torch.cuda.set_stream(self.stream)
                 self.fill_kernels = FillKernels(torch)
-            self.clock = CudaClock(torch, self.fill_kernels, is_cold, request["graph"])
+            self.clock = CudaClock(torch, self.stream, self.fill_kernels, is_cold, request["graph"])
         else:
             self.clock = Clock(torch)
         self.is_hot = self.on_gpu and not is_cold
