@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""How fast kforge judges on a GPU, and whether its intervals hold: python3 benches/gpu.py [gelu] [gdn] [stream] [self] [--runs N].
+"""How fast kforge judges on a GPU, and whether its intervals hold:
+python3 benches/gpu.py [gelu] [gdn] [stream] [self] [corpus] [evolve] [--runs N].
 
 Runs the release binary (KFORGE_BINARY, else target/release/kforge) from the repository's root and prints one JSON document; a summary
 goes to standard error. Needs a GPU and Python's standard library. Results that were measured are kept in benches/results/.
 """
+import concurrent.futures
 import datetime
 import json
 import os
@@ -47,12 +49,12 @@ def gelu(folder, _):
     """One new kernel: compile, five rounds of fresh inputs, hidden shapes, a hundred paired launches on 8192 x 8192."""
     walls = []
     for number in range(6):
-        verdicts, seconds, _ = judge("gelu", [uncached_copy(folder, "kernels/gelu/vectors.cu", number)], "--profile", "large")
+        verdicts, seconds, log = judge("gelu", [uncached_copy(folder, "kernels/gelu/vectors.cu", number)], "--profile", "large", log=LOCK_LOG)
         verdict = verdicts[0]
         if verdict["status"] != "passed":
             sys.exit(f"gelu: {verdict['status']}: {verdict['reason']} {verdict['evidence']}")
         # The first run also compiles the judge's own code and the oracle, and measures the card's peaks.
-        walls.append({"wall_s": round(seconds, 3), "status": verdict["status"], "seconds": verdict["seconds"],
+        walls.append({"wall_s": round(seconds, 3), "status": verdict["status"], "seconds": verdict["seconds"], "start": start_parts(log),
                       "pairs": timed(verdict)[0]["candidate_us"]["n"], "kernel_us": timed(verdict)[0]["candidate_us"]["median"],
                       "checked_share": verdict["checked_share"]})
     best = sorted(one["wall_s"] for one in walls[1:])
@@ -68,22 +70,106 @@ def gdn(folder, _):
             "roofline": {one["id"]: one["roofline"] for one in timed(verdicts[0])}}
 
 
-def busy(log, begun, ended):
-    """The share of the time, from the first lock of the device to the end, in which a process held the lock."""
+# Where the time of a process goes that is no part of a verdict: holding the timing lock, and starting.
+LOCK_LOG = "kforge::eval::timing_lock=debug,kforge::worker::server=debug"
+
+
+def lock_spans(log):
+    """Each time in which a process held the timing lock: start, end, how, and the seconds it had waited, if the log says so."""
     spans = []
     for line in log.splitlines():
-        found = re.match(r"(\S+Z)\s+DEBUG .*timing lock held (shared|exclusively|shared for setup) for (\d+) us", line)
+        found = re.match(r"\s*(\S+Z)\s+DEBUG .*timing lock held (shared for setup|shared|exclusively) for (\d+) us(?: after a wait of (\d+))?", line)
         if found:
             end = datetime.datetime.fromisoformat(found[1].replace("Z", "+00:00")).timestamp()
-            spans.append((end - int(found[3]) / 1e6, end))
-    spans.sort()
+            spans.append((end - int(found[3]) / 1e6, end, found[2], int(found[4] or 0) / 1e6))
+    return sorted(spans)
+
+
+def union(spans, begun=0.0):
+    """Seconds that at least one of the spans covers, from `begun` on."""
     total, reached = 0.0, begun
-    for start, end in spans:
-        start = max(start, reached)
-        if end > start:
-            total += end - start
-            reached = end
-    return total / (ended - begun), spans
+    for start, end, *_ in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+def lock_use(log, begun, ended):
+    """What the timing lock was used for between two moments: shares of the time, and seconds of all processes together."""
+    spans = [span for span in lock_spans(log) if span[1] > begun]
+    wall = max(ended - begun, 1e-9)
+    of = lambda how: [span for span in spans if span[2].startswith(how)]
+    exclusive = union(of("exclusively"), begun)
+    result = {"busy": round(union(spans, begun) / wall, 3), "exclusive": round(exclusive / wall, 3)}
+    for how in ["exclusively", "shared for setup", "shared"]:
+        mine = [span for span in spans if span[2] == how]
+        waits = [span[3] for span in mine] or [0.0]
+        result[how] = {"times": len(mine), "held_s": round(sum(end - start for start, end, *_ in mine), 2),
+                       "waited_s": round(sum(waits), 2), "longest_wait_s": round(max(waits), 2)}
+    return result
+
+
+def start_parts(log):
+    """Median seconds of the parts of a worker's start: driver, wait for the lock, device, oracle and baseline."""
+    found = re.findall(r"started: driver (\S+), wait for the lock (\S+), device (\S+), oracle and baseline (\S+)", log)
+    def seconds(text):
+        number, unit = re.match(r"([\d.]+)(\D+)", text).groups()
+        return float(number) * {"s": 1.0, "ms": 1e-3, "ns": 1e-9}.get(unit, 1e-6)
+    columns = list(zip(*[[seconds(part) for part in row] for row in found]))
+    names = ["driver", "wait", "device", "baseline"]
+    return {"starts": len(found), **{name: round(sorted(column)[len(column) // 2], 3) for name, column in zip(names, columns)}}
+
+
+def add_parts(verdicts):
+    """The seconds of all judgements by part, the largest first."""
+    parts = {}
+    for verdict in verdicts:
+        for name, seconds in verdict["seconds"]["parts"].items():
+            parts[name] = parts.get(name, 0.0) + seconds
+    return {name: round(seconds, 2) for name, seconds in sorted(parts.items(), key=lambda part: -part[1])[:16]}
+
+
+def corpus(folder, _):
+    """All kernels of `tests/fixtures/gpu` once, two programs at a time, as the test of the corpus judges them."""
+    root = "tests/fixtures/gpu"
+    rows = [line.split("\t") for line in open(os.path.join(root, "expected.tsv")) if line.strip() and not line.startswith("#")]
+    tasks = {}
+    for file, task, *_ in rows:
+        tasks.setdefault((file.startswith("bomb_"), task), []).append(os.path.join(root, file))
+    groups = [(task, kernels[first:first + 40]) for (_, task), kernels in tasks.items() for first in range(0, len(kernels), 40)]
+    groups.sort(key=lambda group: (not group[1][0].startswith(os.path.join(root, "bomb_")), -len(group[1])))
+    options = ["--profile", "quick", "--launch-seconds", "0.2", "--seconds=0.1", "--precision=0.2"]
+    begun = time.time()
+    with concurrent.futures.ThreadPoolExecutor(2) as programs:
+        judged = list(programs.map(lambda group: judge(os.path.join(root, "tasks", group[0]), group[1], *options, log=LOCK_LOG), groups))
+    ended = time.time()
+    log = "".join(log for *_, log in judged)
+    verdicts = [verdict for verdicts, *_ in judged for verdict in verdicts]
+    expected = {row[0]: {row[2], *row[3].split(",")} for row in rows}
+    unexpected = [f"{os.path.basename(one['kernel'])}: {one['status']}" for one in verdicts
+                  if one["status"] not in expected[os.path.basename(one["kernel"])]]
+    return {"kernels": len(verdicts), "wall_s": round(ended - begun, 1), "unexpected": unexpected, "parts": add_parts(verdicts),
+            "starts": start_parts(log), "lock": lock_use(log, begun, ended)}
+
+
+def evolve(folder, _):
+    """A search of a minute on two tasks, without models."""
+    found = {}
+    for task in ["gdn_decode", "softmax"]:
+        output = os.path.join(folder, f"run-{task}")
+        begun = time.time()
+        done = subprocess.run([BINARY, "evolve", task, "--backend", "cuda", "--no-model", "--seed", "1", "--budget-seconds", "60", "--output", output],
+                              capture_output=True, text=True, env={**os.environ, "KFORGE_LOG": LOCK_LOG, "NO_COLOR": "1"})
+        ended = time.time()
+        try:
+            one = json.load(open(os.path.join(output, "summary.json")))["tasks"][0]
+        except OSError:
+            sys.exit(f"{task}: {done.stderr[-2000:]}")
+        spans = lock_spans(done.stderr)
+        kept = ["judged", "passed", "dismissed", "candidates_per_minute", "seconds", "search_seconds", "time", "headline"]
+        found[task] = {**{name: one[name] for name in kept}, "duplicates": one["by_failure"].get("duplicate", 0), "wall_s": round(ended - begun, 1),
+                       "starts": start_parts(done.stderr), "lock": lock_use(done.stderr, spans[0][0] if spans else begun, ended)}
+    return found
 
 
 def stream(folder, _):
@@ -98,17 +184,16 @@ def stream(folder, _):
         with open(path, "w") as file:
             file.write(text + f"\n// candidate {number} of {time.time_ns()}\n")
         kernels.append(path)
-    verdicts, seconds, log = judge("gdn_decode", kernels, "--profile", "full", log="kforge::eval::quiet=debug")
+    verdicts, seconds, log = judge("gdn_decode", kernels, "--profile", "full", log=LOCK_LOG)
     ended = time.time()
     statuses = {}
     for verdict in verdicts:
         statuses[verdict["status"]] = statuses.get(verdict["status"], 0) + 1
-    _, spans = busy(log, 0.0, 1.0)
+    spans = lock_spans(log)
     # From the first candidate's first check on: before it, workers start and the first is compiled.
     first = spans[1][0] if len(spans) > 1 else ended - seconds
-    share, _ = busy(log, first, spans[-1][1] if spans else ended)
     return {"kernels": len(kernels), "statuses": statuses, "wall_s": round(seconds, 2),
-            "wall_s_a_candidate": round(seconds / len(kernels), 3), "device_busy": round(share, 3)}
+            "wall_s_a_candidate": round(seconds / len(kernels), 3), "lock": lock_use(log, first, ended)}
 
 
 def itself(folder, runs):
@@ -130,7 +215,7 @@ def itself(folder, runs):
 
 
 def main():
-    parts = {"gelu": gelu, "gdn": gdn, "stream": stream, "self": itself}
+    parts = {"gelu": gelu, "gdn": gdn, "stream": stream, "self": itself, "corpus": corpus, "evolve": evolve}
     runs = int(sys.argv[sys.argv.index("--runs") + 1]) if "--runs" in sys.argv else 100
     wanted = [name for name in sys.argv[1:] if name in parts] or list(parts)
     card = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True, text=True)

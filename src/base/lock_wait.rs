@@ -16,16 +16,21 @@ const FIRST_REPORT: Duration = Duration::from_secs(5);
 const REPORT_FACTOR: u32 = 4;
 const REPORT_PAUSE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_micros(100);
-const MAX_PAUSE: Duration = Duration::from_millis(2);
+/// The longest pause between two attempts, where a few wake-ups a second may disturb others.
+pub(crate) const USUAL_PAUSE: Duration = Duration::from_millis(2);
 
 /// A lock that is waited for.
 pub(crate) struct LockWait<'a> {
+    /// The file whose holders a message names.
     pub(crate) file: &'a File,
     pub(crate) path: &'a Path,
     /// The lock's name in messages, such as `the timing lock`.
     pub(crate) name: &'a str,
-    pub(crate) lock: fn(&File) -> Result<(), TryLockError>,
+    /// Tries to obtain the lock. `waited`: how long it has been waited for.
+    pub(crate) try_lock: &'a dyn Fn(Duration) -> Result<(), TryLockError>,
     pub(crate) limit: Duration,
+    /// The longest pause between two attempts.
+    pub(crate) max_pause: Duration,
 }
 
 /// Why a lock was not obtained.
@@ -44,7 +49,7 @@ impl LockWait<'_> {
         let mut pause = FIRST_PAUSE;
         let mut report_at = FIRST_REPORT;
         loop {
-            match (self.lock)(self.file) {
+            match (self.try_lock)(started.elapsed()) {
                 Ok(()) => return Ok(()),
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => {
@@ -76,7 +81,7 @@ impl LockWait<'_> {
                 report_at *= REPORT_FACTOR;
             }
             std::thread::sleep(pause);
-            pause = (pause * 2).min(MAX_PAUSE);
+            pause = (pause * 2).min(self.max_pause);
         }
     }
 }
@@ -147,8 +152,9 @@ mod tests {
             file: &other,
             path: file.path(),
             name: "the test's lock",
-            lock: File::try_lock_shared,
+            try_lock: &|_| other.try_lock_shared(),
             limit: Duration::from_millis(50),
+            max_pause: USUAL_PAUSE,
         };
         let error = wait.wait(Instant::now()).unwrap_err().to_string();
         assert!(

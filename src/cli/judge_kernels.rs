@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinError, JoinHandle};
 
 use super::output::{Format, print, print_json, print_json_lines};
@@ -64,22 +64,19 @@ pub(super) enum JudgingEnd {
     Interrupted,
 }
 
-/// Judges the kernels in order. While a GPU judges one, the next ones are compiled. `verdicts` is filled as they finish, so that
-/// it is useful after an error or an interruption too.
+/// Judges the kernels, some at once, and starts them in order. As soon as one is done the next one starts, even if an earlier one takes
+/// longer. `verdicts` is filled in order as they finish, so that it is useful after an error or an interruption too.
 async fn judge_all(
     job: &Arc<EvalJob>,
     mut interrupt: watch::Receiver<bool>,
     verdicts: &mut Vec<Verdict>,
 ) -> anyhow::Result<JudgingEnd> {
     let spinner = Spinner::new();
-    let mut running = VecDeque::new();
-    let mut next = 0;
     let count = job.kernels.len();
+    let mut running = start_in_order(count, job.in_flight, |index| {
+        judge_one(Arc::clone(job), index)
+    });
     for (index, (path, _)) in job.kernels.iter().enumerate() {
-        while next < count && running.len() < job.in_flight {
-            running.push_back(tokio::spawn(judge_one(Arc::clone(job), next)));
-            next += 1;
-        }
         spinner.set_message(&format!("judging {path} ({}/{count})", index + 1));
         let mut first = running
             .pop_front()
@@ -99,6 +96,28 @@ async fn judge_all(
         emit_verdict(job, &spinner, verdict, verdicts)?;
     }
     Ok(JudgingEnd::All)
+}
+
+/// Starts work on each index in order, at most `at_once` at a time. As soon as one is done the next one starts.
+fn start_in_order<F>(
+    count: usize,
+    at_once: usize,
+    work: impl Fn(usize) -> F,
+) -> VecDeque<JoinHandle<F::Output>>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    // It serves those that wait in their order.
+    let places = Arc::new(Semaphore::new(at_once));
+    let start = |index| {
+        let (places, work) = (Arc::clone(&places), work(index));
+        tokio::spawn(async move {
+            // It is never closed.
+            let _place = places.acquire().await;
+            work.await
+        })
+    };
+    (0..count).map(start).collect()
 }
 
 async fn judge_one(job: Arc<EvalJob>, index: usize) -> anyhow::Result<Box<Verdict>> {
@@ -166,4 +185,60 @@ fn emit_verdict(
     }
     verdicts.push(verdict);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_slow_kernel_does_not_hold_up_those_after_it() {
+        const COUNT: usize = 6;
+        let last_begins = Arc::new(Notify::new());
+        let begun = Arc::new(Mutex::new(Vec::new()));
+        // The first of them ends when the last one begins.
+        let running = start_in_order(COUNT, 2, |index| {
+            let (last_begins, begun) = (Arc::clone(&last_begins), Arc::clone(&begun));
+            async move {
+                begun.lock().unwrap().push(index);
+                match index {
+                    0 => last_begins.notified().await,
+                    5 => last_begins.notify_one(),
+                    _ => {}
+                }
+                index
+            }
+        });
+        let mut done = Vec::new();
+        for one in running {
+            done.push(one.await.unwrap());
+        }
+        let in_order: Vec<_> = (0..COUNT).collect();
+        assert_eq!(done, in_order);
+        assert_eq!(*begun.lock().unwrap(), in_order);
+    }
+
+    #[tokio::test]
+    async fn no_more_run_at_once_than_there_are_places() {
+        let state = Arc::new(Mutex::new((0, 0)));
+        let running = start_in_order(20, 3, |_| {
+            let state = Arc::clone(&state);
+            async move {
+                {
+                    let mut state = state.lock().unwrap();
+                    state.0 += 1;
+                    state.1 = state.0.max(state.1);
+                }
+                tokio::task::yield_now().await;
+                state.lock().unwrap().0 -= 1;
+            }
+        });
+        for one in running {
+            one.await.unwrap();
+        }
+        assert_eq!(*state.lock().unwrap(), (0, 3));
+    }
 }

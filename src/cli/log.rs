@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::arms::runs_in;
 use super::exit::{self, Exit};
 use super::output::print;
-use crate::base::lock_wait::{LockWait, LockWaitError};
+use crate::base::lock_wait::{LockWait, LockWaitError, USUAL_PAUSE};
 use crate::base::{Failure, files};
 use crate::history::RunHistory;
 use crate::page;
@@ -109,8 +109,9 @@ impl<'a> OpenLog<'a> {
             file: &file,
             path,
             name: "the experiment log",
-            lock: File::try_lock,
+            try_lock: &|_| file.try_lock(),
             limit: LOCK_LIMIT,
+            max_pause: USUAL_PAUSE,
         };
         match wait.wait(Instant::now()) {
             // Without locks, on some network disks, two commands at once may both append.

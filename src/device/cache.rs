@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tempfile::{NamedTempFile, TempPath};
 
-use crate::base::lock_wait::{LockWait, LockWaitError};
+use crate::base::lock_wait::{LockWait, LockWaitError, USUAL_PAUSE};
 use crate::base::{Failure, LockedFile};
 
 /// Size limit for the compiled kernels of one kind. Files in use may exceed it.
@@ -118,8 +118,9 @@ impl CacheLock {
             file: &self.file,
             path: &self.path,
             name: "the lock of the cache",
-            lock: File::try_lock,
+            try_lock: &|_| self.file.try_lock(),
             limit,
+            max_pause: USUAL_PAUSE,
         };
         wait.wait(Instant::now())
     }

@@ -75,9 +75,10 @@ impl<'c, 'j> CaseChecks<'c, 'j> {
 
     /// One round of each timed case. Nothing is timed before it was correct once.
     pub(super) fn check_timed_once(&mut self, verdict: &mut Verdict) -> JudgeResult<()> {
-        let _lock = self.context.timing_lock.shared()?;
+        let mut pieces = self.context.timing_lock.shared_pieces();
         for index in self.indices(false) {
             if self.cases[index].rounds == 0 {
+                pieces.begin(|| ())?;
                 self.check_rounds(index, 0..1, verdict)?;
             }
         }
@@ -86,14 +87,18 @@ impl<'c, 'j> CaseChecks<'c, 'j> {
 
     /// All rounds that are left: of the timed cases, then of the hidden ones.
     pub(super) fn check_rest(&mut self, verdict: &mut Verdict) -> JudgeResult<()> {
-        let _lock = self.context.timing_lock.shared()?;
+        let mut pieces = self.context.timing_lock.shared_pieces();
         for index in self.indices(false) {
             let rounds = self.cases[index].rounds..self.planned_rounds(index);
-            self.check_rounds(index, rounds, verdict)?;
+            if !rounds.is_empty() {
+                pieces.begin(|| ())?;
+                self.check_rounds(index, rounds, verdict)?;
+            }
         }
         let mut row = RowOfCases::new(self.context, self.candidate.compiled);
         for index in self.indices(true) {
             if self.cases[index].rounds == 0 {
+                pieces.begin(|| row.close())?;
                 let checked = row.check(&self.candidate.cases[index], self.seed(index, 0));
                 self.add(index, 1, checked, verdict)?;
             }
@@ -112,9 +117,6 @@ impl<'c, 'j> CaseChecks<'c, 'j> {
         rounds: Range<u32>,
         verdict: &mut Verdict,
     ) -> JudgeResult<()> {
-        if rounds.is_empty() {
-            return Ok(());
-        }
         let count = rounds.end - rounds.start;
         let seeds: Vec<u64> = rounds
             .clone()

@@ -138,6 +138,11 @@ impl<'k, 'c> RowOfCases<'k, 'c> {
         }
     }
 
+    /// Closes the kernels that are open, and so frees their memory.
+    pub(super) fn close(&mut self) {
+        self.open = None;
+    }
+
     /// One round on a case.
     pub(super) fn check(&mut self, case: &Case, seed: u64) -> JudgeResult<Accuracy> {
         let context = self.context;

@@ -1,8 +1,16 @@
 //! The timing lock: while a launch is timed, no other kforge process uses the device.
 //!
 //! One file lock for all kforge processes of a machine, per device. Work on the device holds it shared; timing holds it
-//! exclusively. If the device is the host, compiling and proposing hold it shared too. All waiters queue at a second lock, the
-//! gate, so that none starves. Does not decide what is timed.
+//! exclusively. If the device is the host, compiling and proposing hold it shared too. Does not decide what is timed.
+//!
+//! Timings follow one another as far as possible: before each change from shared to exclusive the device waits for the slowest of those
+//! that share it. Two more file locks make the order. Nobody needs to remember anything, so a process may be killed at any moment.
+//!
+//! - The gate: the next timing holds it while it waits for the lock. Meanwhile nobody else begins to share the lock.
+//! - The overdue file: who has waited `PATIENCE` to share the lock holds it, shared with others. Meanwhile no timing passes the gate.
+//!
+//! So whoever waits to share the lock waits for `PATIENCE`, then at most for the timing that holds the lock and the one at the gate.
+//! All of them then begin at once. A timing at the gate waits for those that share the lock already.
 
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -14,16 +22,28 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::stage_times::StageTimes;
-use crate::base::lock_wait::{LockWait, LockWaitError};
+use crate::base::lock_wait::{LockWait, LockWaitError, USUAL_PAUSE};
 use crate::base::{Failure, LockedFile, files};
 use crate::device::LockFile;
 
 /// Maximum time to wait for the lock. A process that holds it longer is broken.
 const MAX_WAIT: Duration = Duration::from_secs(600);
+/// How long timings go before those that wait to share the lock. `benches/timing_lock.py` compares values.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the pieces of one piece of work wait for timings that go between them, about.
+const YIELD_LIMIT: Duration = Duration::from_secs(2);
+/// The longest pause between two attempts to get the lock of a GPU. A timing there does not notice a process of the host that wakes up.
+const GPU_PAUSE: Duration = Duration::from_micros(500);
+
+/// The end of the gate's path.
+const GATE: &str = ".gate";
+/// The end of the overdue file's path.
+const OVERDUE: &str = ".overdue";
 
 /// A device's timing lock. Two values exclude each other even within one process.
 pub(crate) struct TimingLock {
     lock_file: LockFile,
+    patience: Duration,
     /// Gets the time spent waiting.
     times: StageTimes,
     /// How long this value has held the lock, in microseconds. Two guards at once count twice.
@@ -32,10 +52,33 @@ pub(crate) struct TimingLock {
 
 /// Holds the lock until it is dropped.
 pub(crate) struct TimingLockGuard {
+    /// `None`: nothing is locked.
     file: Option<LockedFile>,
     since: Instant,
-    mode: &'static str,
+    waited: Duration,
+    mode: Mode,
     held: Arc<AtomicU64>,
+}
+
+/// How the lock is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    NotLocked,
+    Shared,
+    SharedForSetup,
+    Exclusive,
+}
+
+impl Mode {
+    /// Its name in the log.
+    fn name(self) -> &'static str {
+        match self {
+            Self::NotLocked => "not locked",
+            Self::Shared => "shared",
+            Self::SharedForSetup => "shared for setup",
+            Self::Exclusive => "exclusively",
+        }
+    }
 }
 
 impl Drop for TimingLockGuard {
@@ -44,8 +87,49 @@ impl Drop for TimingLockGuard {
             let microseconds = self.since.elapsed().as_micros();
             let held = u64::try_from(microseconds).unwrap_or(u64::MAX);
             self.held.fetch_add(held, Ordering::Relaxed);
-            tracing::debug!("timing lock held {} for {microseconds} us", self.mode);
+            tracing::debug!(
+                "timing lock held {} for {microseconds} us after a wait of {} us",
+                self.mode.name(),
+                self.waited.as_micros()
+            );
         }
+    }
+}
+
+/// Pieces of work on the device, one after the other, that share the lock. A timing that waits goes between two of them.
+pub(crate) struct SharedPieces<'l> {
+    lock: &'l TimingLock,
+    mode: Mode,
+    /// `None` before the first piece.
+    guard: Option<TimingLockGuard>,
+    /// How long the pieces have waited, together.
+    waited: Duration,
+}
+
+impl<'l> SharedPieces<'l> {
+    fn new(lock: &'l TimingLock, mode: Mode) -> Self {
+        Self {
+            lock,
+            mode,
+            guard: None,
+            waited: Duration::ZERO,
+        }
+    }
+
+    /// The next piece begins. The lock is held until this value is dropped, or until a later piece begins while a timing waits. Pieces
+    /// that have waited `YIELD_LIMIT` together wait no more, so that the work ends. `free_memory`: called before a timing goes first, because it may need the memory.
+    pub(crate) fn begin(&mut self, free_memory: impl FnOnce()) -> anyhow::Result<()> {
+        if self.guard.is_some() {
+            if self.waited >= YIELD_LIMIT || !self.lock.is_timing_waiting()? {
+                return Ok(());
+            }
+            free_memory();
+        }
+        self.guard = None;
+        let guard = self.lock.share(self.mode)?;
+        self.waited += guard.waited;
+        self.guard = Some(guard);
+        Ok(())
     }
 }
 
@@ -54,6 +138,7 @@ impl TimingLock {
     pub(crate) fn open(lock_file: LockFile) -> anyhow::Result<Self> {
         let timing_lock = Self {
             lock_file,
+            patience: PATIENCE,
             times: StageTimes::default(),
             held: Arc::default(),
         };
@@ -76,69 +161,102 @@ impl TimingLock {
         if self.lock_file.is_host {
             return self.shared();
         }
-        Ok(TimingLockGuard {
-            file: None,
-            since: Instant::now(),
-            mode: "not locked",
-            held: self.held.clone(),
-        })
+        Ok(self.guard(None, Mode::NotLocked, Instant::now()))
     }
 
     /// For work on the device that may overlap other such work but not timing.
     pub(crate) fn shared(&self) -> anyhow::Result<TimingLockGuard> {
-        self.lock(File::try_lock_shared, "shared")
-    }
-
-    /// Like `shared`, with another name in the log: for preparing the device.
-    pub(crate) fn shared_for_setup(&self) -> anyhow::Result<TimingLockGuard> {
-        self.lock(File::try_lock_shared, "shared for setup")
+        self.share(Mode::Shared)
     }
 
     /// For timing.
     pub(crate) fn exclusive(&self) -> anyhow::Result<TimingLockGuard> {
-        self.lock(File::try_lock, "exclusively")
-    }
-
-    fn lock(
-        &self,
-        lock: fn(&File) -> Result<(), TryLockError>,
-        how: &'static str,
-    ) -> anyhow::Result<TimingLockGuard> {
         let started = Instant::now();
-        // Held only while waiting, so that waiters get the lock in the order in which they passed the gate.
-        let gate = self.open_file(".gate")?;
-        self.wait_for_lock(&gate, "a turn for", File::try_lock, started)?;
+        let (gate, overdue) = (self.open_file(GATE)?, self.open_file(OVERDUE)?);
+        self.wait_for_lock(&gate, "a turn for", started, &|_| {
+            ensure_free(&overdue)?;
+            gate.try_lock()
+        })?;
         let file = self.open_file("")?;
-        self.wait_for_lock(&file, "", lock, started)?;
-        self.times.add_wait(started.elapsed());
-        Ok(TimingLockGuard {
-            file: Some(file),
-            since: Instant::now(),
-            mode: how,
-            held: self.held.clone(),
-        })
+        self.wait_for_lock(&file, "", started, &|_| file.try_lock())?;
+        Ok(self.guard(Some(file), Mode::Exclusive, started))
     }
 
-    /// `what`: what the lock gives, for messages; empty for the timing lock itself.
+    fn share(&self, mode: Mode) -> anyhow::Result<TimingLockGuard> {
+        let started = Instant::now();
+        let (gate, overdue) = (self.open_file(GATE)?, self.open_file(OVERDUE)?);
+        let file = self.open_file("")?;
+        self.wait_for_lock(&file, "", started, &|waited| {
+            // Of others that share the lock, any number may be here at once.
+            let result = gate.try_lock_shared().and_then(|()| {
+                let result = file.try_lock_shared();
+                gate.unlock().map_err(TryLockError::Error)?;
+                result
+            });
+            if result.is_err() && waited >= self.patience {
+                // Once it is locked this changes nothing. If a timing is looking at the file at this moment, the next attempt locks it.
+                let _ = overdue.try_lock_shared();
+            }
+            result
+        })?;
+        Ok(self.guard(Some(file), mode, started))
+    }
+
+    /// For several pieces of work on the device, like `shared` for each.
+    pub(crate) fn shared_pieces(&self) -> SharedPieces<'_> {
+        SharedPieces::new(self, Mode::Shared)
+    }
+
+    /// For preparing the device in several pieces: like `shared_pieces`, with another name in the log.
+    pub(crate) fn shared_pieces_for_setup(&self) -> SharedPieces<'_> {
+        SharedPieces::new(self, Mode::SharedForSetup)
+    }
+
+    /// Whether a timing is at the gate.
+    fn is_timing_waiting(&self) -> anyhow::Result<bool> {
+        let gate = self.open_file(GATE)?;
+        match gate.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error.into()),
+        }
+    }
+
+    fn guard(&self, file: Option<LockedFile>, mode: Mode, started: Instant) -> TimingLockGuard {
+        let waited = started.elapsed();
+        if file.is_some() {
+            self.times.add_wait(waited);
+        }
+        TimingLockGuard {
+            file,
+            since: Instant::now(),
+            waited,
+            mode,
+            held: self.held.clone(),
+        }
+    }
+
+    /// `what`: what the lock gives, for messages; empty for the timing lock itself. `file`: whose holders a message names.
     fn wait_for_lock(
         &self,
         file: &File,
         what: &str,
-        lock: fn(&File) -> Result<(), TryLockError>,
         started: Instant,
+        try_lock: &dyn Fn(Duration) -> Result<(), TryLockError>,
     ) -> anyhow::Result<()> {
-        let device = if self.lock_file.is_host {
-            "this machine's timing lock"
+        let (device, max_pause) = if self.lock_file.is_host {
+            ("this machine's timing lock", USUAL_PAUSE)
         } else {
-            "the GPU's timing lock"
+            ("the GPU's timing lock", GPU_PAUSE)
         };
         let name = format!("{what} {device}");
         let wait = LockWait {
             file,
             path: &self.lock_file.path,
             name: name.trim_start(),
-            lock,
+            try_lock,
             limit: MAX_WAIT,
+            max_pause,
         };
         match wait.wait(started) {
             Err(LockWaitError::Failed { error, .. }) if files::has_no_locks(&error) => {
@@ -170,6 +288,12 @@ impl TimingLock {
     }
 }
 
+/// Whether nobody holds the lock of this file. Takes it for a moment.
+fn ensure_free(file: &File) -> Result<(), TryLockError> {
+    file.try_lock()?;
+    file.unlock().map_err(TryLockError::Error)
+}
+
 fn no_locks(path: &Path) -> Failure {
     Failure::environment(format!(
         "cannot lock `{}`: its file system has no file locks",
@@ -181,128 +305,5 @@ fn no_locks(path: &Path) -> Failure {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::*;
-
-    #[test]
-    fn shared_locks_coexist_and_exclusive_excludes_all() {
-        let folder = tempfile::tempdir().unwrap();
-        let timing_lock = TimingLock::open(LockFile {
-            path: folder.path().join("lock"),
-            is_host: true,
-        })
-        .unwrap();
-        let first = timing_lock.shared().unwrap();
-        let second = timing_lock.shared().unwrap();
-        let file = timing_lock.open_file("").unwrap();
-        assert!(matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
-        drop((first, second));
-        timing_lock.take_held_time();
-        let exclusive = timing_lock.exclusive().unwrap();
-        assert!(matches!(
-            file.try_lock_shared(),
-            Err(TryLockError::WouldBlock)
-        ));
-        std::thread::sleep(Duration::from_millis(5));
-        drop(exclusive);
-        assert!(timing_lock.take_held_time() >= Duration::from_millis(5));
-        assert_eq!(timing_lock.take_held_time(), Duration::ZERO);
-        assert!(file.try_lock().is_ok());
-    }
-
-    #[test]
-    fn symlinked_lock_file_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let target = folder.path().join("target");
-        std::fs::write(&target, "").unwrap();
-        std::fs::set_permissions(&target, PermissionsExt::from_mode(0o600)).unwrap();
-        let path = folder.path().join("lock");
-        std::os::unix::fs::symlink(&target, &path).unwrap();
-        let opened = TimingLock::open(LockFile {
-            path,
-            is_host: false,
-        });
-        assert!(opened.is_err());
-        let mode = std::fs::metadata(&target).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-    }
-
-    fn open_lock(folder: &tempfile::TempDir, is_host: bool) -> TimingLock {
-        let path = folder.path().join("lock");
-        TimingLock::open(LockFile { path, is_host }).unwrap()
-    }
-
-    /// Limit for the turns that others take while the lock is waited for. Without the gate they would take all of them.
-    const MAX_TURNS: usize = 2000;
-
-    #[test]
-    fn exclusive_lock_is_not_starved() {
-        let folder = tempfile::tempdir().unwrap();
-        let crowd = open_lock(&folder, true);
-        let turns = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            // Each thread locks again at once, so that at every moment one of them holds the lock.
-            for _ in 0..3 {
-                scope.spawn(|| {
-                    while turns.load(Ordering::SeqCst) < MAX_TURNS {
-                        let guard = crowd.shared().unwrap();
-                        turns.fetch_add(1, Ordering::SeqCst);
-                        std::thread::sleep(Duration::from_millis(5));
-                        drop(guard);
-                    }
-                });
-            }
-            while turns.load(Ordering::SeqCst) < 3 {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            let guard = open_lock(&folder, true).exclusive().unwrap();
-            let passed = turns.swap(MAX_TURNS, Ordering::SeqCst);
-            drop(guard);
-            assert!(passed < MAX_TURNS, "the crowd took {passed} turns");
-        });
-    }
-
-    #[test]
-    fn waiter_precedes_a_repeated_locker() {
-        let folder = tempfile::tempdir().unwrap();
-        let (greedy, patient) = (open_lock(&folder, false), open_lock(&folder, false));
-        let turns = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while turns.load(Ordering::SeqCst) < MAX_TURNS {
-                    let guard = greedy.exclusive().unwrap();
-                    turns.fetch_add(1, Ordering::SeqCst);
-                    std::thread::sleep(Duration::from_millis(5));
-                    drop(guard);
-                }
-            });
-            while turns.load(Ordering::SeqCst) < 2 {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            let guard = patient.exclusive().unwrap();
-            let passed = turns.swap(MAX_TURNS, Ordering::SeqCst);
-            drop(guard);
-            assert!(passed < MAX_TURNS, "the other took {passed} turns");
-        });
-    }
-
-    #[test]
-    fn host_work_waits_only_when_the_device_is_the_host() {
-        let folder = tempfile::tempdir().unwrap();
-        let gpu = open_lock(&folder, false);
-        let exclusive = gpu.exclusive().unwrap();
-        drop(gpu.host_work().unwrap());
-        let host = open_lock(&folder, true);
-        let file = host.open_file("").unwrap();
-        assert!(matches!(
-            file.try_lock_shared(),
-            Err(TryLockError::WouldBlock)
-        ));
-        drop(exclusive);
-        let host_work = host.host_work().unwrap();
-        assert!(matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
-        drop(host_work);
-    }
-}
+#[path = "timing_lock_tests.rs"]
+mod tests;

@@ -216,27 +216,30 @@ fn serve_on_gpu(
     let timing_lock = TimingLock::open(cuda::lock_file(gpu))?;
     let driver_started = started.elapsed();
     // Creating a context and checking the baseline must not disturb a measurement of another process.
-    let lock = timing_lock.shared_for_setup()?;
+    let mut setup = timing_lock.shared_pieces_for_setup();
+    setup.begin(|| ())?;
     let locked = started.elapsed();
     let device = CudaDevice::open(0, true)?;
     let opened = started.elapsed();
     let limits = device.device_limits();
     if let Some(settings) = greeting.space {
         // The judge of a space takes the lock itself.
-        drop(lock);
+        drop(setup);
         let options = greeting.options;
         let judge = SpaceJudge::open(&device, task, options, limits, settings)?;
         serve_points(output, judge, device.identity(), lines)?;
         end_gpu_process()
     }
     let mut screen_options = greeting.options.clone();
+    setup.begin(|| ())?;
+    let locked_again = started.elapsed();
     let mut judge = open_judge(&device, task, &greeting, limits)?;
-    drop(lock);
+    drop(setup);
     tracing::debug!(
         "started: driver {driver_started:?}, wait for the lock {:?}, device {:?}, oracle and baseline {:?}",
-        locked - driver_started,
+        (locked - driver_started) + (locked_again - opened),
         opened - locked,
-        started.elapsed() - opened
+        started.elapsed() - locked_again
     );
     let host = greeting
         .screen
