@@ -339,21 +339,44 @@ impl CaseKernel {
         Err(Finding::new(Status::Stateful, reason, evidence).into())
     }
 
-    /// Checks that the last launch wrote only to the outputs of its own copies.
-    pub(super) fn check_other_copies(&self, poison: Poison) -> JudgeResult<()> {
-        let _stage = self.times.stage("look for poison");
-        for (index, buffer) in self.buffers_with(BufferRole::Output) {
-            let count = self.kernel.written_in_idle_copies(index, poison)?.count;
-            if count > 0 {
-                let reason = format!(
-                    "output `{}`: {count} elements were written in copies that this launch does not use",
-                    buffer.name
-                );
-                let evidence = tensor_evidence(&buffer.name);
-                return Err(Finding::new(Status::OutOfBounds, reason, evidence).into());
+    /// Checks that the last sample, whose buffers were filled from these values, wrote only to its own copies: not to outputs, scratch, or
+    /// inputs that may be overwritten, of launches that it left out. Fills the inputs again.
+    pub(super) fn check_other_copies(&mut self, seed: u64, poison: Poison) -> JudgeResult<()> {
+        let times = self.times.clone();
+        let _stage = times.stage("look for poison");
+        let written = |name: &str, what: &str| {
+            let reason =
+                format!("`{name}`: {what} written in copies that this launch does not use");
+            Finding::new(Status::OutOfBounds, reason, tensor_evidence(name))
+        };
+        for (index, buffer) in self.plan.buffers.iter().enumerate() {
+            if matches!(buffer.role, BufferRole::Output | BufferRole::Scratch { .. }) {
+                let count = self.kernel.written_in_idle_copies(index, poison)?.count;
+                if count > 0 {
+                    let what = format!("{count} elements were");
+                    return Err(written(&buffer.name, &what).into());
+                }
             }
         }
-        Ok(())
+        let in_place: Vec<usize> = (self.buffers_with(BufferRole::InPlace))
+            .map(|(index, _)| index)
+            .collect();
+        if in_place.is_empty() {
+            return Ok(());
+        }
+        let launched = self.kernel.launched_copies();
+        let copies = 0..self.kernel.copy_count() as u32;
+        let idle: Vec<u32> = copies.filter(|copy| !launched.contains(copy)).collect();
+        let found = self.kernel.hash_all(&in_place, Some(&idle))?;
+        self.fill_inputs(seed)?;
+        let filled = self.kernel.hash_all(&in_place, Some(&idle))?;
+        match (in_place.iter().zip(found))
+            .zip(filled)
+            .find(|((_, found), filled)| found != filled)
+        {
+            Some(((index, _), _)) => Err(written(&self.plan.buffers[*index].name, "it was").into()),
+            None => Ok(()),
+        }
     }
 }
 

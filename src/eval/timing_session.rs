@@ -380,7 +380,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         };
         let poison = Poison::Finite { seed };
         self.take_sample(Side::Candidate, seed, poison, runs)?;
-        self.kernels.candidate.check_other_copies(poison)
+        self.kernels.candidate.check_other_copies(seed, poison)
     }
 
     /// Times one sample of each kernel on the same fresh data, the leader first, and checks the candidate's outputs. The oracle

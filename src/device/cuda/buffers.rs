@@ -289,10 +289,14 @@ impl CudaBoundKernel {
         let copies = self.buffer_copies(buffer)?;
         let harness = &self.context.harness;
         let counts = harness.count_poison(copies, poison, self.copy_numbers, launched)?;
+        // There may be fewer copies of scratch than of the data.
+        let used = |copy: u32| {
+            let mut used = self.launched_copies.iter().chain(&self.warmed_copy);
+            used.any(|data| data % copies.copies == copy)
+        };
         let mut total = PoisonCount::default();
         for (copy, count) in (0u32..).zip(counts) {
-            let is_warmed = self.warmed_copy == Some(copy);
-            if self.launched_copies.contains(&copy) == launched && (launched || !is_warmed) {
+            if used(copy) == launched {
                 total.count += count.count;
                 total.first = total.first.or(count.first);
             }

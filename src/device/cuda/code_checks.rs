@@ -3,7 +3,7 @@
 //! The checks after the source (`launch_checks`) compare types and give better messages. The checks here read the assembler's result, as
 //! the driver does, so no source can change what they see. Runs nothing.
 
-use super::argument_memory::writes_arguments;
+use super::argument_memory::find_argument_accesses;
 use super::cubin::{CubinCode, CubinParameter};
 use super::launch_arguments::{TENSOR_MAP_BYTES, WORD_BYTES};
 use super::overlap::waits_for_previous_launch;
@@ -26,7 +26,7 @@ pub(super) fn check_code(
     let ptx = String::from_utf8_lossy(&response.ptx);
     let code = CubinCode::read(&response.cubin).unwrap_or_default();
     let forbidden = find_forbidden(&ptx).or_else(|| find_in_cubin(&code));
-    if let Some(forbidden) = forbidden.or_else(|| find_argument_writes(&ptx)) {
+    if let Some(forbidden) = forbidden.or_else(|| find_argument_accesses(&ptx)) {
         return Err(rejected(unit, &forbidden));
     }
     let launches = unit.entry_points.iter().zip(&response.names);
@@ -78,14 +78,6 @@ fn rejected(unit: &TranslationUnit, forbidden: &ForbiddenCode) -> Refusal {
         Some(line) => Refusal::at_line(Status::Rejected, line, &forbidden.reason),
         None => Refusal::new(Status::Rejected, forbidden.reason.as_str()),
     }
-}
-
-/// A write to the memory of the arguments.
-fn find_argument_writes(ptx: &str) -> Option<ForbiddenCode> {
-    writes_arguments(ptx).then(|| ForbiddenCode {
-        reason: "the kernel writes to the memory of its arguments".to_owned(),
-        words: &["asm", "__asm__", "__asm", "__grid_constant__"],
-    })
 }
 
 /// Finds forbidden constructs in the assembler's result. `find_forbidden` finds the same in the PTX, with better reasons.

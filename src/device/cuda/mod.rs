@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+mod argument_addresses;
 mod argument_memory;
 mod bound_kernel;
 mod buffer_copies;
