@@ -7,10 +7,11 @@
 //! that share it. Two more file locks make the order. Nobody needs to remember anything, so a process may be killed at any moment.
 //!
 //! - The gate: the next timing holds it while it waits for the lock. Meanwhile nobody else begins to share the lock.
-//! - The overdue file: who has waited `PATIENCE` to share the lock holds it, shared with others. Meanwhile no timing passes the gate.
+//! - The overdue file: a process that has waited `PATIENCE` to share the lock holds it, shared with others. Meanwhile no timing passes
+//!   the gate.
 //!
-//! So whoever waits to share the lock waits for `PATIENCE`, then at most for the timing that holds the lock and the one at the gate.
-//! All of them then begin at once. A timing at the gate waits for those that share the lock already.
+//! So a process that wants to share the lock waits for `PATIENCE`, then at most for the timing that holds the lock and the one at the gate.
+//! All such processes then begin at once. A timing at the gate waits for those that share the lock already.
 
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
