@@ -135,8 +135,8 @@ impl HarnessFunctions {
     pub(super) fn fill_kernels(&self, dtype: DType) -> anyhow::Result<FillKernels> {
         let (names, program) = self.compile_typed(dtype)?;
         let entry_of = |kernel: &str| {
-            let entries = names.iter().zip(&program.entries);
-            let entry = entries.filter(|(name, _)| **name == kernel).next();
+            let mut entries = names.iter().zip(&program.entries);
+            let entry = entries.find(|(name, _)| **name == kernel);
             let entry = entry.map(|(_, entry)| entry.name.clone());
             entry.ok_or_else(|| anyhow::anyhow!("no harness kernel `{kernel}` for {dtype}"))
         };
