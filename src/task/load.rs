@@ -386,19 +386,19 @@ mod tests {
                 "task.yaml",
                 "bytes: \"",
                 "bytes: \"rwos + ",
-                "task.yaml:32: bytes: unknown axis `rwos`",
+                "task.yaml:34: bytes: unknown axis `rwos`",
             ),
             (
                 "task.yaml",
                 "in_place: {}",
                 "derived: {colums: rows + 1}",
-                "task.yaml:35: derived.colums: no such variable axis\n\nhint: did you mean `columns`?",
+                "task.yaml:37: derived.colums: no such variable axis\n\nhint: did you mean `columns`?",
             ),
             (
                 "task.yaml",
                 "in_place: {}",
                 "derived: {columns: rows + 1}",
-                "task.yaml:35: derived.columns: the axis also has a range under `hidden`",
+                "task.yaml:37: derived.columns: the axis also has a range under `hidden`",
             ),
             (
                 "task.yaml",

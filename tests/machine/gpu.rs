@@ -211,8 +211,7 @@ fn mismatches(
         let bound =
             |verdict: &Value, end: usize| verdict["speedup"]["ci95"][end].as_f64().unwrap_or(0.0);
         let twin_high = all.get(twin).map_or(0.0, |twin| bound(twin, 1));
-        let is_faster =
-            (all.get(twin)).is_none_or(|twin| kernel_time(verdict) < kernel_time(twin));
+        let is_faster = (all.get(twin)).is_none_or(|twin| kernel_time(verdict) < kernel_time(twin));
         if is_faster && bound(verdict, 0) > MAX_GAIN_OVER_TWIN * twin_high {
             wrong.push(format!(
                 "gains on `{twin}`: at least {:.3} against at most {twin_high:.3}",

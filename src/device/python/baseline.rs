@@ -14,9 +14,9 @@ use anyhow::{Context, bail};
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 
+use super::baseline_layout::{Described, Layout};
 use super::device_fill::{DeviceFills, FilledInput, PendingFills};
 use super::interpreter;
-use super::kernel::scalar;
 use super::process::{CallFailed, PythonProcess, PythonProgram};
 use crate::device::aligned::AlignedBytes;
 use crate::device::memory::copy_bytes;
@@ -26,12 +26,10 @@ use crate::device::{
     Poison, PoisonCount, Refusal, TimedLaunching, Upload, numerics,
 };
 use crate::kernel::Scalars;
-use crate::kernel::plan::{BufferRole, LaunchPlan};
+use crate::kernel::plan::LaunchPlan;
 use crate::task::{DType, Definition, Distribution, Task, Tolerance};
 use crate::verdict::Status;
 
-/// Alignment of the tensors in the shared memory.
-const ALIGNMENT: u64 = 256;
 /// How long a baseline may take to be made and compiled for some shapes.
 const PREPARE_DEADLINE: Duration = Duration::from_secs(300);
 /// What a sample may take besides its launches: to pass the inputs on, and to capture a graph.
@@ -142,91 +140,6 @@ impl PythonBaselines {
 /// The first line of an error; the log follows it.
 fn first_line(reason: &str) -> String {
     reason.lines().next().unwrap_or_default().to_owned()
-}
-
-/// Where the tensors are in the shared memory.
-struct Layout {
-    /// The arguments of a call, as `baseline.py` reads them.
-    inputs: Vec<Value>,
-    outputs: Vec<Value>,
-    /// The offset of each copy, by buffer.
-    input_offsets: IndexMap<usize, Vec<u64>>,
-    /// The place of each input in `inputs`, by buffer.
-    input_positions: IndexMap<usize, usize>,
-    /// By buffer: where the script writes its values in double precision.
-    output_offsets: IndexMap<usize, u64>,
-    buffers: Vec<Described>,
-    bytes: u64,
-}
-
-/// What is known of a buffer.
-struct Described {
-    dtype: DType,
-    /// Length of the last axis.
-    row: u64,
-    elements: u64,
-}
-
-impl Layout {
-    fn new(definition: &Definition, plan: &LaunchPlan, scalars: &Scalars, copies: usize) -> Self {
-        let mut end = 0;
-        let mut place = |bytes: u64| {
-            let offset = end;
-            end = (offset + bytes).next_multiple_of(ALIGNMENT);
-            offset
-        };
-        let is_input = |role| matches!(role, BufferRole::Input | BufferRole::InPlace);
-        let mut input_offsets = IndexMap::new();
-        let mut input_positions = IndexMap::new();
-        let mut inputs = Vec::new();
-        for (name, tensor) in &definition.inputs {
-            let mut buffers = plan.buffers.iter();
-            let buffer = buffers.position(|buffer| buffer.name == *name && is_input(buffer.role));
-            inputs.push(match (buffer, scalars.get(name)) {
-                (Some(index), _) => {
-                    let buffer = &plan.buffers[index];
-                    let offsets: Vec<u64> = (0..copies).map(|_| place(buffer.bytes())).collect();
-                    input_offsets.insert(index, offsets.clone());
-                    input_positions.insert(index, inputs.len());
-                    json!({
-                        "name": name, "dtype": buffer.dtype.to_string(), "shape": buffer.shape, "offsets": offsets,
-                    })
-                }
-                (None, Some(value)) => {
-                    json!({"name": name, "scalar": scalar(tensor.dtype, *value)})
-                }
-                (None, None) => json!({"name": name}),
-            });
-        }
-        let buffers: Vec<Described> = (plan.buffers.iter())
-            .map(|buffer| Described {
-                dtype: buffer.dtype,
-                row: buffer.shape.last().copied().unwrap_or(1),
-                elements: buffer.bytes() / buffer.dtype.bytes(),
-            })
-            .collect();
-        let mut output_offsets = IndexMap::new();
-        let mut outputs = Vec::new();
-        for &index in &plan.outputs {
-            let Some(buffer) = plan.buffers.get(index) else {
-                continue;
-            };
-            let offset = place(buffers[index].elements * 8);
-            output_offsets.insert(index, offset);
-            outputs.push(json!({
-                "name": buffer.name, "dtype": buffer.dtype.to_string(), "shape": buffer.shape, "offset": offset,
-            }));
-        }
-        Self {
-            inputs,
-            outputs,
-            input_offsets,
-            input_positions,
-            output_offsets,
-            buffers,
-            bytes: end,
-        }
-    }
 }
 
 /// What an input holds.

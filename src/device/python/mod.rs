@@ -6,6 +6,7 @@
 //! a candidate.
 
 mod baseline;
+mod baseline_layout;
 mod device_fill;
 mod interpreter;
 mod kernel;
