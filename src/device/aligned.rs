@@ -24,6 +24,11 @@ impl AlignedBytes {
         unsafe { std::slice::from_raw_parts_mut(self.words.as_mut_ptr().cast::<u8>(), self.bytes) }
     }
 
+    /// The bytes as integers; bytes beyond the end are 0.
+    pub(super) fn words(&self) -> &[u64] {
+        &self.words
+    }
+
     /// The first 8 bytes as an integer; bytes beyond the end are 0. 0 if there are none.
     pub(super) fn first_word(&self) -> u64 {
         self.words.first().copied().unwrap_or_default()

@@ -213,6 +213,24 @@ u64 any_hash(const void* memory, u64 bytes) {
 
 u64 any_seed_of_copy(u64 seed, u64 copy) { return seed_of_copy(seed, copy); }
 
+void any_fill_noise(void* memory, u64 first, u64 words, u64 key) {
+    u64* stored = static_cast<u64*>(memory);
+    for (u64 i = 0; i < words; ++i) stored[i] = mix(key, first + i);
+}
+
+u32 any_has_noise(const void* memory, u64 first, u64 words, u64 key) {
+    const u64* stored = static_cast<const u64*>(memory);
+    u64 differences = 0;
+    for (u64 i = 0; i < words; ++i) differences |= stored[i] ^ mix(key, first + i);
+    return differences == 0;
+}
+
+u64 any_first_not_finite(const double* values, u64 elements) {
+    u64 i = 0;
+    while (i < elements && __builtin_isfinite(values[i])) ++i;
+    return i;
+}
+
 }  // namespace
 
 // Same layout as `Functions` in numerics.rs.
@@ -225,6 +243,9 @@ struct Functions {
     decltype(&any_compare) compare;
     decltype(&any_hash) hash;
     decltype(&any_seed_of_copy) seed_of_copy;
+    decltype(&any_fill_noise) fill_noise;
+    decltype(&any_has_noise) has_noise;
+    decltype(&any_first_not_finite) first_not_finite;
 };
 
 }  // namespace KFORGE_VARIANT
@@ -234,7 +255,7 @@ struct Functions {
 // Declared first: a const variable without a declaration would have internal linkage.
 extern "C" const KFORGE_VARIANT::Functions KFORGE_JOIN(KFORGE_VARIANT, _functions);
 extern "C" const KFORGE_VARIANT::Functions KFORGE_JOIN(KFORGE_VARIANT, _functions) = {
-    KFORGE_VARIANT::any_fill,   KFORGE_VARIANT::any_store,   KFORGE_VARIANT::any_poison, KFORGE_VARIANT::any_unwritten,
-    KFORGE_VARIANT::any_values, KFORGE_VARIANT::any_compare, KFORGE_VARIANT::any_hash,
-    KFORGE_VARIANT::any_seed_of_copy,
+    KFORGE_VARIANT::any_fill,         KFORGE_VARIANT::any_store,      KFORGE_VARIANT::any_poison,    KFORGE_VARIANT::any_unwritten,
+    KFORGE_VARIANT::any_values,       KFORGE_VARIANT::any_compare,    KFORGE_VARIANT::any_hash,
+    KFORGE_VARIANT::any_seed_of_copy, KFORGE_VARIANT::any_fill_noise, KFORGE_VARIANT::any_has_noise, KFORGE_VARIANT::any_first_not_finite,
 };

@@ -93,6 +93,9 @@ struct Functions {
     ),
     hash: unsafe extern "C" fn(memory: *const u8, bytes: u64) -> u64,
     seed_of_copy: unsafe extern "C" fn(seed: u64, copy: u64) -> u64,
+    fill_noise: unsafe extern "C" fn(memory: *mut u64, first: u64, words: u64, key: u64),
+    has_noise: unsafe extern "C" fn(memory: *const u64, first: u64, words: u64, key: u64) -> u32,
+    first_not_finite: unsafe extern "C" fn(values: *const f64, elements: u64) -> u64,
 }
 
 unsafe extern "C" {
@@ -417,6 +420,28 @@ pub fn compare(
 pub fn hash(memory: &[u8]) -> u64 {
     // SAFETY: exactly the bytes of the slice are read.
     unsafe { (fastest_functions().hash)(memory.as_ptr(), memory.len() as u64) }
+}
+
+/// Fills whole, aligned words with noise that cannot be predicted without the key. `first` is the number of the first word.
+pub(super) fn fill_noise(memory: &mut [u8], first: u64, key: u64) {
+    let words = element_count(DType::Int64, memory);
+    // SAFETY: the memory holds that many aligned words.
+    unsafe { (fastest_functions().fill_noise)(memory.as_mut_ptr().cast(), first, words, key) }
+}
+
+/// Whether whole, aligned words hold what `fill_noise` wrote.
+pub(super) fn has_noise(memory: &[u8], first: u64, key: u64) -> bool {
+    let words = element_count(DType::Int64, memory);
+    // SAFETY: the memory holds that many aligned words.
+    unsafe { (fastest_functions().has_noise)(memory.as_ptr().cast(), first, words, key) != 0 }
+}
+
+/// The index of the first value that is infinite or not a number.
+pub(crate) fn first_not_finite(values: &[f64]) -> Option<u64> {
+    let elements = values.len() as u64;
+    // SAFETY: exactly the values of the slice are read.
+    let first = unsafe { (fastest_functions().first_not_finite)(values.as_ptr(), elements) };
+    (first < elements).then_some(first)
 }
 
 /// Combines the hashes of several copies, in this order. A single hash stays as it is.

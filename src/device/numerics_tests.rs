@@ -168,6 +168,12 @@ fn results_of(functions: &Functions, dtype: DType, expected: &[f64]) -> Vec<Stri
     let mut values = vec![0.0; expected.len()];
     let memory = words.as_mut_ptr().cast::<u8>();
     let mut results = Vec::new();
+    // SAFETY: the memory has that many words.
+    let has_noise = unsafe {
+        (functions.fill_noise)(memory.cast(), 5, count, 7);
+        (functions.has_noise)(memory.cast(), 5, count, 7)
+    };
+    results.push(format!("{has_noise} {words:?}"));
     for distribution in varied_distributions(dtype) {
         let mut compared = RawComparison::default();
         let mut first = 0;
@@ -447,6 +453,22 @@ fn poison_is_counted_until_overwritten() {
                 "{dtype}"
             );
         }
+    }
+}
+
+#[test]
+fn first_value_that_is_not_finite_is_found() {
+    let mut values = vec![f64::MAX; 100];
+    assert_eq!(first_not_finite(&values), None);
+    assert_eq!(first_not_finite(&[]), None);
+    for (index, value) in [
+        (99, f64::NAN),
+        (64, f64::NEG_INFINITY),
+        (3, f64::INFINITY),
+        (0, f64::NAN),
+    ] {
+        values[index] = value;
+        assert_eq!(first_not_finite(&values), Some(index as u64));
     }
 }
 

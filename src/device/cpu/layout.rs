@@ -8,6 +8,7 @@ use std::ops::Range;
 use anyhow::bail;
 
 use super::control_page::ControlPage;
+use crate::device::numerics;
 use crate::kernel::plan::LaunchPlan;
 use crate::task::DType;
 
@@ -100,15 +101,15 @@ impl BufferLayout {
     }
 }
 
-/// Fills a range of memory with bytes that cannot be predicted without the key.
+/// Fills a range of memory, which starts at a word, with bytes that cannot be predicted without the key.
 pub(super) fn fill_with_noise(memory: &mut [u8], range: Range<usize>, key: u64) {
     let words = whole_words(&range);
     for position in (range.start..words.start).chain(words.end..range.end) {
         memory[position] = noise_byte(key, position);
     }
-    let first = words.start / WORD_BYTES;
-    for (index, word) in memory[words].chunks_exact_mut(WORD_BYTES).enumerate() {
-        word.copy_from_slice(&noise_word(key, first + index).to_le_bytes());
+    if !words.is_empty() {
+        let first = words.start / WORD_BYTES;
+        numerics::fill_noise(&mut memory[words], first as u64, key);
     }
 }
 
@@ -117,9 +118,8 @@ fn has_noise(memory: &[u8], range: Range<usize>, key: u64) -> bool {
     let words = whole_words(&range);
     let mut ends = (range.start..words.start).chain(words.end..range.end);
     let first = words.start / WORD_BYTES;
-    let mut contents = memory[words].chunks_exact(WORD_BYTES).enumerate();
     ends.all(|position| memory[position] == noise_byte(key, position))
-        && contents.all(|(index, word)| word == noise_word(key, first + index).to_le_bytes())
+        && (words.is_empty() || numerics::has_noise(&memory[words], first as u64, key))
 }
 
 const WORD_BYTES: usize = 8;
@@ -136,10 +136,9 @@ fn noise_byte(key: u64, position: usize) -> u8 {
     noise_word(key, position / WORD_BYTES).to_le_bytes()[position % WORD_BYTES]
 }
 
-/// The word with this index in the shared memory.
+/// The word with this index in the shared memory, for the ends of a zone: as `mix` in `numerics.h`, which fills whole words.
 fn noise_word(key: u64, index: usize) -> u64 {
-    // SplitMix64 (Steele, Lea and Flood 2014) at the position of the word.
-    let mut word = key.wrapping_add((index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let mut word = key.wrapping_add((index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
     word ^ word >> 31
@@ -148,13 +147,15 @@ fn noise_word(key: u64, index: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::aligned::AlignedBytes;
 
     #[test]
     fn noise_by_words_is_noise_by_bytes_and_every_damage_is_found() {
         let key = 0x1234_5678_9abc_def0;
         for range in [3..3, 3..5, 5..11, 8..24, 1..40, 7..33] {
-            let mut memory = vec![0; 48];
-            fill_with_noise(&mut memory, range.clone(), key);
+            let mut aligned = AlignedBytes::zeroed(48);
+            let memory = aligned.as_mut_slice();
+            fill_with_noise(memory, range.clone(), key);
             for (position, byte) in memory.iter().enumerate() {
                 let expected = if range.contains(&position) {
                     noise_byte(key, position)
@@ -163,11 +164,11 @@ mod tests {
                 };
                 assert_eq!(*byte, expected, "{range:?}, {position}");
             }
-            assert!(has_noise(&memory, range.clone(), key));
+            assert!(has_noise(memory, range.clone(), key));
             for position in range.clone() {
                 memory[position] ^= 1;
                 assert!(
-                    !has_noise(&memory, range.clone(), key),
+                    !has_noise(memory, range.clone(), key),
                     "{range:?}, {position}"
                 );
                 memory[position] ^= 1;

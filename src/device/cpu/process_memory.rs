@@ -8,12 +8,15 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
+use crate::device::aligned::AlignedBytes;
+
 pub(super) const PAGE_BYTES: u64 = 4096;
-/// Bits of an entry of `/proc/PID/pagemap`: the page is in memory; it is in swap space, or a guard.
+/// Bits of an entry of `/proc/PID/pagemap`: the page is in memory; or it is in memory, in swap space, or a guard.
 const PAGE_IS_PRESENT: u64 = 1 << 63;
-const PAGE_IS_SWAPPED: u64 = 1 << 62;
-/// Entries of `/proc/PID/pagemap` that are looked at together.
+const PAGE_HAS_MEMORY: u64 = PAGE_IS_PRESENT | 1 << 62;
+/// Entries of `/proc/PID/pagemap` that are looked at together, and those of a part of them.
 const BLOCK_ENTRIES: usize = 512;
+const PART_ENTRIES: usize = 32;
 /// How often the position of a thread is read until the system reports the thread as stopped.
 const POSITION_ATTEMPTS: usize = 100;
 /// The most ranges that one `process_vm_writev` takes.
@@ -43,42 +46,50 @@ pub(super) struct Part<'m> {
     pub(super) bytes: &'m [u8],
 }
 
-/// What an entry of `/proc/PID/pagemap` says: `None` for a page without memory, else whether it is present.
-fn entry_of(bytes: &[u8]) -> Option<bool> {
-    let entry = bytes.try_into().map_or(0, u64::from_le_bytes);
-    let has_memory = entry & (PAGE_IS_PRESENT | PAGE_IS_SWAPPED) != 0;
-    has_memory.then_some(entry & PAGE_IS_PRESENT != 0)
+/// Whether entries of `/proc/PID/pagemap` are all the same and say that there is no memory. Most of a stack has none, and one
+/// comparison finds out.
+fn is_without_memory(entries: &[u64]) -> bool {
+    entries[1..] == entries[..entries.len() - 1] && entries[0] & PAGE_HAS_MEMORY == 0
 }
 
 /// The pages that have memory, from the entries of `/proc/PID/pagemap` for the pages from `start` on.
-fn resident_pages_of(entries: &[u8], start: u64) -> Vec<ResidentPages> {
-    let mut resident: Vec<ResidentPages> = Vec::new();
-    let mut next = start;
-    for block in entries.chunks(BLOCK_ENTRIES * 8) {
-        let block_start = next;
-        next += block.len() as u64 / 8 * PAGE_BYTES;
-        // Most of a stack has no memory. One comparison finds out, because all such entries are equal.
-        let is_uniform = block[8..] == block[..block.len() - 8];
-        if is_uniform && entry_of(&block[..8]).is_none() {
+fn resident_pages_of(entries: &[u64], start: u64) -> Vec<ResidentPages> {
+    let mut resident = Vec::new();
+    let mut address = start;
+    for block in entries.chunks(BLOCK_ENTRIES) {
+        if is_without_memory(block) {
+            address += block.len() as u64 * PAGE_BYTES;
             continue;
         }
-        for (page, entry) in block.chunks_exact(8).enumerate() {
-            let Some(is_present) = entry_of(entry) else {
-                continue;
-            };
-            let start = block_start + page as u64 * PAGE_BYTES;
+        for part in block.chunks(PART_ENTRIES) {
+            if !is_without_memory(part) {
+                add_pages(&mut resident, part, address);
+            }
+            address += part.len() as u64 * PAGE_BYTES;
+        }
+    }
+    resident
+}
+
+/// Adds the pages that have memory, from the entries for the pages from `start` on.
+fn add_pages(resident: &mut Vec<ResidentPages>, entries: &[u64], start: u64) {
+    let mut address = start;
+    for entry in entries {
+        let end = address + PAGE_BYTES;
+        if *entry & PAGE_HAS_MEMORY != 0 {
+            let is_present = *entry & PAGE_IS_PRESENT != 0;
             match resident.last_mut() {
-                Some(last) if last.range.end == start && last.is_present == is_present => {
-                    last.range.end += PAGE_BYTES;
+                Some(last) if last.range.end == address && last.is_present == is_present => {
+                    last.range.end = end;
                 }
                 _ => resident.push(ResidentPages {
-                    range: start..start + PAGE_BYTES,
+                    range: address..end,
                     is_present,
                 }),
             }
         }
+        address = end;
     }
-    resident
 }
 
 /// A stopped process.
@@ -139,9 +150,9 @@ impl ProcessMemory {
     /// The resident pages of a range.
     pub(super) fn resident_pages(&self, range: &Range<u64>) -> io::Result<Vec<ResidentPages>> {
         let pages = (range.end - range.start) / PAGE_BYTES;
-        let mut entries = vec![0; pages as usize * 8];
-        (self.page_map).read_exact_at(&mut entries, range.start / PAGE_BYTES * 8)?;
-        Ok(resident_pages_of(&entries, range.start))
+        let mut entries = AlignedBytes::zeroed(pages as usize * 8);
+        (self.page_map).read_exact_at(entries.as_mut_slice(), range.start / PAGE_BYTES * 8)?;
+        Ok(resident_pages_of(entries.words(), range.start))
     }
 
     /// Whether an address can be read. A guard page cannot.
@@ -307,10 +318,13 @@ mod tests {
         const SOFT_DIRTY: u64 = 1 << 55;
         let pages = 3 * BLOCK_ENTRIES + 7;
         let last = BLOCK_ENTRIES - 1;
-        let cases: [&[usize]; 6] = [
+        let part = PART_ENTRIES;
+        let cases: [&[usize]; 8] = [
             &[],
             &[0],
             &[last, last + 1],
+            &[part - 1, part],
+            &[part, 3 * part - 1, 3 * part],
             &[2 * BLOCK_ENTRIES],
             &[pages - 1],
             &[5, last, last + 1, 2 * BLOCK_ENTRIES - 1, pages - 1],
@@ -321,9 +335,7 @@ mod tests {
                     true => PAGE_IS_PRESENT | 77,
                     false => empty,
                 };
-                let entries: Vec<u8> = (0..pages)
-                    .flat_map(|page| entry(page).to_le_bytes())
-                    .collect();
+                let entries: Vec<u64> = (0..pages).map(entry).collect();
                 let start = 0x10_0000;
                 let found = resident_pages_of(&entries, start);
                 let found: Vec<u64> = (found.iter())

@@ -17,6 +17,8 @@ use crate::base::Failure;
 
 /// The most bytes that are compared or cleared at a time.
 const MAX_PART_BYTES: u64 = 1 << 20;
+/// Bytes that are compared at once in the search for a changed one.
+const LINE_BYTES: usize = 64;
 
 /// What a launch left behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,10 +222,8 @@ impl SavedMemory {
                 }
                 let address = address + page as u64 * PAGE_BYTES;
                 if first_change.is_none() {
-                    let bytes = saved.iter().zip(current).enumerate();
-                    first_change = bytes
-                        .filter(|(_, (saved, current))| saved != current)
-                        .find_map(|(byte, _)| self.symbols.describe(address + byte as u64));
+                    first_change = changed_bytes(saved, current)
+                        .find_map(|byte| self.symbols.describe(address + byte as u64));
                 }
                 changed.push(Part {
                     address,
@@ -234,6 +234,18 @@ impl SavedMemory {
         }
         Ok(first_change)
     }
+}
+
+/// The positions of the bytes that differ. The runtime changes a few bytes of some pages in every launch, so equal lines are skipped
+/// as a whole.
+fn changed_bytes<'a>(saved: &'a [u8], current: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+    let lines = saved.chunks(LINE_BYTES).zip(current.chunks(LINE_BYTES));
+    let changed = (lines.enumerate()).filter(|(_, (saved, current))| saved != current);
+    changed.flat_map(|(line, (saved, current))| {
+        let bytes = saved.iter().zip(current).enumerate();
+        let changed = bytes.filter(|(_, (saved, current))| saved != current);
+        changed.map(move |(byte, _)| line * LINE_BYTES + byte)
+    })
 }
 
 /// The resident pages outside of the known ranges. Both lists are sorted.

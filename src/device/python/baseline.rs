@@ -438,10 +438,9 @@ impl BufferChecks for TimedPython {
 
     fn expected_output(&self, buffer: usize) -> anyhow::Result<ExpectedOutput> {
         let values = self.output(buffer)?;
-        let first_not_finite = values.iter().position(|value| !value.is_finite());
         Ok(ExpectedOutput {
+            first_not_finite: numerics::first_not_finite(&values),
             values: (self.upload)(vec![values])?,
-            first_not_finite: first_not_finite.map(|index| index as u64),
         })
     }
 

@@ -248,12 +248,11 @@ impl BufferChecks for PythonKernel {
         let copies: Vec<Vec<f64>> = (copies.iter())
             .map(|memory| numerics::values(*dtype, memory.as_slice()))
             .collect();
-        let mut values = copies.iter().flatten();
-        let first_not_finite = values.position(|value| !value.is_finite());
-        let elements = copies.first().map_or(1, Vec::len).max(1);
+        let first_not_finite =
+            (copies.iter()).find_map(|values| numerics::first_not_finite(values));
         Ok(ExpectedOutput {
             values: (self.upload)(copies)?,
-            first_not_finite: first_not_finite.map(|index| (index % elements) as u64),
+            first_not_finite,
         })
     }
 
