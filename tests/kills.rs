@@ -8,6 +8,7 @@
 //! - `KFORGE_TEST_KILL_SECONDS`: the latest instant of a kill, in seconds (1.5). Early instants are more frequent.
 //! - `KFORGE_TEST_KILL_WAIT`: how long the remains may take to go, in seconds (60). They are usually gone in 0.1 s; a busy
 //!   machine needs more.
+//! - `KFORGE_TEST_KILL_TIME`: no run is killed after this many seconds (unlimited). The test ends as after its last kill.
 //! - `KFORGE_TEST_SEED`: repeats the instants of an earlier test.
 //! - `KFORGE_TEST_BACKEND`: `cpu` (default) or `cuda`.
 //! - `KFORGE_TEST_BINARY`: the kforge program.
@@ -120,6 +121,7 @@ impl Scene {
     fn new(own_cache: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("tmp")).unwrap();
+        std::fs::create_dir(folder.path().join("locks")).unwrap();
         Self {
             folder,
             own_cache,
@@ -130,6 +132,11 @@ impl Scene {
 
     fn temporary(&self) -> PathBuf {
         self.folder.path().join("tmp")
+    }
+
+    /// The timing locks. They are the runs' own, so that a run does not spend its time before a kill waiting for another program.
+    fn locks(&self) -> PathBuf {
+        self.folder.path().join("locks")
     }
 
     fn cache(&self, is_cold: bool) -> PathBuf {
@@ -157,6 +164,7 @@ impl Scene {
         command
             .current_dir(self.folder.path())
             .env("TMPDIR", self.temporary())
+            .env("KFORGE_LOCK_DIR", self.locks())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -201,9 +209,11 @@ impl Scene {
         }
     }
 
-    /// Nothing holds the lock of a run or of the cache.
+    /// Nothing holds the lock of a run, a device or the cache.
     fn assert_unlocked(&self, context: &str, run: &str) {
         let mut locks = vec![self.folder.path().join(run).join("lock")];
+        let devices = file_names(&self.locks()).into_iter();
+        locks.extend(devices.map(|name| self.locks().join(name)));
         if self.own_cache {
             for cache in [self.cache(false), self.cache(true)] {
                 let names = file_names(&cache).into_iter();
@@ -318,6 +328,8 @@ fn killed_runs_leave_nothing_and_finish() {
     let own_cache = kills.is_some();
     let kills = kills.unwrap_or(6);
     let latest: f64 = setting("KFORGE_TEST_KILL_SECONDS").unwrap_or(1.5);
+    let time: f64 = setting("KFORGE_TEST_KILL_TIME").unwrap_or(f64::INFINITY);
+    let started = Instant::now();
     let seed = setting("KFORGE_TEST_SEED").unwrap_or_else(random::fresh_seed);
     println!("KFORGE_TEST_SEED={seed}");
     let shared_before = shared_memory();
@@ -354,13 +366,18 @@ fn killed_runs_leave_nothing_and_finish() {
         if (number + 1) % KILLS_PER_RUN == 0 {
             println!("{} kills", number + 1);
         }
-        let ends_run = (number + 1) % KILLS_PER_RUN == 0 || number + 1 == kills;
+        let is_last = number + 1 == kills || started.elapsed().as_secs_f64() > time;
+        let ends_run = (number + 1) % KILLS_PER_RUN == 0 || is_last;
         // Takes long on a busy machine; each next kill resumes the run as well.
         if own_cache && ends_run {
             scene.finish(&context, &run);
         }
+        if is_last {
+            break;
+        }
     }
     assert_eq!(shared_memory(), shared_before);
+    let kills: u64 = counts.iter().sum();
     let counts: Vec<_> = TARGETS.iter().zip(counts).collect();
     println!(
         "{kills} kills: {counts:?}; {at_work} while a compiler or candidate ran; the remains were gone within {:.3} s",
