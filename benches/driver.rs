@@ -7,7 +7,7 @@
 //!                                             verdicts of 29,000 bytes, as on a GPU (9,000: as on the CPU) instead of small ones
 //!
 //! Prints steps per second over all steps and for each tenth of them, the peak resident memory of the process, the size of the
-//! journal, and the time to resume the finished run.
+//! journal, and the time and memory to write the report of the finished run and to resume it.
 //!
 //! The run is written to a folder inside the build folder and removed afterwards: 100,000 steps of 29,000 bytes need 9 GB.
 
@@ -16,7 +16,7 @@
 mod scripted;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -74,6 +74,7 @@ fn main() -> Result<()> {
     print_line(&tenths.table());
     let journal = std::fs::metadata(directory.join("softmax/events.jsonl"))?.len();
     print_line(&format!("  journal: {:.1} MB", journal as f64 / 1e6));
+    write_report(&directory)?;
     let numbers = [steps, size.in_flight, size.verdict_bytes];
     let status = Command::new(std::env::current_exe()?)
         .args(numbers.map(|number| number.to_string()))
@@ -162,6 +163,29 @@ fn run_steps(directory: &Path, size: Size, tenths: &mut Tenths) -> Result<f64> {
         progress.judged, progress.passed, progress.cells, best.speedup.geomean
     ));
     Ok(start.elapsed().as_secs_f64())
+}
+
+/// Measures `kforge report`. The first child process of this one: the system keeps the memory of the largest child alone.
+fn write_report(directory: &Path) -> Result<()> {
+    let start = Instant::now();
+    let status = Command::new(env!("CARGO_BIN_EXE_kforge"))
+        .arg("report")
+        .arg(directory)
+        .stdout(Stdio::null())
+        .status()?;
+    ensure!(status.success(), "the report failed");
+    let seconds = start.elapsed().as_secs_f64();
+    // SAFETY: zeros are a valid value of plain numbers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `usage` is valid to write to.
+    ensure!(unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) } == 0);
+    let page = std::fs::metadata(directory.join("report.html"))?.len();
+    print_line(&format!(
+        "  report: {seconds:.2} s, {:.0} MB peak memory, a page of {:.1} MB",
+        usage.ru_maxrss as f64 / 1000.0,
+        page as f64 / 1e6
+    ));
+    Ok(())
 }
 
 /// Peak resident memory of the process.
