@@ -20,5 +20,8 @@ pub mod report;
 pub mod run;
 pub mod search;
 pub mod task;
+#[cfg(test)]
+#[path = "../tests/support/test_threads.rs"]
+mod test_threads;
 pub mod verdict;
 pub mod worker;

@@ -31,6 +31,8 @@ mod seeds;
 mod simulated;
 mod sources;
 mod sweeps;
+#[path = "../support/test_threads.rs"]
+mod test_threads;
 mod tune;
 mod tune_first;
 mod watch;

@@ -36,14 +36,15 @@ impl ProgramFixture {
         self.path().join("run")
     }
 
-    /// Writes `run.yaml` with these models, as YAML. Kernels are judged quickly and confirmed once.
+    /// Writes `run.yaml` with these models, as YAML. Kernels are judged quickly. None is confirmed: that takes as long as several steps,
+    /// and asks no model.
     pub(crate) fn config(&self, llm: &str) {
         self.write(
             "run.yaml",
             &format!(
                 "tasks: [softmax]\nsteps: 10\nseed: 5\nbackend: cpu\nprofile: quick\noutput: run\n\
                  eval: {{seconds: 2, precision: 0.9}}\n\
-                 search: {{confirm: 1, operators: {{mutate: 0.5, autotune: 0.5, recombine: 0}}}}\nllm:\n{llm}\n"
+                 search: {{operators: {{mutate: 0.5, autotune: 0.5, recombine: 0}}}}\nbudget: {{confirm_share: 0}}\nllm:\n{llm}\n"
             ),
         );
     }

@@ -58,6 +58,7 @@ fn run_is_locked_can_be_interrupted_and_resumed() {
         "eval.precision=0.5",
         "--set",
         "eval.seconds=3",
+        "--set=search.confirm=1",
     ];
     let child = folder
         .command(&arguments)

@@ -393,7 +393,7 @@ fn second_signal_ends_at_once_and_an_ignored_one_is_ignored() {
 
 #[test]
 fn signal_ends_a_run_whose_output_nothing_reads() {
-    let folder = Workspace::new();
+    let folder = Workspace::with_small_task();
     let mut command = folder.command(&LONG_RUN);
     command.args(["--format", "jsonl"]).stdout(Stdio::piped());
     let mut session = Session::start(command, folder.path());

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::program::{CommandResult, Workspace};
 
 /// A run of three steps.
-const SHORT_RUN: [&str; 11] = [
+const SHORT_RUN: [&str; 12] = [
     "evolve",
     "softmax",
     "--backend",
@@ -19,6 +19,7 @@ const SHORT_RUN: [&str; 11] = [
     "eval.precision=0.5",
     "--set",
     "eval.seconds=0.5",
+    "--set=search.confirm=1",
     "--output=out",
 ];
 
@@ -34,7 +35,7 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
 
 /// A finished run, and its events.
 fn finished_run() -> (Workspace, String) {
-    let folder = Workspace::new();
+    let folder = Workspace::with_small_task();
     let result = folder.run(&SHORT_RUN);
     result.assert_run_ended(&[]);
     assert!(result.stdout.contains("softmax"), "{}", result.stdout);

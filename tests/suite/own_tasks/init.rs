@@ -99,6 +99,7 @@ fn a_task_from_flags_is_admitted_and_searched_once_it_is_filled_in() {
         "eval.precision=0.5",
         "--set",
         "eval.seconds=0.3",
+        "--set=search.confirm=1",
     ];
     let result = check(&mut workspace.command(&search));
     assert!(matches!(result.code, 0 | 5), "{}", result.stderr);
