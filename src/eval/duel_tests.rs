@@ -45,6 +45,18 @@ fn duel(
     (speedup.is_some_and(|found| found.ci95[0] > 1.0), blocks)
 }
 
+/// The figures of each kind of noise, each from a thread of its own.
+fn on_all_cores(
+    noises: [Noise; 6],
+    figures_of: impl Fn(Noise) -> [f64; 2] + Sync,
+) -> [(Noise, [f64; 2]); 6] {
+    std::thread::scope(|scope| {
+        let figures_of = &figures_of;
+        let started = noises.map(|noise| (noise, scope.spawn(move || figures_of(noise))));
+        started.map(|(noise, thread)| (noise, thread.join().unwrap()))
+    })
+}
+
 #[test]
 fn a_challenger_that_is_not_faster_rarely_wins_a_short_duel() {
     let task = TaskFiles::find("softmax").unwrap().load().unwrap();
@@ -71,18 +83,22 @@ fn a_challenger_that_is_not_faster_rarely_wins_a_short_duel() {
             });
             [won as f64, blocks as f64].map(|sum| sum / count as f64)
         };
-        let mut slower = 0.0;
-        for noise in STEADY {
+        let figures_of = |noise| {
             let [equal, blocks] = run(noise, 1.0, 0);
             let [slightly, _] = run(noise, 0.995, 100_000);
-            let [faster, _] = run(noise, 1.02, 200_000);
+            // Nothing is expected of a faster one: it is a figure of a large run.
+            let faster = is_large.then(|| run(noise, 1.02, 200_000)[0]);
             println!(
                 "{length}, {noise:?}: {blocks:.0} blocks; wins of an equal challenger {:.2} %, of one that is 0.5 % slower {:.2} %, of one \
-                 that is 2 % faster {:.1} %",
+                 that is 2 % faster {} %",
                 100.0 * equal,
                 100.0 * slightly,
-                100.0 * faster
+                faster.map_or("?".to_owned(), |share| format!("{:.1}", 100.0 * share))
             );
+            [equal, slightly]
+        };
+        let mut slower = 0.0;
+        for (noise, [equal, slightly]) in on_all_cores(STEADY, figures_of) {
             assert!(equal < 0.05, "{length}, {noise:?}: {equal}");
             slower += slightly / STEADY.len() as f64;
         }
