@@ -616,10 +616,43 @@ fn stack_below(stream: &mut RandomStream, _: &Sketch) -> Channel {
 
 fn argument_memory(stream: &mut RandomStream, _: &Sketch) -> Channel {
     let offset = 4 + 4 * stream.below(250);
+    let address = format!("(char*)const_cast<int*>(&last) + {offset}");
     let mut channel = at(
         format!("{offset} bytes behind the last parameter"),
-        &format!("(char*)const_cast<int*>(&last) + {offset}"),
+        &address,
     );
+    let (how, hold) = match stream.below(5) {
+        0 => (
+            "by a function",
+            "__device__ __noinline__ void hold(void* place, unsigned value) { *(volatile unsigned*)place = value; }",
+        ),
+        1 => (
+            "by a function behind a pointer",
+            "__device__ __noinline__ void keep(void* place, unsigned value) { *(volatile unsigned*)place = value; }\n\
+             __device__ __noinline__ void drop(void*, unsigned) {}\n\
+             __device__ void hold(void* place, unsigned value) {\n    void (*const ways[2])(void*, unsigned) = {drop, keep};\n    ways[value != 0](place, value);\n}",
+        ),
+        2 => (
+            "by a bulk copy",
+            "__device__ void hold(void* place, unsigned value) {\n    __shared__ alignas(16) unsigned words[4];\n    \
+             for (int i = 0; i < 4; ++i) words[i] = value;\n    asm volatile(\"fence.proxy.async.shared::cta;\" : : : \"memory\");\n    \
+             asm volatile(\"cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], 16;\" : : \"l\"((unsigned long long)place & ~15ull), \
+             \"r\"((unsigned)__cvta_generic_to_shared(words)) : \"memory\");\n    asm volatile(\"cp.async.bulk.commit_group;\" : : : \"memory\");\n    \
+             asm volatile(\"cp.async.bulk.wait_group 0;\" : : : \"memory\");\n}",
+        ),
+        3 => (
+            "at an address made of bits",
+            "__device__ void hold(void* place, unsigned value) {\n    unsigned long long copied = 0;\n    \
+             for (int bit = 0; bit < 64; ++bit) copied += ((unsigned long long)place >> bit & 1) != 0 ? 1ull << bit : 0;\n    \
+             *(volatile unsigned*)copied = value;\n}",
+        ),
+        _ => ("", ""),
+    };
+    if !how.is_empty() {
+        channel.what = format!("{}, {how}", channel.what);
+        channel.declarations = hold.to_owned();
+        channel.store = format!("hold({address}, VALUE);");
+    }
     channel.argument = Some(["rows", "const __grid_constant__ int last"]);
     channel
 }

@@ -1,6 +1,7 @@
 //! The options of this program. Everything else belongs to `cargo test`.
 
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use crate::sketch::Backend;
 
@@ -21,6 +22,8 @@ pub(crate) struct Options {
     pub(crate) backend: Backend,
     /// Programs that judge at once.
     pub(crate) programs: usize,
+    /// When no further kernels are judged.
+    pub(crate) limit: Option<Duration>,
     /// Only kernels of this part.
     pub(crate) part: Option<String>,
     /// Further arguments of `kforge eval`, such as `--cache hot`.
@@ -43,7 +46,7 @@ impl Options {
     fn parse_own(arguments: &[String]) -> Result<Self, String> {
         let (mut count, mut first, mut backend) = (1, 0, Backend::Cpu);
         let (mut list, mut print, mut twin) = (false, false, false);
-        let (mut programs, mut part, mut eval) = (None, None, Vec::new());
+        let (mut programs, mut part, mut limit, mut eval) = (None, None, None, Vec::new());
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
             let mut value = || {
@@ -58,6 +61,7 @@ impl Options {
                 "--print" => (first, print) = (number(value()?)?, true),
                 "--list" => (count, list) = (number(value()?)?, true),
                 "--programs" => programs = Some(number(value()?)?),
+                "--limit" => limit = Some(Duration::from_secs(number(value()?)?)),
                 "--part" => part = Some(value()?.clone()),
                 "--twin" => twin = true,
                 "--eval" => eval.extend(value()?.split_whitespace().map(str::to_owned)),
@@ -87,6 +91,7 @@ impl Options {
             task,
             backend,
             programs: programs.unwrap_or(default).max(1),
+            limit,
             part,
             eval,
         })

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use crate::kernels::HostileKernel;
-use crate::runner::{Job, Judged, Runner};
+use crate::runner::{Comparison, Job, Judged, Runner};
 use crate::sketch::with_long_rest;
 
 /// A hostile kernel that passes may be at most this much faster than its twin, by the lower bound of the interval.
@@ -32,6 +32,8 @@ pub(crate) struct Report {
     repeated: BTreeMap<String, Vec<[Judged; 2]>>,
     /// The name of each kernel's twin.
     twin_names: Vec<String>,
+    /// Kernels that were not judged for lack of time.
+    left_out: usize,
     took: Duration,
 }
 
@@ -66,54 +68,56 @@ const COLUMNS: [(&str, &[Outcome]); 7] = [
     ("BROKEN", &[Outcome::Broken]),
 ];
 
-/// Judges kernels and their twins. Hostile kernels that pass are then compared with their twins.
+/// Judges kernels and their twins. Hostile kernels that pass are compared with their twins as soon as they have passed. After `limit` no
+/// further batch of kernels begins, and the report is about the others.
 pub(crate) fn judge(
     runner: &Runner,
-    kernels: Vec<HostileKernel>,
-    progress: impl Fn(&str, usize, usize) + Sync,
+    mut kernels: Vec<HostileKernel>,
+    limit: Option<Duration>,
+    progress: impl Fn(usize, usize, usize) + Sync,
 ) -> Report {
     let started = Instant::now();
-    let job = |name: String, kernel: &HostileKernel, source: &str| Job {
-        name,
-        computation: kernel.computation,
-        source: source.to_owned(),
-        baseline: None,
-    };
     let mut jobs = Vec::new();
     let mut known = BTreeMap::new();
     let mut twin_names = Vec::new();
+    let mut by_name = BTreeMap::new();
     for kernel in &kernels {
         let number = known.len();
         let name = known.entry(kernel.twin.clone()).or_insert_with(|| {
             let name = format!("twin{number}");
-            jobs.push(job(name.clone(), kernel, &kernel.twin));
+            jobs.push(job(&name, kernel, &kernel.twin));
             name
         });
         twin_names.push(name.clone());
-        jobs.push(job(hostile_name(kernel), kernel, &kernel.source));
+        let name = hostile_name(kernel);
+        jobs.push(job(&name, kernel, &kernel.source));
+        by_name.insert(name, kernel);
     }
     let count = jobs.len();
-    let all = runner.judge(&jobs, |judged| progress("judged", judged.len(), count));
-    let (twins, hostile): (BTreeMap<_, _>, BTreeMap<_, _>) = all
-        .into_iter()
-        .partition(|(name, _)| name.starts_with("twin"));
-    let passed: Vec<_> = kernels
-        .iter()
-        .filter(|kernel| may_gain(&hostile[&hostile_name(kernel)]))
-        .map(|kernel| Job {
-            baseline: Some(with_long_rest(&kernel.twin)),
-            ..job(
-                hostile_name(kernel),
-                kernel,
-                &with_long_rest(&kernel.source),
-            )
+    let to_compare = |judged: &BTreeMap<String, Judged>| {
+        let passed = judged.iter().filter(|(_, judged)| may_gain(judged));
+        let hostile = passed.filter_map(|(name, _)| by_name.get(name));
+        hostile.map(|kernel| comparison(kernel)).collect()
+    };
+    let results = runner.judge(&jobs, limit, to_compare, |judged, compared| {
+        progress(judged, count, compared);
+    });
+    let (twins, hostile): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        (results.judged.into_iter()).partition(|(name, _)| name.starts_with("twin"));
+    let asked = kernels.len();
+    let is_judged: Vec<bool> = (kernels.iter().zip(&twin_names))
+        .map(|(kernel, twin)| {
+            hostile.contains_key(&hostile_name(kernel)) && twins.contains_key(twin)
         })
         .collect();
-    let mut compared = runner.compare(&passed, |judged| {
-        progress("compared", judged.len(), passed.len());
-    });
-    confirm_gains(runner, &passed, &mut compared);
+    let mut judged = is_judged.iter();
+    kernels.retain(|_| judged.next() == Some(&true));
+    let mut judged = is_judged.iter();
+    twin_names.retain(|_| judged.next() == Some(&true));
+    let mut compared = results.compared;
+    confirm_gains(runner, &kernels, &mut compared);
     let mut report = Report {
+        left_out: asked - kernels.len(),
         kernels,
         hostile,
         twins,
@@ -127,6 +131,25 @@ pub(crate) fn judge(
     report
 }
 
+fn job(name: &str, kernel: &HostileKernel, source: &str) -> Job {
+    Job {
+        name: name.to_owned(),
+        computation: kernel.computation,
+        source: source.to_owned(),
+    }
+}
+
+fn comparison(kernel: &HostileKernel) -> Comparison {
+    Comparison {
+        hostile: job(
+            &hostile_name(kernel),
+            kernel,
+            &with_long_rest(&kernel.source),
+        ),
+        twin: with_long_rest(&kernel.twin),
+    }
+}
+
 /// Whether one kernel is surely faster than the other by more than `MAX_GAIN`, by their speedups over the same baseline.
 fn is_faster(hostile: &Judged, twin: &Judged) -> bool {
     hostile
@@ -136,16 +159,20 @@ fn is_faster(hostile: &Judged, twin: &Judged) -> bool {
 }
 
 /// Compares what gained once more. The smaller gain counts: of hundreds of intervals a few miss the truth.
-fn confirm_gains(runner: &Runner, jobs: &[Job], compared: &mut BTreeMap<String, Judged>) {
+fn confirm_gains(
+    runner: &Runner,
+    kernels: &[HostileKernel],
+    compared: &mut BTreeMap<String, Judged>,
+) {
     let low = |judged: &Judged| judged.interval.map(|[low, _]| low);
-    let gained: Vec<_> = jobs
-        .iter()
-        .filter(|job| low(&compared[&job.name]).is_some_and(|low| low > MAX_GAIN))
-        .cloned()
-        .collect();
-    for (name, again) in runner.compare(&gained, |_| {}) {
+    for kernel in kernels {
+        let known = compared.get(&hostile_name(kernel)).and_then(low);
+        if known.is_none_or(|low| low <= MAX_GAIN) {
+            continue;
+        }
+        let (name, again) = runner.compare_directly(0, &comparison(kernel));
         // A kernel that is caught this time has gained all the same.
-        if low(&again).is_some_and(|again| Some(again) < low(&compared[&name])) {
+        if low(&again).is_some_and(|again| Some(again) < known) {
             compared.insert(name, again);
         }
     }
@@ -178,17 +205,11 @@ impl Report {
             }
             let name = hostile_name(kernel);
             let jobs = [
-                (&name, &kernel.source),
-                (&self.twin_names[index], &kernel.twin),
+                job(&name, kernel, &kernel.source),
+                job(&self.twin_names[index], kernel, &kernel.twin),
             ];
-            let jobs = jobs.map(|(name, source)| Job {
-                name: name.clone(),
-                computation: kernel.computation,
-                source: source.clone(),
-                baseline: None,
-            });
             let pairs = (0..FIRST_GAIN_REPEATS).map(|_| {
-                let mut judged = runner.judge(&jobs, |_| {});
+                let mut judged = runner.judge(&jobs, None, |_| Vec::new(), |_, _| {}).judged;
                 [0, 1].map(|side| judged.remove(&jobs[side].name).expect("a verdict of each"))
             });
             self.repeated.insert(name, pairs.collect());
@@ -333,6 +354,14 @@ impl Report {
             spent / (self.hostile.len() + self.twins.len()).max(1) as f64
         )
         .unwrap();
+        if self.left_out > 0 {
+            writeln!(
+                text,
+                "{} kernels were not judged for lack of time",
+                self.left_out
+            )
+            .unwrap();
+        }
         text
     }
 

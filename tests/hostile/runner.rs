@@ -1,4 +1,5 @@
-//! Judges kernels with the kforge program, in batches, several programs at once. Collects status, speedup and time of each.
+//! Judges kernels with the kforge program, in batches, several programs at once. Collects status, speedup and time of each. What a batch
+//! needs to have compared is compared next, so that a run that ends early has compared what it has judged.
 //!
 //! Uses the program as its users do, so a kernel that breaks a worker breaks what it would break for them. Decides nothing about
 //! faults; `report` does.
@@ -6,15 +7,23 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::sketch::{Backend, Computation};
 
-/// Kernels that one program judges.
-const BATCH: usize = 20;
+/// Kernels that one program judges, on a CPU and on a GPU, where a program takes seconds to start.
+const BATCH: [usize; 2] = [20, 40];
+/// Kernels that one program compares on a GPU, each with its twin.
+const PAIRS: usize = 6;
+/// Comparisons that wait on a CPU until no program judges.
+const WAITING: usize = 8;
+/// A comparison over a common baseline is repeated with the twin as the baseline if it leaves a larger gain than this possible.
+const CLEAR_GAIN: f64 = 1.15;
+/// How long a thread without work waits for what other threads may find to compare.
+const POLL: Duration = Duration::from_millis(20);
 /// Limit for a batch: its programs end by themselves far earlier, unless kforge itself hangs.
 const BATCH_LIMIT: Duration = Duration::from_secs(1200);
 /// How often a comparison is repeated because the machine was too busy to time it.
@@ -35,8 +44,22 @@ pub(crate) struct Job {
     pub(crate) name: String,
     pub(crate) computation: Computation,
     pub(crate) source: String,
-    /// The kernel that its speed is measured against; the task's baseline if there is none.
-    pub(crate) baseline: Option<String>,
+}
+
+/// A kernel that passed, and its twin, both in the form for comparisons.
+#[derive(Clone, Debug)]
+pub(crate) struct Comparison {
+    pub(crate) hostile: Job,
+    pub(crate) twin: String,
+}
+
+/// Verdicts by name.
+#[derive(Default)]
+pub(crate) struct Results {
+    /// Against the task's baseline.
+    pub(crate) judged: BTreeMap<String, Judged>,
+    /// Of hostile kernels, against their twins.
+    pub(crate) compared: BTreeMap<String, Judged>,
 }
 
 /// What the judge found.
@@ -60,6 +83,16 @@ impl Judged {
             reason: text("reason"),
             interval: bound(0).zip(bound(1)).map(|(low, high)| [low, high]),
             seconds: seconds.map_or(0.0, |all| all.values().filter_map(Value::as_f64).sum()),
+        }
+    }
+
+    /// With the interval of its speedup over another kernel, from the speedups of both over one baseline.
+    fn over(&self, other: &Self) -> Self {
+        let both = self.interval.zip(other.interval);
+        Self {
+            interval: both
+                .map(|([low, high], [other_low, other_high])| [low / other_high, high / other_low]),
+            ..self.clone()
         }
     }
 
@@ -94,48 +127,176 @@ impl Runner {
         }
     }
 
-    /// Judges all kernels. Returns the verdicts by name. `progress` is called after each batch with what is judged so far.
+    /// Judges all kernels, and compares what `to_compare` makes of each batch's verdicts. After `limit` no further batch begins; what was
+    /// judged is still compared. Returns the verdicts and the comparisons by name. `progress` gets the number of both so far.
     pub(crate) fn judge(
         &self,
         jobs: &[Job],
-        progress: impl Fn(&BTreeMap<String, Judged>) + Sync,
-    ) -> BTreeMap<String, Judged> {
+        limit: Option<Duration>,
+        to_compare: impl Fn(&BTreeMap<String, Judged>) -> Vec<Comparison> + Sync,
+        progress: impl Fn(usize, usize) + Sync,
+    ) -> Results {
+        let started = Instant::now();
+        let is_over = || limit.is_some_and(|limit| started.elapsed() > limit);
+        let work = Mutex::new(Work {
+            batches: self.batches(jobs),
+            ..Work::default()
+        });
+        // On a CPU programs would disturb a comparison, so it runs alone.
+        let alone = RwLock::new(());
+        std::thread::scope(|scope| {
+            for number in 0..self.programs {
+                let (work, alone, to_compare, progress) = (&work, &alone, &to_compare, &progress);
+                scope.spawn(move || {
+                    loop {
+                        let next = work.lock().unwrap().take(self.backend, is_over());
+                        let done = match next {
+                            Next::End => return,
+                            Next::Wait => {
+                                std::thread::sleep(POLL);
+                                continue;
+                            }
+                            Next::Judge(batch) => {
+                                let _shared = alone.read().unwrap();
+                                let judged = self.run_program(number, &batch);
+                                Results {
+                                    judged,
+                                    ..Results::default()
+                                }
+                            }
+                            Next::Compare(comparisons) => {
+                                let _alone =
+                                    (self.backend == Backend::Cpu).then(|| alone.write().unwrap());
+                                Results {
+                                    compared: self.compare(number, &comparisons),
+                                    ..Results::default()
+                                }
+                            }
+                        };
+                        let mut work = work.lock().unwrap();
+                        work.comparisons.extend(to_compare(&done.judged));
+                        work.running -= 1;
+                        work.results.judged.extend(done.judged);
+                        work.results.compared.extend(done.compared);
+                        progress(work.results.judged.len(), work.results.compared.len());
+                    }
+                });
+            }
+        });
+        work.into_inner().unwrap().results
+    }
+
+    /// Batches of kernels of one task each. The first ones of all tasks come first.
+    fn batches<'j>(&self, jobs: &'j [Job]) -> VecDeque<Vec<&'j Job>> {
+        let [on_cpu, on_gpu] = BATCH;
+        let size = match self.backend {
+            Backend::Cpu => on_cpu,
+            Backend::Cuda => on_gpu,
+        };
         let mut by_task = BTreeMap::<Computation, Vec<&Job>>::new();
         for job in jobs {
             by_task.entry(job.computation).or_default().push(job);
         }
-        let batches = by_task
-            .into_values()
-            .flat_map(|jobs| jobs.chunks(BATCH).map(<[_]>::to_vec).collect::<Vec<_>>());
-        let run = |number, batch: &Vec<&Job>| self.run_program(number, batch);
-        in_parallel(self.programs, batches.collect(), run, progress)
+        let mut batches: Vec<_> = by_task
+            .values()
+            .flat_map(|jobs| jobs.chunks(size).enumerate())
+            .collect();
+        batches.sort_by_key(|(number, _)| *number);
+        batches.into_iter().map(|(_, jobs)| jobs.to_vec()).collect()
     }
 
-    /// Times kernels against their own baselines, each by a program of its own. What was not timed is tried again.
-    pub(crate) fn compare(
-        &self,
-        jobs: &[Job],
-        progress: impl Fn(&BTreeMap<String, Judged>) + Sync,
-    ) -> BTreeMap<String, Judged> {
-        // On a CPU one at a time: the programs would disturb each other.
-        let programs = match self.backend {
-            Backend::Cpu => 1,
-            Backend::Cuda => self.programs,
-        };
-        let run = |number, job: &&Job| {
-            let mut judged = self.run_program(number, &[*job]);
-            for _ in 0..MAX_REPEATS {
-                if judged[&job.name].status != "inconclusive" {
-                    break;
-                }
-                judged = self.run_program(number, &[*job]);
+    /// Compares kernels of one task with their twins.
+    fn compare(&self, number: usize, comparisons: &[Comparison]) -> BTreeMap<String, Judged> {
+        if self.backend == Backend::Cpu {
+            let direct = |comparison: &Comparison| self.compare_directly(number, comparison);
+            return comparisons.iter().map(direct).collect();
+        }
+        // Over the task's baseline, so that one program compares several pairs.
+        let twin = |index: usize| format!("twin{index}");
+        let jobs = comparisons.iter().enumerate().flat_map(|(index, pair)| {
+            let twin = Job {
+                name: twin(index),
+                source: pair.twin.clone(),
+                ..pair.hostile.clone()
+            };
+            [twin, pair.hostile.clone()]
+        });
+        let jobs: Vec<_> = jobs.collect();
+        let jobs: Vec<_> = jobs.iter().collect();
+        let judged = self.run_comparison(number, &jobs, None);
+        let pairs = comparisons.iter().enumerate().map(|(index, pair)| {
+            let hostile = &judged[&pair.hostile.name];
+            let over_twin = hostile.over(&judged[&twin(index)]);
+            let is_clear = match over_twin.interval {
+                Some([_, high]) => high <= CLEAR_GAIN,
+                None => hostile.status != "passed" && hostile.status != "inconclusive",
+            };
+            if is_clear {
+                (pair.hostile.name.clone(), over_twin)
+            } else {
+                self.compare_directly(number, pair)
             }
-            judged
+        });
+        pairs.collect()
+    }
+
+    /// Times a kernel against its twin. What was not timed is tried again.
+    pub(crate) fn compare_directly(
+        &self,
+        number: usize,
+        comparison: &Comparison,
+    ) -> (String, Judged) {
+        let name = &comparison.hostile.name;
+        let run = || {
+            let jobs = [&comparison.hostile];
+            let mut judged = self.run_comparison(number, &jobs, Some(&comparison.twin));
+            judged.remove(name).expect("a verdict of each kernel")
         };
-        in_parallel(programs, jobs.iter().collect(), run, progress)
+        let mut judged = run();
+        for _ in 0..MAX_REPEATS {
+            if judged.status != "inconclusive" {
+                break;
+            }
+            judged = run();
+        }
+        (name.clone(), judged)
     }
 
     fn run_program(&self, number: usize, jobs: &[&Job]) -> BTreeMap<String, Judged> {
+        let timing: &[&str] = match self.backend {
+            Backend::Cpu => &[],
+            Backend::Cuda => &[
+                "--seconds",
+                GPU_JUDGEMENT_SECONDS,
+                "--precision",
+                GPU_JUDGEMENT_PRECISION,
+            ],
+        };
+        self.run(number, jobs, None, timing)
+    }
+
+    /// `baseline`: the kernel that the speed is measured against; the task's baseline if there is none.
+    fn run_comparison(
+        &self,
+        number: usize,
+        jobs: &[&Job],
+        baseline: Option<&str>,
+    ) -> BTreeMap<String, Judged> {
+        let [on_cpu, on_gpu] = COMPARISON_SECONDS;
+        let seconds = match self.backend {
+            Backend::Cpu => on_cpu,
+            Backend::Cuda => on_gpu,
+        };
+        self.run(number, jobs, baseline, &["--seconds", seconds])
+    }
+
+    fn run(
+        &self,
+        number: usize,
+        jobs: &[&Job],
+        baseline: Option<&str>,
+        timing: &[&str],
+    ) -> BTreeMap<String, Judged> {
         let started = Instant::now();
         let folder = self.folder.path().join(number.to_string());
         std::fs::create_dir_all(&folder).unwrap();
@@ -147,21 +308,12 @@ impl Runner {
             std::fs::write(file, &job.source).unwrap();
         }
         let mut command = self.command(jobs[0].computation, &folder);
-        command.args(&files);
-        if let Some(baseline) = &jobs[0].baseline {
+        command.args(timing).args(&files);
+        if let Some(baseline) = baseline {
             let file = folder.join("baseline.cu");
             std::fs::write(&file, baseline).unwrap();
             command.arg("--baseline").arg(file);
         }
-        let [on_cpu, on_gpu] = COMPARISON_SECONDS;
-        match (self.backend, jobs[0].baseline.is_some()) {
-            (Backend::Cpu, true) => command.args(["--seconds", on_cpu]),
-            (Backend::Cpu, false) => &mut command,
-            (Backend::Cuda, true) => command.args(["--seconds", on_gpu]),
-            (Backend::Cuda, false) => command
-                .args(["--seconds", GPU_JUDGEMENT_SECONDS])
-                .args(["--precision", GPU_JUDGEMENT_PRECISION]),
-        };
         let output = run_with_limit(command, &folder);
         let (text, errors, status) = output;
         let mut judged = BTreeMap::new();
@@ -206,31 +358,62 @@ impl Runner {
     }
 }
 
-/// Does all work on some threads. Returns all results together.
-fn in_parallel<W: Send>(
-    threads: usize,
-    work: VecDeque<W>,
-    run: impl Fn(usize, &W) -> BTreeMap<String, Judged> + Sync,
-    progress: impl Fn(&BTreeMap<String, Judged>) + Sync,
-) -> BTreeMap<String, Judged> {
-    let queue = Mutex::new(work);
-    let all = Mutex::new(BTreeMap::new());
-    std::thread::scope(|scope| {
-        for number in 0..threads {
-            let (queue, all, run, progress) = (&queue, &all, &run, &progress);
-            scope.spawn(move || {
-                loop {
-                    let next = queue.lock().unwrap().pop_front();
-                    let Some(work) = next else { return };
-                    let judged = run(number, &work);
-                    let mut all = all.lock().unwrap();
-                    all.extend(judged);
-                    progress(&all);
+/// What is left to do, and what was found.
+#[derive(Default)]
+struct Work<'j> {
+    batches: VecDeque<Vec<&'j Job>>,
+    comparisons: VecDeque<Comparison>,
+    /// Batches and comparisons under way, which may lead to more.
+    running: usize,
+    results: Results,
+}
+
+/// What a thread does next.
+enum Next<'j> {
+    Judge(Vec<&'j Job>),
+    /// Of one task.
+    Compare(Vec<Comparison>),
+    Wait,
+    End,
+}
+
+impl<'j> Work<'j> {
+    fn take(&mut self, backend: Backend, is_over: bool) -> Next<'j> {
+        let is_last = is_over || self.batches.is_empty();
+        // On a CPU a comparison waits for all programs, so several follow each other.
+        let (most, least) = match backend {
+            Backend::Cpu if is_last => (1, 1),
+            Backend::Cpu => (1, WAITING),
+            Backend::Cuda => (PAIRS, 1),
+        };
+        if self.comparisons.len() >= least
+            && let Some(first) = self.comparisons.pop_front()
+        {
+            self.running += 1;
+            let mut taken = vec![first];
+            let mut index = 0;
+            while index < self.comparisons.len() && taken.len() < most {
+                let task = self.comparisons[index].hostile.computation;
+                if task == taken[0].hostile.computation {
+                    taken.extend(self.comparisons.remove(index));
+                } else {
+                    index += 1;
                 }
-            });
+            }
+            return Next::Compare(taken);
         }
-    });
-    all.into_inner().unwrap()
+        if is_over {
+            self.batches.clear();
+        }
+        match self.batches.pop_front() {
+            Some(batch) => {
+                self.running += 1;
+                Next::Judge(batch)
+            }
+            None if self.running > 0 => Next::Wait,
+            None => Next::End,
+        }
+    }
 }
 
 /// Output, errors and exit status of a command that is killed after the limit.
