@@ -9,12 +9,14 @@ use serde::Serialize;
 
 use super::constant_types::NumberType;
 use super::plan::HostPlan;
-use super::refusal::{refuse, refuse_line};
+use super::refusal::refuse_line;
 use super::view::PlanView;
 use crate::base::Failure;
+use crate::device::Refusal;
 use crate::device::cuda::plain_source;
 use crate::kernel::{ArgumentHeader, Constant, LaunchHeader};
 use crate::task::DType;
+use crate::verdict::Status;
 
 const LAUNCHES: &str = include_str!("templates/launches.cuh");
 
@@ -47,13 +49,7 @@ pub(super) fn nvrtc_source(
 ) -> Result<NvrtcSource, Failure> {
     check_launches(plan, abilities)?;
     let unit = &plan.programs[plan.default_program].unit;
-    let plain = plain_source(unit).map_err(|refusal| {
-        let reason = refusal.reason.as_str();
-        match refusal.evidence.line {
-            Some(line) => refuse_line(line, reason.trim_start_matches(&format!("line {line}: "))),
-            None => refuse(reason),
-        }
-    })?;
+    let plain = plain_source(unit).map_err(|refusal| refused_source(&refusal))?;
     let mut behind = plain.behind;
     behind.push_str("#line 1 \"launches.cu\"\n");
     behind.push_str(LAUNCHES);
@@ -77,6 +73,18 @@ pub(super) fn nvrtc_source(
         behind,
         needs_headers: plain.needs_headers,
     })
+}
+
+/// The refusal of a source that needs the judge, or a library.
+fn refused_source(refusal: &Refusal) -> Failure {
+    let line = refusal.evidence.line.unwrap_or(1);
+    if refusal.status == Status::Unsupported {
+        let header = refusal.reason.split(" is not").next().unwrap_or_default();
+        let reason = format!("{header}: the form does not know where this library's headers are");
+        return refuse_line(line, reason).hint("export `c`, and give nvcc their folder");
+    }
+    let place = format!("line {line}: ");
+    refuse_line(line, refusal.reason.trim_start_matches(&place))
 }
 
 /// What a launch passes, as a letter of the template.
