@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::axes::{given_axes, required_input};
 use super::c::{CppCode, cpp_code};
 use super::names::identifier;
 use super::refusal::refuse;
@@ -27,6 +28,8 @@ pub(super) enum BindingKind {
     PybindReturns,
     /// An operator of `torch.ops` that returns the outputs.
     Operator,
+    /// The same, in the namespace that `kernel-builder` makes for each build.
+    HubOperator,
     /// A function of TVM FFI that writes the outputs that it gets behind the inputs.
     TvmFfi,
 }
@@ -70,21 +73,8 @@ impl<'e, 'p, 'a> Binding<'e, 'p, 'a> {
             .hint("export `c` or `standalone`")
             .into());
         }
-        if let Some(axis) = code.view.axes.iter().find(|axis| !has_source(axis)) {
-            return Err(refuse(format!(
-                "definition.json: axis `{}` is in no input's shape, and `{format}` reads sizes from shapes",
-                axis.name
-            ))
-            .hint("export `c` or `standalone`")
-            .into());
-        }
-        let mut tensors = code.view.tensors.iter();
-        let required = tensors.find(|tensor| !tensor.is_output && !tensor.optional);
-        let device_tensor = required.map(|tensor| tensor.ident.clone()).ok_or_else(|| {
-            refuse(format!(
-                "`{format}` needs an input tensor that is not optional"
-            ))
-        })?;
+        given_axes(&code.view, format)?;
+        let device_tensor = required_input(&code.view, format)?.to_owned();
         let outputs = code
             .view
             .tensors
@@ -202,6 +192,7 @@ impl<'e, 'p, 'a> Binding<'e, 'p, 'a> {
         let (text, binding) = match kind {
             BindingKind::TvmFfi => (TVM, "tvm"),
             BindingKind::Operator => (TORCH, "operator"),
+            BindingKind::HubOperator => (TORCH, "hub"),
             BindingKind::PybindInto | BindingKind::PybindReturns => (TORCH, "pybind"),
         };
         if kind == BindingKind::TvmFfi {
@@ -218,7 +209,7 @@ impl<'e, 'p, 'a> Binding<'e, 'p, 'a> {
                 "banner": self.code.banner,
                 "interface": interface,
                 "binding": binding,
-                "returns": matches!(kind, BindingKind::PybindReturns | BindingKind::Operator),
+                "returns": !matches!(kind, BindingKind::PybindInto | BindingKind::TvmFfi),
                 "parameters": parameters,
                 "names": self.names(),
                 "outputs": self.outputs,
@@ -242,10 +233,6 @@ impl<'e, 'p, 'a> Binding<'e, 'p, 'a> {
         }
         Ok(view)
     }
-}
-
-fn has_source(axis: &AxisView) -> bool {
-    axis.value.is_some() || axis.input_source.is_some()
 }
 
 fn dtype_of(exporter: &Exporter<'_, '_>, name: &str) -> DType {

@@ -40,7 +40,7 @@ pub(super) fn export(exporter: &Exporter<'_, '_>) -> Result<ExportedFiles> {
 /// Makes the code. `has_header`: the CUDA file contains its header instead of including it.
 pub(super) fn cpp_code(exporter: &Exporter<'_, '_>, has_header: bool) -> Result<CppCode> {
     let plan = exporter.plan;
-    let view = ViewMaker { plan }.view();
+    let view = ViewMaker::cpp(plan).view();
     let banner = comment(&exporter.provenance.lines(), "//");
     let flags = flags(exporter, &view);
     let given: Vec<_> = view.axes.iter().filter(|axis| axis.is_given()).collect();

@@ -1,21 +1,28 @@
 //! A kernel in the form that other tools load: its device code as it was judged, and host code for its launch plan.
 //!
-//! `plan` collects what host code needs, `view` writes it in a language, `nvcc_source` makes the device code, and the templates put
-//! them together, one file of this folder for each format. Every export says where the kernel comes from (`provenance`). What a format
-//! cannot express is refused with the line of the kernel file. Compiles nothing and writes no file: the result is texts.
+//! `plan` collects what host code needs, `view` writes it in a language, `nvcc_source` or `nvrtc_source` makes the device code, and the
+//! templates put them together, one file of this folder for each format. Every export says where the kernel comes from (`provenance`).
+//! What a format cannot express is refused with the line of the kernel file. Compiles nothing and writes no file: the result is texts.
 
 use crate::base::Failure;
 
+mod argument_text;
+mod axes;
 mod binding;
 mod c;
+mod constant_types;
 mod flashinfer;
+mod hf_kernels;
 mod kernelbench;
 mod names;
 mod nvcc_source;
+mod nvrtc_source;
 mod plan;
 mod provenance;
+mod python;
 mod refusal;
 mod request;
+mod rust;
 mod standalone;
 mod template;
 mod torch;
@@ -26,6 +33,7 @@ pub(crate) use request::{ExportFormat, ExportRequest, ExportedFiles, FlashInferB
 
 use names::plain_name;
 use plan::HostPlan;
+use python::PythonTool;
 use request::Exporter;
 
 /// Makes the files of an export.
@@ -45,6 +53,10 @@ pub(crate) fn export(request: &ExportRequest<'_>) -> anyhow::Result<ExportedFile
         ExportFormat::Torch => torch::export(&exporter),
         ExportFormat::Flashinfer => flashinfer::export(&exporter, request.binding),
         ExportFormat::Kernelbench => kernelbench::export(&exporter),
+        ExportFormat::Cupy => python::export(&exporter, PythonTool::Cupy),
+        ExportFormat::CudaCore => python::export(&exporter, PythonTool::CudaCore),
+        ExportFormat::Rust => rust::export(&exporter),
+        ExportFormat::HfKernels => hf_kernels::export(&exporter),
     }
 }
 
@@ -62,5 +74,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), Failure> {
     )
 }
 
+#[cfg(test)]
+mod host_plan_tests;
 #[cfg(test)]
 mod tests;

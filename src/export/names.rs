@@ -1,5 +1,7 @@
 //! Names and numbers in exported code.
 
+use crate::base::expression::Language;
+
 /// Words that are no names in C++ or Python, and names that the exported code uses itself.
 const RESERVED: &[&str] = &[
     "and",
@@ -137,14 +139,22 @@ pub(super) fn plain_name(text: &str) -> String {
     }
 }
 
-/// A double-precision constant in C++. Reading it gives the same number.
-pub(super) fn number(value: f64) -> String {
+/// A double-precision constant. Reading it gives the same number.
+pub(super) fn number(language: Language, value: f64) -> String {
+    let special = match language {
+        Language::Cpp => [
+            "std::numeric_limits<double>::quiet_NaN()",
+            "std::numeric_limits<double>::infinity()",
+        ],
+        Language::Python => ["float(\"nan\")", "float(\"inf\")"],
+        Language::Rust => ["f64::NAN", "f64::INFINITY"],
+    };
     if value.is_nan() {
-        return "std::numeric_limits<double>::quiet_NaN()".to_owned();
+        return special[0].to_owned();
     }
     if value.is_infinite() {
         let sign = if value < 0.0 { "-" } else { "" };
-        return format!("{sign}std::numeric_limits<double>::infinity()");
+        return format!("{sign}{}", special[1]);
     }
     // The shortest text that reads back as the same number, with a point or an exponent.
     format!("{value:?}")

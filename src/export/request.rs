@@ -20,6 +20,14 @@ pub(crate) enum ExportFormat {
     Flashinfer,
     /// A Python file with `ModelNew` of KernelBench.
     Kernelbench,
+    /// A kernel of the Hugging Face Hub, as `kernel-builder` builds it.
+    HfKernels,
+    /// A Python module for CuPy.
+    Cupy,
+    /// A Python module for cuda.core.
+    CudaCore,
+    /// A Rust crate for cudarc.
+    Rust,
 }
 
 /// How FlashInfer-Bench calls a solution.
@@ -41,6 +49,10 @@ impl ExportFormat {
             Self::Torch => "torch",
             Self::Flashinfer => "flashinfer",
             Self::Kernelbench => "kernelbench",
+            Self::HfKernels => "hf-kernels",
+            Self::Cupy => "cupy",
+            Self::CudaCore => "cuda-core",
+            Self::Rust => "rust",
         }
     }
 }

@@ -12,6 +12,7 @@ use super::request::{ExportedFiles, Exporter};
 use super::template::render;
 use super::view::TensorView;
 use crate::base::Failure;
+use crate::base::expression::Language;
 use crate::task::{CumulativeTotal, DType, Distribution, DistributionKind, InputSource, Workload};
 
 const MAIN: &str = include_str!("templates/main.cu.j2");
@@ -74,7 +75,7 @@ fn workload_view(exporter: &Exporter<'_, '_>, code: &CppCode, workload: &Workloa
     let sizes = given.map(|axis| workload.binding.axes.get(&axis.name).copied().unwrap_or(1));
     let scalars = code.view.scalars.iter().map(|scalar| {
         let value = scalar_value(exporter, workload, &scalar.name);
-        number(value)
+        number(Language::Cpp, value)
     });
     WorkloadView {
         id: workload.id.clone(),
@@ -140,7 +141,7 @@ fn distribution(
         ))
         .hint("export another format, such as `c`"));
     }
-    let plain = |value: f64| number(value);
+    let plain = |value: f64| number(Language::Cpp, value);
     let size = |axis: &str| format!("double(s.{})", super::names::identifier(axis));
     let is_known = |axis: &str| exporter.plan.axes.iter().any(|known| known.name == axis);
     let (kind, first, second) = match &given.kind {
@@ -156,7 +157,9 @@ fn distribution(
         DistributionKind::UniformBelow(low, high)
             if high.names().iter().all(|(axis, _)| is_known(axis)) =>
         {
-            let high = high.to_cpp(&|axis| format!("s.{}", super::names::identifier(axis)));
+            let high = high.to_code(Language::Cpp, &|axis| {
+                format!("s.{}", super::names::identifier(axis))
+            });
             let high = format!("double({high}) - 1.0");
             ("uniform", plain(*low), high)
         }

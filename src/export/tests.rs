@@ -5,7 +5,7 @@ use std::process::Command;
 use super::c::ARITHMETIC;
 use super::*;
 use crate::base::Digest;
-use crate::base::expression::Expression;
+use crate::base::expression::{Expression, Language};
 use crate::base::random::RandomStream;
 use crate::kernel::Kernel;
 use crate::task::TaskFiles;
@@ -41,50 +41,122 @@ fn random_text(stream: &mut RandomStream, depth: usize) -> String {
     }
 }
 
-#[test]
-fn expressions_in_cpp_have_the_values_of_the_evaluator() {
+/// Random expressions with values of `a` and `b`, and what the evaluator says about each.
+fn random_expressions() -> Vec<(Expression, [i64; 2], String)> {
     let mut stream = RandomStream::new(7, "expressions in C++", 0);
     let values = [-9_i64, -1, 0, 1, 5, i64::MIN, i64::MAX];
-    let mut body = String::new();
-    let mut expected = Vec::new();
-    for _ in 0..400 {
+    let all = (0..400).map(|_| {
         let text = random_text(&mut stream, 4);
         let expression = Expression::parse(&text).unwrap();
         let [a, b] = [(); 2].map(|()| values[stream.below(values.len())]);
         let value = expression.evaluate(&|name| Some(if name == "a" { a } else { b }));
-        expected.push(match value {
-            Ok(value) => value.to_string(),
-            // Of two errors the one that comes first is reported, and C++ may evaluate arguments in any order.
-            Err(_) => "error".to_owned(),
-        });
-        let literal = |value: i64| match value {
-            i64::MIN => "INT64_MIN".to_owned(),
-            value => format!("INT64_C({value})"),
-        };
-        let cpp = expression.to_cpp(&|name| literal(if name == "a" { a } else { b }));
-        body.push_str(&format!("    show([] {{ return {cpp}; }});\n"));
-    }
-    assert!(expected.iter().filter(|value| *value == "error").count() > 50);
+        // Of two errors the one that comes first is reported, and C++ may evaluate arguments in any order.
+        let value = value.map_or("error".to_owned(), |value| value.to_string());
+        (expression, [a, b], value)
+    });
+    let all: Vec<_> = all.collect();
+    assert!(all.iter().filter(|(_, _, value)| value == "error").count() > 50);
+    all
+}
+
+/// One statement for each expression.
+fn statements(language: Language, literal: &dyn Fn(i64) -> String, around: [&str; 2]) -> String {
+    let all = random_expressions().into_iter();
+    let all = all.map(|(expression, [a, b], _)| {
+        let value = |name: &str| literal(if name == "a" { a } else { b });
+        let text = expression.to_code(language, &value);
+        format!("    {}{text}{}\n", around[0], around[1])
+    });
+    all.collect()
+}
+
+fn assert_values(found: &[u8]) {
+    let expected: Vec<_> = random_expressions()
+        .into_iter()
+        .map(|(_, _, value)| value)
+        .collect();
+    let found = String::from_utf8_lossy(found);
+    assert_eq!(found.lines().collect::<Vec<_>>(), expected);
+}
+
+/// Compiles a program, runs it and compares what it prints.
+fn assert_program_values(compiler: &mut Command, name: &str, program: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let [source, binary] = [name, "all"].map(|name| folder.path().join(name));
+    std::fs::write(&source, program).unwrap();
+    let compiled = compiler
+        .arg("-o")
+        .arg(&binary)
+        .arg(&source)
+        .output()
+        .unwrap();
+    let log = String::from_utf8_lossy(&compiled.stderr);
+    assert!(compiled.status.success(), "{log}");
+    assert_values(&Command::new(&binary).output().unwrap().stdout);
+}
+
+#[test]
+fn expressions_in_cpp_have_the_values_of_the_evaluator() {
+    let literal = |value: i64| match value {
+        i64::MIN => "INT64_MIN".to_owned(),
+        value => format!("INT64_C({value})"),
+    };
+    let body = statements(Language::Cpp, &literal, ["show([] { return ", "; });"]);
     let program = format!(
         "#include <cstdint>\n#include <cstdio>\n#include <string>\n\
          [[noreturn]] static void fail(const std::string& text) {{ throw text; }}\n{ARITHMETIC}\n\
          template <class F> static void show(F f) {{\n    try {{ std::printf(\"%lld\\n\", (long long)f()); }}\n    \
          catch (const std::string&) {{ std::printf(\"error\\n\"); }}\n}}\nint main() {{\n{body}}}\n"
     );
-    let folder = tempfile::tempdir().unwrap();
-    let [source, binary] = ["all.cpp", "all"].map(|name| folder.path().join(name));
-    std::fs::write(&source, program).unwrap();
     let mut compiler = Command::new("c++");
-    compiler.args(["-std=c++17", "-O0", "-w", "-o"]);
-    let compiled = compiler.arg(&binary).arg(&source).output().unwrap();
-    let log = String::from_utf8_lossy(&compiled.stderr);
-    assert!(compiled.status.success(), "{log}");
-    let output = Command::new(&binary).output().unwrap();
-    let found = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(found.lines().collect::<Vec<_>>(), expected);
+    compiler.args(["-std=c++17", "-O0", "-w"]);
+    assert_program_values(&mut compiler, "all.cpp", &program);
 }
 
-fn exported(task: &str, source: &str, format: ExportFormat) -> anyhow::Result<ExportedFiles> {
+#[test]
+fn expressions_in_rust_have_the_values_of_the_evaluator() {
+    let literal = |value: i64| match value {
+        i64::MIN => "i64::MIN".to_owned(),
+        value => format!("({value}_i64)"),
+    };
+    let body = statements(Language::Rust, &literal, ["show((|| Ok(", "))());"]);
+    let program = format!(
+        "struct Error(String);\n{}\nfn show(value: Result<i64, Error>) {{\n    match value {{\n        \
+         Ok(value) => println!(\"{{value}}\"),\n        Err(Error(_)) => println!(\"error\"),\n    }}\n}}\n\
+         fn main() {{\n{body}}}\n",
+        super::rust::ARITHMETIC
+    );
+    let mut compiler = Command::new("rustc");
+    compiler.args(["--edition=2024", "-Awarnings", "-Cdebuginfo=0"]);
+    assert_program_values(&mut compiler, "all.rs", &program);
+}
+
+#[test]
+fn expressions_in_python_have_the_values_of_the_evaluator() {
+    let literal = |value: i64| format!("({value})");
+    let body = statements(Language::Python, &literal, ["show(lambda: ", ")"]);
+    let source = include_str!("../../kernels/softmax/rows.cu");
+    let files = exported("softmax", source, ExportFormat::Cupy).unwrap();
+    let module = files.values().next().unwrap();
+    let start = module.find("class _State").unwrap();
+    let end = module.find("# What the header's arguments become").unwrap();
+    let program = format!(
+        "import threading\n{}\ndef show(value):\n    try:\n        print(value())\n    \
+         except ValueError:\n        print(\"error\")\n\ndef main():\n{body}\nmain()\n",
+        &module[start..end]
+    );
+    let output = Command::new("python3").args(["-c", &program]).output();
+    let output = output.unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}");
+    assert_values(&output.stdout);
+}
+
+pub(super) fn exported(
+    task: &str,
+    source: &str,
+    format: ExportFormat,
+) -> anyhow::Result<ExportedFiles> {
     let task = TaskFiles::find(task).unwrap().load().unwrap();
     let kernel = Kernel::parse(source, &task.definition).unwrap();
     export(&ExportRequest {
@@ -148,6 +220,62 @@ fn what_a_form_cannot_express_is_refused_with_the_line() {
     let naive = include_str!("../../kernels/gdn_decode/naive.cu");
     let error = exported("gdn_decode", naive, ExportFormat::Kernelbench).unwrap_err();
     assert!(error.to_string().contains("2 outputs"), "{error}");
+}
+
+#[test]
+fn forms_that_pass_bytes_refuse_what_they_cannot_launch() {
+    let kernel = |launch: &str, parameter: &str| {
+        format!(
+            "/* kforge\nlaunch:\n  - {{kernel: k, grid: rows, block: 32, {launch}}}\n*/\n\
+             template <class T> struct Same {{ using type = T; }};\n\
+             __global__ void k(const float* x, float* output, {parameter} n) {{}}\n"
+        )
+    };
+    let typed = "args: \"x, output, f32(1e-5)\"";
+    let untyped = "args: \"x, output, 1e-5\"";
+    let cluster = "cluster: 2, args: \"x, output, columns\"";
+    let overlap = "overlap: true, args: \"x, output, columns\"";
+    let same = "Same<float>::type";
+    use ExportFormat::{CudaCore, Cupy, Rust};
+    for (launch, parameter, format, reason) in [
+        (
+            cluster,
+            "int",
+            Cupy,
+            "line 3: `cupy` launches no kernel with a `cluster`",
+        ),
+        (
+            overlap,
+            "int",
+            Cupy,
+            "line 3: `cupy` launches no kernel with `overlap`",
+        ),
+        (cluster, "int", CudaCore, ""),
+        (overlap, "int", CudaCore, ""),
+        (
+            untyped,
+            same,
+            Rust,
+            "line 3: argument 3 (`1e-5`): the type of the kernel's parameter",
+        ),
+        (typed, same, Rust, ""),
+        (untyped, "const float", Cupy, ""),
+    ] {
+        let result = exported("softmax", &kernel(launch, parameter), format);
+        match result {
+            Ok(_) => assert_eq!(reason, "", "{launch} {parameter}"),
+            Err(error) => assert!(
+                error.to_string().starts_with(reason) && !reason.is_empty(),
+                "{error}"
+            ),
+        }
+    }
+    let source = kernel(typed, "float") + "#include <cutlass/cutlass.h>\n";
+    let error = exported("softmax", &source, Cupy).unwrap_err().to_string();
+    assert!(
+        error.starts_with("line 7: `<cutlass/cutlass.h>`"),
+        "{error}"
+    );
 }
 
 #[test]

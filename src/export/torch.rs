@@ -14,16 +14,31 @@ pub(super) fn export(exporter: &Exporter<'_, '_>) -> Result<ExportedFiles> {
     let binding = Binding::new(exporter, "torch", false)?;
     let name = exporter.plan.name;
     let interface = format!("#include \"{name}.h\"");
-    let lines = exporter.provenance.lines();
-    let flags: Vec<_> = cuda_flags(&binding)
+    let package = package(&binding, false)?;
+    let source = binding.source(BindingKind::Operator, &interface)?;
+    let folder = binding.library();
+    Ok(ExportedFiles::from([
+        (format!("{folder}/__init__.py"), package),
+        (format!("{folder}/binding.cpp"), source),
+        (format!("{folder}/{name}.h"), binding.code.header),
+        (format!("{folder}/{name}.cu"), binding.code.source),
+    ]))
+}
+
+/// The Python file of an operator: its rule for shapes, and a function. `is_hub`: kernel-builder builds and loads the extension,
+/// otherwise the file does.
+pub(super) fn package(binding: &Binding<'_, '_, '_>, is_hub: bool) -> Result<String> {
+    let lines = binding.exporter.provenance.lines();
+    let flags: Vec<_> = cuda_flags(binding)
         .iter()
         .map(|flag| quoted(flag))
         .collect();
-    let package = render(
+    render(
         "__init__.py",
         PACKAGE,
         json!({
             "p": binding.code.view,
+            "is_hub": is_hub,
             "banner": comment(&lines, "#"),
             "library": binding.library(),
             "cuda_flags": format!("[{}]", flags.join(", ")),
@@ -33,15 +48,7 @@ pub(super) fn export(exporter: &Exporter<'_, '_>) -> Result<ExportedFiles> {
             "mutated": binding.mutated(),
             "device_tensor": binding.device_tensor,
         }),
-    )?;
-    let source = binding.source(BindingKind::Operator, &interface)?;
-    let folder = binding.library();
-    Ok(ExportedFiles::from([
-        (format!("{folder}/__init__.py"), package),
-        (format!("{folder}/binding.cpp"), source),
-        (format!("{folder}/{name}.h"), binding.code.header),
-        (format!("{folder}/{name}.cu"), binding.code.source),
-    ]))
+    )
 }
 
 /// The options of nvcc for PyTorch's builds, which choose the C++ standard and, unless the header does, the architecture. They take

@@ -1,14 +1,13 @@
-//! A host plan as the templates read it: names, types and expressions as C++.
+//! A host plan as the templates read it: names, types and expressions as code of a language.
 
 use serde::Serialize;
 
-use super::names::{identifier, number};
+use super::constant_types::{NumberType, constant_types};
+use super::names::identifier;
 use super::plan::{AxisSize, HostPlan};
-use crate::base::expression::Expression;
-use crate::kernel::{
-    ArgumentHeader, Constant, FloatHeader, LaunchHeader, LocatedExpression, ScratchHeader,
-    TensorMapHeader,
-};
+use crate::base::Failure;
+use crate::base::expression::{Expression, Language};
+use crate::kernel::{LaunchHeader, LocatedExpression, ScratchHeader, TensorMapHeader};
 use crate::task::{DType, Tensor};
 
 /// Everything that host code needs.
@@ -151,6 +150,32 @@ pub(super) struct SizeView {
 /// Makes the view of a plan.
 pub(super) struct ViewMaker<'p, 'a> {
     pub(super) plan: &'p HostPlan<'a>,
+    pub(super) language: Language,
+    /// The types of the launches' constants.
+    pub(super) constants: Vec<Vec<NumberType>>,
+}
+
+impl<'p, 'a> ViewMaker<'p, 'a> {
+    /// For C++, where each kernel's parameters decide the types of constants.
+    pub(super) fn cpp(plan: &'p HostPlan<'a>) -> Self {
+        Self {
+            plan,
+            language: Language::Cpp,
+            constants: Vec::new(),
+        }
+    }
+
+    /// For a language that passes the bytes of arguments.
+    ///
+    /// # Errors
+    /// A usage failure if the type of a constant cannot be read.
+    pub(super) fn of_bytes(plan: &'p HostPlan<'a>, language: Language) -> Result<Self, Failure> {
+        Ok(Self {
+            plan,
+            language,
+            constants: constant_types(plan)?,
+        })
+    }
 }
 
 impl ViewMaker<'_, '_> {
@@ -190,8 +215,8 @@ impl ViewMaker<'_, '_> {
             maps: (header.tensor_maps.iter())
                 .map(|(name, map)| self.map(name, map))
                 .collect(),
-            launches: (header.launches.iter())
-                .map(|launch| self.launch(launch))
+            launches: (header.launches.iter().enumerate())
+                .map(|(index, launch)| self.launch(index, launch))
                 .collect(),
             max_registers: header.compile.max_registers,
             fast_math: header.compile.fast_math,
@@ -200,9 +225,9 @@ impl ViewMaker<'_, '_> {
     }
 
     /// An expression of the header or of an axis. Axes are fields of `s`, tunables of `t`, limits of the device of `d`.
-    fn text(&self, expression: &Expression) -> String {
+    pub(super) fn text(&self, expression: &Expression) -> String {
         let tunables = &self.plan.kernel.header.tunables;
-        expression.to_cpp(&|name| match name {
+        expression.to_code(self.language, &|name| match name {
             "sm_count" | "max_shared_bytes" => format!("d.{name}"),
             _ if tunables.contains_key(name) => format!("t.{name}"),
             _ => format!("s.{}", identifier(name)),
@@ -330,7 +355,7 @@ impl ViewMaker<'_, '_> {
     }
 
     /// The pointer to a tensor or scratch buffer.
-    fn pointer(&self, name: &str) -> String {
+    pub(super) fn pointer(&self, name: &str) -> String {
         if self.plan.kernel.header.scratch.contains_key(name) {
             return format!("scratch_{}", identifier(name));
         }
@@ -338,7 +363,14 @@ impl ViewMaker<'_, '_> {
         format!("a.{}", identifier(name))
     }
 
-    fn launch(&self, launch: &LaunchHeader) -> LaunchView {
+    /// The type of a constant. C++ needs none.
+    fn constant(&self, launch: usize, place: usize) -> NumberType {
+        let types = self.constants.get(launch);
+        let known = types.and_then(|types| types.get(place));
+        known.copied().unwrap_or(NumberType::Word)
+    }
+
+    fn launch(&self, index: usize, launch: &LaunchHeader) -> LaunchView {
         let sizes = |list: &[LocatedExpression]| list.iter().map(|size| self.size(size)).collect();
         LaunchView {
             line: launch.line,
@@ -350,49 +382,9 @@ impl ViewMaker<'_, '_> {
             cooperative: launch.cooperative,
             overlap: launch.overlap,
             when: launch.when.as_ref().map(|when| self.size(when)),
-            arguments: (launch.arguments.iter())
-                .map(|argument| self.argument(argument))
+            arguments: (launch.arguments.iter().enumerate())
+                .map(|(place, argument)| self.argument(argument, self.constant(index, place)))
                 .collect(),
-        }
-    }
-
-    /// The value of an argument: a call of one of the functions of `templates/values.h`.
-    fn argument(&self, argument: &ArgumentHeader) -> String {
-        let fit = |kind: &str, located: &LocatedExpression| {
-            format!("{kind}({})", self.text(&located.expression))
-        };
-        match argument {
-            ArgumentHeader::Tensor(name) => format!("pointer({})", self.pointer(name)),
-            ArgumentHeader::Scalar(name) => {
-                let dtype = self.plan.task.definition.inputs.get(name);
-                let dtype = dtype.map_or(DType::Float32, |tensor| tensor.dtype);
-                format!("scalar_{dtype}(a.{})", identifier(name))
-            }
-            ArgumentHeader::TensorMap(name) => format!("map_{}", identifier(name)),
-            ArgumentHeader::I32(located) => fit("int32", located),
-            ArgumentHeader::U32(located) => fit("uint32", located),
-            ArgumentHeader::I64(located) => fit("int64", located),
-            ArgumentHeader::Integer(located) => fit("integer", located),
-            ArgumentHeader::Float(dtype, FloatHeader::Number(value)) => {
-                format!("scalar_{dtype}({})", number(*value))
-            }
-            ArgumentHeader::Float(dtype, FloatHeader::Expression(located)) => {
-                let value = self.text(&located.expression);
-                format!("scalar_{dtype}(static_cast<double>({value}))")
-            }
-            ArgumentHeader::Constant(Constant::Integer(i64::MIN)) => {
-                "whole_constant(INT64_MIN)".to_owned()
-            }
-            ArgumentHeader::Constant(Constant::Integer(value)) => {
-                format!("whole_constant(INT64_C({value}))")
-            }
-            ArgumentHeader::Constant(Constant::Float(value)) => {
-                format!("float_constant({})", number(*value))
-            }
-            ArgumentHeader::Constant(Constant::Bool(value)) => {
-                format!("truth({})", u8::from(*value))
-            }
-            ArgumentHeader::Constant(Constant::Null) => "null()".to_owned(),
         }
     }
 }

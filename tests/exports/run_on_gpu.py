@@ -8,7 +8,10 @@ reported as `missing`, what kforge refuses as `refused`; neither fails. Exit cod
     python3 tests/exports/run_on_gpu.py --kforge target/release/kforge kernels/gdn_decode/best.cu kernels/softmax/rows.cu
 
 Needs a GPU and PyTorch; nvcc for `c` and `standalone`; flashinfer_bench (0.1.2) for `flashinfer`; a checkout of KernelBench in
-`--kernelbench` (without one, `ModelNew` is run directly).
+`--kernelbench` (without one, `ModelNew` is run directly); cupy; cuda.core. `hf-kernels` is built as its `build.toml` says, with PyTorch's
+builder in the place of kernel-builder. `rust` needs cargo, or the programs that `--build-rust DIR` has made elsewhere, in `--rust DIR`:
+
+    python3 tests/exports/run_on_gpu.py --kforge target/release/kforge --build-rust rust-programs kernels/gdn_decode/best.cu
 """
 
 import argparse
@@ -23,7 +26,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-FORMS = ["c", "standalone", "torch", "flashinfer-torch", "flashinfer-tvm-ffi", "kernelbench"]
+FORMS = ["c", "standalone", "torch", "flashinfer-torch", "flashinfer-tvm-ffi", "kernelbench", "hf-kernels", "cupy", "cuda-core", "rust"]
 
 
 class Missing(Exception):
@@ -125,7 +128,7 @@ def run_command(command, **options):
 
 def export(kforge, kernel, task, form, folder):
     """With a name of its own: one process registers each PyTorch operator once."""
-    form, _, binding = form.partition("-")
+    form, binding = form.split("-", 1) if form.startswith("flashinfer-") else (form, "")
     command = [kforge, "export", kernel, "--task", task.name, "--to", form, "--name", task.exported, "--output", folder]
     command += ["--binding", binding] if binding else []
     ended = subprocess.run([str(part) for part in command], capture_output=True, text=True)
@@ -172,21 +175,44 @@ def nvcc_options(source):
     return re.search(r"^// Compile with: nvcc (.*)$", source.read_text(), re.M).group(1).split()
 
 
-def run_standalone(torch, task, folder, inputs):
-    source = folder / f"{task.exported}.cu"
-    program = folder / "program"
-    run_command([nvcc(), *nvcc_options(source), source, "-o", program])
+def run_program(torch, task, folder, inputs, command):
+    """A program that reads inputs from one folder and writes outputs to another: `command` makes its arguments from the two."""
     given, made = folder / "inputs", folder / "outputs"
     given.mkdir(), made.mkdir()
     for name, value in inputs.items():
         if hasattr(value, "contiguous"):
             (given / f"{name}.bin").write_bytes(value.contiguous().view(torch.uint8).cpu().numpy().tobytes())
-    text = run_command([program, "--workload", task.workload["uuid"], "--inputs", given, "--outputs", made])
+    text = run_command(command(given, made))
     found = {}
     for name, output in task.empty_outputs(torch).items():
         data = bytearray((made / f"{name}.bin").read_bytes())
         found[name] = torch.frombuffer(data, dtype=output.dtype).view(output.shape).cuda()
     return found, float(re.search(r"([0-9.]+) us median", text).group(1))
+
+
+def run_standalone(torch, task, folder, inputs):
+    source = folder / f"{task.exported}.cu"
+    program = folder / "program"
+    run_command([nvcc(), *nvcc_options(source), source, "-o", program])
+    workload = task.workload["uuid"]
+    return run_program(torch, task, folder, inputs, lambda given, made: [program, "--workload", workload, "--inputs", given, "--outputs", made])
+
+
+def build_rust(folder, target):
+    """The program of an exported crate. `target`: where cargo keeps what all crates share."""
+    if not shutil.which("cargo"):
+        raise Missing("cargo, or programs in --rust")
+    run_command(["cargo", "build", "--release", "--example", "run", "--target-dir", target], cwd=folder)
+    return pathlib.Path(target) / "release/examples/run"
+
+
+def run_rust(torch, task, folder, inputs, programs=None):
+    program = pathlib.Path(programs).resolve() / task.exported if programs else build_rust(folder, folder / "target")
+    if not program.exists():
+        raise Missing(f"{program}")
+    numbers = dict(task.axes) | {name: value for name, value in inputs.items() if not hasattr(value, "shape")}
+    numbers = [f"{name}={value}" for name, value in numbers.items()]
+    return run_program(torch, task, folder, inputs, lambda given, made: [program, given, made, *numbers])
 
 
 def run_c(torch, task, folder, inputs):
@@ -262,6 +288,77 @@ def run_torch(torch, task, folder, inputs):
     return found, time_us(torch, lambda: module.run(*values))
 
 
+def run_hf_kernels(torch, task, folder, inputs):
+    """Builds the extension that `build.toml` names, with PyTorch's builder, and gives the package what kernel-builder generates."""
+    nvcc()
+    import tomllib
+    from torch.utils.cpp_extension import load as load_extension
+
+    build = tomllib.loads((folder / "build.toml").read_text())
+    module, torch_part = build["general"]["name"].replace("-", "_"), build["torch"]
+    parts = [torch_part, *build["kernel"].values()]
+    sources = [str(folder / source) for part in parts for source in part["src"] if not source.endswith(".h")]
+    includes = [str(folder / include) for part in parts for include in part["include"]]
+    generated = folder / "generated"
+    generated.mkdir()
+    (generated / "registration.h").write_text(
+        "#include <Python.h>\n#define TORCH_LIBRARY_EXPAND(name, module) TORCH_LIBRARY(name, module)\n#define REGISTER_EXTENSION(name)\n"
+    )
+    operators = f"_{module}_built"
+    flags = [flag for part in parts for flag in part.get("cuda-flags", [])]
+    load_extension(name=operators, sources=sources, extra_include_paths=[str(generated), *includes], extra_cuda_cflags=flags, is_python_module=False)
+    package = folder / "torch-ext" / module
+    (package / "_ops.py").write_text(
+        f"import torch\nops = torch.ops.{operators}\ndef add_op_namespace_prefix(name):\n    return f'{operators}::{{name}}'\n"
+    )
+    kernel = load(package / "__init__.py", module)
+    values = list(inputs.values())
+    torch.library.opcheck(getattr(torch.ops, operators).run, tuple(values), test_utils=("test_schema", "test_faketensor"))
+    return named(task, kernel.run(*values)), time_us(torch, lambda: kernel.run(*values))
+
+
+def as_integers(torch, value):
+    """A tensor of a type that NumPy lacks as integers of its size."""
+    sizes = {torch.bfloat16: torch.int16, torch.float8_e4m3fn: torch.uint8, torch.float8_e5m2: torch.uint8}
+    return value.view(sizes[value.dtype]) if getattr(value, "dtype", None) in sizes else value
+
+
+def run_cupy(torch, task, folder, inputs):
+    try:
+        import cupy
+    except ImportError as error:
+        raise Missing(f"cupy ({error})")
+    module = load(next(folder.glob("*.py")), f"cupy_{task.exported}")
+    tensors = [as_integers(torch, value) for value in inputs.values()]
+    values = [cupy.from_dlpack(value) if hasattr(value, "shape") else value for value in tensors]
+    # Both tools use the default stream here.
+    results = named(task, module.run(*values))
+    outputs = task.empty_outputs(torch)
+    # As bytes: PyTorch does not take every unsigned type.
+    found = {name: torch.from_dlpack(value.view("uint8")).view(outputs[name].dtype).view(outputs[name].shape) for name, value in results.items()}
+    return found, time_us(torch, lambda: module.run(*values))
+
+
+def run_cuda_core(torch, task, folder, inputs):
+    try:
+        import cuda.core
+    except ImportError as error:
+        raise Missing(f"cuda.core ({error})")
+    module = load(next(folder.glob("*.py")), f"cuda_core_{task.exported}")
+    outputs = task.empty_outputs(torch)
+    values = [as_integers(torch, value) for value in [*inputs.values(), *outputs.values()]]
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()) as _:
+        device = cuda.core.Device()
+        device.set_current()
+        pointer = torch.cuda.current_stream().cuda_stream
+        stream = cuda.core.Stream.from_handle(pointer)
+        call = lambda: module.run(stream, *values)
+        call()
+        torch.cuda.synchronize()
+        return outputs, time_us(torch, call)
+
+
 def run_flashinfer(torch, task, folder, inputs):
     nvcc()
     try:
@@ -314,7 +411,16 @@ def run_kernelbench_evaluator(torch, task, path, inputs, checkout):
     return None, float(result.runtime) * 1e3
 
 
-RUNNERS = {"c": run_c, "standalone": run_standalone, "torch": run_torch, "kernelbench": run_kernelbench}
+RUNNERS = {
+    "c": run_c,
+    "standalone": run_standalone,
+    "torch": run_torch,
+    "kernelbench": run_kernelbench,
+    "hf-kernels": run_hf_kernels,
+    "cupy": run_cupy,
+    "cuda-core": run_cuda_core,
+    "rust": run_rust,
+}
 
 
 def kforge_time(kforge, task, kernel):
@@ -330,10 +436,27 @@ def kforge_time(kforge, task, kernel):
     return None
 
 
-def check_kernel(torch, arguments, kernel):
-    """Runs one kernel in every form. Returns whether nothing failed."""
+def task_of(arguments, kernel):
     task = Task(arguments.task or pathlib.Path(kernel).resolve().parent.name, arguments.workload)
     task.exported = re.sub(r"\W", "_", f"{task.name}_{pathlib.Path(kernel).stem}")
+    return task
+
+
+def build_rust_programs(arguments):
+    """Builds the program of each kernel's crate, for a machine without cargo."""
+    programs = pathlib.Path(arguments.build_rust)
+    programs.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        for kernel in arguments.kernels:
+            task, folder = task_of(arguments, kernel), pathlib.Path(name) / kernel.replace("/", "-")
+            export(arguments.kforge, kernel, task, "rust", folder)
+            shutil.copy(build_rust(folder, pathlib.Path(name) / "target"), programs / task.exported)
+            print(programs / task.exported)
+
+
+def check_kernel(torch, arguments, kernel):
+    """Runs one kernel in every form. Returns whether nothing failed."""
+    task = task_of(arguments, kernel)
     inputs = task.inputs(torch)
     expected = task.reference(inputs)
     judged = None if arguments.no_eval else kforge_time(arguments.kforge, task, kernel)
@@ -345,7 +468,7 @@ def check_kernel(torch, arguments, kernel):
             folder = pathlib.Path(name)
             try:
                 export(arguments.kforge, kernel, task, form, folder)
-                options = {"checkout": arguments.kernelbench} if form == "kernelbench" else {}
+                options = {"kernelbench": {"checkout": arguments.kernelbench}, "rust": {"programs": arguments.rust}}.get(form, {})
                 runner = RUNNERS.get(form, run_flashinfer)
                 found, microseconds = runner(torch, task, folder, inputs, **options)
                 worst = 0.0 if found is None else task.worst(found, expected)
@@ -370,8 +493,12 @@ def main():
     parser.add_argument("--workload", help="default: the task's last")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
     parser.add_argument("--kernelbench", metavar="DIR", help="a checkout of KernelBench")
+    parser.add_argument("--rust", metavar="DIR", help="programs that --build-rust has made")
+    parser.add_argument("--build-rust", metavar="DIR", help="build the programs of `rust` into a folder, and run nothing; needs no GPU")
     parser.add_argument("--no-eval", action="store_true", help="do not run `kforge eval`")
     arguments = parser.parse_args()
+    if arguments.build_rust:
+        return build_rust_programs(arguments)
     try:
         import torch
     except ImportError:

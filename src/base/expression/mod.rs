@@ -8,6 +8,7 @@ mod parser;
 mod render;
 mod tree;
 
+pub(crate) use render::Language;
 pub use tree::ExpressionError;
 
 use parser::ExpressionParser;
@@ -47,9 +48,9 @@ impl Expression {
         self.root.evaluate(value_of)
     }
 
-    /// The expression in C++. `name_of` gives the text of each name. See `render`.
-    pub(crate) fn to_cpp(&self, name_of: &dyn Fn(&str) -> String) -> String {
-        render::render(&self.root, name_of)
+    /// The expression as code. `name_of` gives the text of each name. See `render`.
+    pub(crate) fn to_code(&self, language: Language, name_of: &dyn Fn(&str) -> String) -> String {
+        render::render(&self.root, language, name_of)
     }
 }
 

@@ -313,8 +313,7 @@ impl Compiler {
             // not called or only in constants, like `constexpr int ceil_div(int, int)`.
             "-default-device".to_owned(),
         ];
-        // Cooperative groups include all of libcu++ for a few functions, which takes a second to parse.
-        if !NEEDS_LIBCUDACXX.iter().any(|part| source.contains(part)) {
+        if limits_cooperative_groups(source) {
             options.push("-D_CG_LIMIT_INCLUDED_DEPENDENCIES".to_owned());
         }
         let folders = self.toolkit.folders();
@@ -415,6 +414,11 @@ impl fmt::Debug for Compiler {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{} for {}", self.version(), self.arch)
     }
+}
+
+/// Whether cooperative groups may leave out most of libcu++, which takes a second to parse and serves a few functions.
+pub(super) fn limits_cooperative_groups(source: &str) -> bool {
+    !NEEDS_LIBCUDACXX.iter().any(|part| source.contains(part))
 }
 
 /// The outcome of a response with an error code; `None` if the source compiled.

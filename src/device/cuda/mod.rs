@@ -41,6 +41,7 @@ mod nvrtc_process;
 mod omitted_headers;
 mod overlap;
 mod peaks;
+mod plain_source;
 mod prepared_plan;
 mod ptx;
 mod ptx_rules;
@@ -58,6 +59,7 @@ pub(crate) use nvrtc::serve as serve_nvrtc;
 pub(crate) use nvrtc_process::COMMAND as NVRTC_COMMAND;
 pub(crate) use omitted_headers::omitted_headers;
 pub(super) use peaks::load_measured;
+pub(crate) use plain_source::plain_source;
 
 use super::cpu::GpuMacros;
 use super::interface::{

@@ -3,7 +3,17 @@
 use crate::program::{Workspace, json, kforge, root};
 use serde_json::Value;
 
-const FORMS: [&str; 5] = ["c", "standalone", "torch", "flashinfer", "kernelbench"];
+const FORMS: [&str; 9] = [
+    "c",
+    "standalone",
+    "torch",
+    "flashinfer",
+    "kernelbench",
+    "hf-kernels",
+    "cupy",
+    "cuda-core",
+    "rust",
+];
 
 /// The shipped kernels: path and task.
 fn shipped() -> Vec<(String, String)> {
@@ -24,34 +34,42 @@ fn shipped() -> Vec<(String, String)> {
 #[test]
 fn every_shipped_kernel_is_exported_in_every_form_that_can_express_it() {
     let workspace = Workspace::new();
-    for (path, task) in shipped() {
+    let folder = workspace.path();
+    std::thread::scope(|scope| {
         for form in FORMS {
-            let output = workspace.path().join(path.replace('/', "-")).join(form);
-            let output = output.to_str().unwrap().to_owned();
-            let arguments = ["export", &path, "--to", form, "--output", &output];
-            let ended = kforge(arguments)
-                .args(["--format", "json"])
-                .output()
-                .unwrap();
-            // KernelBench has one output and one type.
-            if form == "kernelbench" && task.starts_with("gdn") {
-                assert_eq!(ended.status.code(), Some(2), "{path}");
-                let error = String::from_utf8_lossy(&ended.stderr);
-                assert!(
-                    error.contains("KernelBench compares a single one"),
-                    "{error}"
-                );
-                continue;
-            }
-            assert_eq!(ended.status.code(), Some(0), "{path} {form}");
-            let facts: Value = json(&ended);
-            let folder = std::path::Path::new(&output);
-            let source = facts["provenance"]["source"].as_str().unwrap();
-            for file in facts["files"].as_array().unwrap() {
-                let text = std::fs::read_to_string(folder.join(file.as_str().unwrap())).unwrap();
-                assert!(text.contains(source), "{path} {form}: {file} has no origin");
-            }
+            scope.spawn(move || {
+                for (path, task) in shipped() {
+                    let output = folder.join(path.replace('/', "-")).join(form);
+                    check_export(&path, &task, form, &output);
+                }
+            });
         }
+    });
+}
+
+/// Exports a kernel. Every file must say where the kernel comes from.
+fn check_export(path: &str, task: &str, form: &str, output: &std::path::Path) {
+    let ended = kforge(["export", path, "--to", form, "--output"])
+        .arg(output)
+        .args(["--format", "json"])
+        .output()
+        .unwrap();
+    // KernelBench has one output and one type.
+    if form == "kernelbench" && task.starts_with("gdn") {
+        assert_eq!(ended.status.code(), Some(2), "{path}");
+        let error = String::from_utf8_lossy(&ended.stderr);
+        assert!(
+            error.contains("KernelBench compares a single one"),
+            "{error}"
+        );
+        return;
+    }
+    assert_eq!(ended.status.code(), Some(0), "{path} {form}");
+    let facts: Value = json(&ended);
+    let source = facts["provenance"]["source"].as_str().unwrap();
+    for file in facts["files"].as_array().unwrap() {
+        let text = std::fs::read_to_string(output.join(file.as_str().unwrap())).unwrap();
+        assert!(text.contains(source), "{path} {form}: {file} has no origin");
     }
 }
 
