@@ -18,6 +18,16 @@ pub(super) enum Exit {
     Interrupted = crate::base::interrupt::EXIT_CODE as isize,
 }
 
+impl Exit {
+    // The codes of other kforge processes.
+    pub(super) const DONE: i32 = Self::Done as i32;
+    pub(super) const ENVIRONMENT: i32 = Self::Environment as i32;
+    pub(super) const NO_RESULT: i32 = Self::NoResult as i32;
+    pub(super) const WAITING: i32 = Self::Waiting as i32;
+    pub(super) const STOPPED: i32 = Self::Stopped as i32;
+    pub(super) const INTERRUPTED: i32 = Self::Interrupted as i32;
+}
+
 /// An exit code, and its meaning for one command.
 pub(super) type Meaning = (Exit, &'static str);
 
@@ -97,6 +107,25 @@ pub(super) const BASELINES_CODES: &[Meaning] = &[
     REFERENCE,
     (Exit::NoResult, "no baseline in Python was measured"),
     (Exit::Interrupted, "interrupted; the table is unchanged"),
+];
+
+pub(super) const BENCH_CODES: &[Meaning] = &[
+    (
+        Exit::Done,
+        "every problem was judged, or the output says why not",
+    ),
+    UNEXPECTED,
+    USAGE,
+    (
+        Exit::Environment,
+        "the machine lacks something, such as PyTorch",
+    ),
+    (Exit::Waiting, "a search waits for replies in a mailbox"),
+    (Exit::Stopped, "a search stopped before its end"),
+    (
+        Exit::Interrupted,
+        "interrupted; repeat the command to continue",
+    ),
 ];
 
 pub(super) const PROMOTE_CODES: &[Meaning] = &[

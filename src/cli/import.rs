@@ -1,25 +1,41 @@
 //! `kforge tasks import`: tasks from the formats of other tools, as folders in `tasks/`.
 //!
-//! `task` reads the formats and makes the texts. A task that cannot be imported is reported, and the others are imported. Overwrites
-//! nothing.
+//! `task` reads datasets and makes the texts; `import_kernelbench` asks Python what a problem is. A task that cannot be imported is reported,
+//! and the others are imported. Overwrites nothing.
 
-use std::path::{Path, PathBuf};
-
-use serde_json::json;
+use std::path::PathBuf;
 
 use super::exit::{self, Exit};
-use super::new_task::{check_name, write_texts};
-use super::output::{Format, print, print_error, print_json, print_json_lines};
+use super::import_kernelbench::{self, KernelBenchArgs};
+use super::import_report::{Report, Written, write_task};
+use super::output::Format;
 use crate::base::Failure;
 use crate::base::text::did_you_mean;
 use crate::task::{Dataset, DatasetTask};
 
 /// Arguments of `kforge tasks import`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct ImportArgs {
+    #[command(subcommand)]
+    source: Option<Source>,
+    #[command(flatten)]
+    dataset: DatasetImport,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Source {
+    /// Import problems of KernelBench.
+    #[command(name = "kernelbench", after_help = import_kernelbench::help())]
+    KernelBench(KernelBenchArgs),
+}
+
+/// Arguments of an import of a dataset.
+#[derive(Debug, clap::Args)]
+struct DatasetImport {
     /// Folder of a FlashInfer-Bench dataset.
-    #[arg(value_name = "DATASET")]
-    dataset: PathBuf,
+    #[arg(value_name = "DATASET", required = true)]
+    dataset: Option<PathBuf>,
     /// Name of a definition to import. Repeatable. Default: all.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -46,26 +62,25 @@ pub(super) fn help() -> String {
                 "one definition",
             ),
             (
-                "kforge eval gemm_n4096_k4096 a.cu --dataset flashinfer_trace",
-                "without an import",
+                "kforge tasks import kernelbench KernelBench --level 1 --problem 23",
+                "a problem of KernelBench",
             ),
         ],
         exit::WRITE_CODES,
     )
 }
 
-/// A task that was written.
-struct Written {
-    task: String,
-    folder: PathBuf,
-    workloads: usize,
-    /// What is worth saying about it.
-    notes: Vec<String>,
+/// Imports tasks and prints the result of each. Returns the exit code of usage if one of them failed.
+pub(super) fn import(arguments: &ImportArgs) -> anyhow::Result<Exit> {
+    match &arguments.source {
+        Some(Source::KernelBench(arguments)) => import_kernelbench::import(arguments),
+        None => import_dataset(&arguments.dataset),
+    }
 }
 
-/// Imports the definitions and prints the result of each. Returns the exit code of usage if one of them failed.
-pub(super) fn import(arguments: &ImportArgs) -> anyhow::Result<Exit> {
-    let dataset = Dataset::open(&arguments.dataset)?;
+fn import_dataset(arguments: &DatasetImport) -> anyhow::Result<Exit> {
+    let folder = arguments.dataset.clone().unwrap_or_default();
+    let dataset = Dataset::open(&folder)?;
     let mut report = Report::new(arguments.format);
     for (name, file) in chosen_definitions(arguments, &dataset)? {
         let imported = dataset
@@ -78,7 +93,7 @@ pub(super) fn import(arguments: &ImportArgs) -> anyhow::Result<Exit> {
 
 /// The definitions that `--only` names, or all.
 fn chosen_definitions(
-    arguments: &ImportArgs,
+    arguments: &DatasetImport,
     dataset: &Dataset,
 ) -> Result<Vec<(String, PathBuf)>, Failure> {
     let all = dataset.definitions();
@@ -94,7 +109,8 @@ fn chosen_definitions(
         );
     }
     if all.is_empty() {
-        let folder = arguments.dataset.display();
+        let folder = arguments.dataset.clone().unwrap_or_default();
+        let folder = folder.display();
         return Err(
             Failure::usage(format!("`{folder}/definitions` has no definitions"))
                 .hint("a definition is a JSON file in it or in a folder below it"),
@@ -109,7 +125,7 @@ fn chosen_definitions(
 
 fn import_definition(task: &DatasetTask) -> Result<Written, Failure> {
     let workloads = task.files.load()?.workloads.len();
-    let folder = write_task(&task.files.name, &task.files_to_write())?;
+    let folder = write_task(&task.files.name, &task.files_to_write(), &[])?;
     let mut notes = Vec::new();
     if task.has_chosen_shapes {
         notes.push("the dataset has no workloads for it: kforge chose shapes".to_owned());
@@ -124,79 +140,4 @@ fn import_definition(task: &DatasetTask) -> Result<Written, Failure> {
         workloads,
         notes,
     })
-}
-
-/// Writes the files of a task to `tasks/NAME`, which must not exist.
-fn write_task(name: &str, files: &[(String, String)]) -> Result<PathBuf, Failure> {
-    check_name(name)?;
-    let folder = Path::new("tasks").join(name);
-    if folder.exists() {
-        return Err(
-            Failure::usage(format!("`{}` already exists", folder.display()))
-                .hint("remove the folder to import the task again"),
-        );
-    }
-    let texts = files
-        .iter()
-        .map(|(file, text)| (file.as_str(), text.as_str()));
-    write_texts(&folder, texts).map_err(|error| Failure::environment(format!("{error:#}")))?;
-    Ok(folder)
-}
-
-/// The result of each task.
-struct Report {
-    format: Format,
-    results: Vec<serde_json::Value>,
-    has_failed: bool,
-}
-
-impl Report {
-    fn new(format: Format) -> Self {
-        Self {
-            format,
-            results: Vec::new(),
-            has_failed: false,
-        }
-    }
-
-    fn add(&mut self, name: &str, imported: Result<Written, Failure>) -> anyhow::Result<()> {
-        let result = match imported {
-            Ok(written) => {
-                let folder = written.folder.display();
-                let count = written.workloads;
-                let workloads = if count == 1 { "workload" } else { "workloads" };
-                if self.format == Format::Human {
-                    let notes = written.notes.join("; ");
-                    print(&format!("{folder}: {count} {workloads}; {notes}\n"))?;
-                }
-                json!({
-                    "task": written.task, "folder": written.folder, "workloads": count,
-                    "notes": written.notes, "error": null,
-                })
-            }
-            Err(failure) => {
-                self.has_failed = true;
-                let result = json!({"task": name, "error": failure.to_string()});
-                let message = format!("`{name}` is not imported: {}", failure.message);
-                print_error(&Failure { message, ..failure }.into());
-                result
-            }
-        };
-        if self.format == Format::Jsonl {
-            print_json_lines([&result])?;
-        }
-        self.results.push(result);
-        Ok(())
-    }
-
-    fn finish(self) -> anyhow::Result<Exit> {
-        if self.format == Format::Json {
-            print_json(&self.results)?;
-        }
-        Ok(if self.has_failed {
-            Exit::Usage
-        } else {
-            Exit::Done
-        })
-    }
 }

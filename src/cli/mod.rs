@@ -9,6 +9,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 mod arms;
 mod baselines;
+mod bench;
+mod bench_kernelbench;
 mod check_progress;
 mod compare;
 mod completions;
@@ -23,8 +25,12 @@ mod exit;
 mod export;
 mod grid;
 mod import;
+mod import_kernelbench;
+mod import_report;
 mod init;
 mod judge_kernels;
+mod kernelbench_problems;
+mod kernelbench_results;
 mod log;
 mod measure_arms;
 mod measure_points;
@@ -87,6 +93,8 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Time a kernel against PyTorch and libraries, and keep a table.
     Baselines(baselines::BaselinesArgs),
+    /// Judge a set of kernels for problems of another benchmark.
+    Bench(bench::BenchArgs),
     /// Write the report of runs: one HTML file, Markdown or JSON.
     Report(report::ReportArgs),
     /// Whether runs differ: paired differences with intervals.
@@ -205,6 +213,7 @@ fn run_command(cli: Cli) -> anyhow::Result<Exit> {
         Command::Watch(arguments) => watch::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
         Command::Baselines(arguments) => baselines::run(arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Report(arguments) => report::run(arguments),
         Command::Compare(arguments) => compare::run(arguments),
         Command::Log(arguments) => log::run(arguments),

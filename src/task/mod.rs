@@ -22,6 +22,7 @@ mod draft;
 mod dtype;
 mod files;
 mod find;
+mod foreign;
 mod load;
 mod problems;
 mod regimes;
@@ -43,6 +44,7 @@ pub(crate) use draft::{
 pub use dtype::DType;
 pub use files::{TaskFiles, embedded_lists, embedded_names};
 pub use find::local_names;
+pub(crate) use foreign::{ForeignInput, ForeignTask};
 pub(crate) use schema::task_schema;
 pub use settings::Tolerance;
 pub(crate) use settings::{

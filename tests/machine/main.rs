@@ -19,6 +19,7 @@ mod harness;
 mod header_cases;
 mod honest_gpu;
 mod hostile_code;
+mod kernelbench;
 mod nvrtc;
 mod oracles;
 #[path = "../support/program.rs"]
@@ -49,6 +50,7 @@ fn main() -> std::process::ExitCode {
         python_baselines::TESTS,
         python_oracle::TESTS,
         datasets::TESTS,
+        kernelbench::TESTS,
         sandbox::TESTS,
         spaces::TESTS,
         shell::TESTS,

@@ -14,7 +14,7 @@ const VARIABLE: &str = "KFORGE_PYTHON";
 ///
 /// # Errors
 /// `Failure::environment` if there is none.
-pub(super) fn find(user: &str) -> Result<PathBuf, Failure> {
+pub(crate) fn find(user: &str) -> Result<PathBuf, Failure> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let path = variable("PATH").unwrap_or_default();
     if let Some(chosen) = variable(VARIABLE) {

@@ -21,6 +21,7 @@ use crate::task::{Definition, Task};
 
 use super::{BoundKernel, Device, Upload};
 pub(crate) use baseline::{PythonBaselines, UnavailableBaseline};
+pub(crate) use interpreter::find as find_python;
 use kernel::PythonKernel;
 use process::{PythonProcess, PythonProgram};
 
@@ -37,7 +38,7 @@ impl PythonOracle {
     /// # Errors
     /// `Failure::environment` if Python or a module that the source imports is not installed; `Failure::reference` if the source fails.
     pub fn start(task: &Task, device: &dyn Device) -> anyhow::Result<Self> {
-        let interpreter = interpreter::find(&format!("the oracle of task `{}`", task.name))?;
+        let interpreter = find_python(&format!("the oracle of task `{}`", task.name))?;
         let program = PythonProgram {
             script: include_str!("reference.py"),
             source: [task.oracle.clone(), task.settings.oracle.clone()],

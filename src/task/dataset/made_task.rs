@@ -13,7 +13,7 @@ use crate::base::{Failure, yaml};
 use crate::task::REFERENCE_ORACLE;
 use crate::task::definition::Definition;
 use crate::task::definition_reader::read_definition;
-use crate::task::draft::{FileNames, guess};
+use crate::task::draft::{DraftChoices, FileNames, guess};
 use crate::task::files::TaskFiles;
 use crate::task::problems::{Problems, TaskFile};
 use crate::task::shipped_twin::{shipped_twin, without_keys};
@@ -160,7 +160,14 @@ struct MadeSettings {
 impl Parts<'_> {
     fn settings(&self, names: &FileNames<'_>) -> Result<MadeSettings, Failure> {
         let has_files = has_stored_inputs(self.workloads);
-        let guesses = guess(self.definition, self.definition_text, names, !has_files);
+        let choices = DraftChoices::default();
+        let guesses = guess(
+            self.definition,
+            self.definition_text,
+            names,
+            &choices,
+            !has_files,
+        );
         if let Some(twin) = shipped_twin(self.definition) {
             // Only the files and the workloads of the profiles have other names.
             let text = twin.files.get("task.yaml").map_or("", String::as_str);

@@ -14,7 +14,7 @@ use crate::base::Failure;
 use inputs::DraftInputs;
 pub(crate) use inputs::FileNames;
 pub(crate) use kernels::DRAFT_MARK;
-use signature::DraftChoices;
+pub(super) use signature::DraftChoices;
 pub(crate) use signature::{AxisSpec, Signature, TensorSpec};
 
 /// A new task: its name, and its files with their texts.
@@ -80,10 +80,10 @@ pub(super) fn guess(
     definition: &Definition,
     text: &str,
     names: &FileNames<'_>,
+    choices: &DraftChoices,
     draws_inputs: bool,
 ) -> Guesses {
-    let choices = DraftChoices::default();
-    let plan = DraftInputs::new(definition, text, &choices);
+    let plan = DraftInputs::new(definition, text, choices);
     Guesses {
         settings: plan.settings(names, draws_inputs),
         workloads: plan.workloads(),

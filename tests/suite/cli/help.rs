@@ -2,7 +2,7 @@
 
 use crate::program::{CommandResult, Workspace};
 
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 28] = [
     "",
     "evolve",
     "tune",
@@ -14,6 +14,8 @@ const COMMANDS: [&str; 25] = [
     "runs",
     "compare",
     "baselines",
+    "bench",
+    "bench kernelbench",
     "promote",
     "export",
     "prompt",
@@ -22,6 +24,7 @@ const COMMANDS: [&str; 25] = [
     "tasks show",
     "tasks check",
     "tasks import",
+    "tasks import kernelbench",
     "tasks new",
     "doctor",
     "init",

@@ -5,6 +5,7 @@ mod datasets;
 mod definitions;
 mod drafts;
 mod init;
+mod kernelbench;
 mod mistakes;
 
 use crate::program::{CommandResult, Workspace};

@@ -1,0 +1,326 @@
+//! `kforge tasks import kernelbench`: problems of KernelBench as tasks.
+//!
+//! Python runs a problem's file and says what it takes and gives (`kernelbench.py`). It also writes a naive kernel, if it knows all operations
+//! of the problem (`naive_kernel/`). The problem's own code becomes the oracle, and baselines.
+
+use std::io::{BufRead, BufReader, Lines};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use anyhow::Context;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::exit::{self, Exit};
+use super::import_report::{Report, Written, check_is_new, write_task};
+use super::kernelbench_problems::{Problem, ProblemArgs};
+use super::output::Format;
+use crate::base::{Failure, environment};
+use crate::device::find_python;
+use crate::task::{ForeignInput, ForeignTask, TensorSpec, Tolerance};
+
+/// The parts of the script, in order: what they define is used by those after them.
+const SCRIPT: &str = concat!(
+    include_str!("naive_kernel/values.py"),
+    include_str!("naive_kernel/elements.py"),
+    include_str!("naive_kernel/views.py"),
+    include_str!("naive_kernel/reductions.py"),
+    include_str!("naive_kernel/products.py"),
+    include_str!("naive_kernel/kernel.py"),
+    include_str!("kernelbench.py")
+);
+/// What makes an oracle of a problem. It follows the problem's own text.
+const ORACLE: &str = include_str!("kernelbench_oracle.py");
+/// What makes baselines of a problem, in the same way.
+const BASELINES: &str = include_str!("kernelbench_baselines.py");
+
+/// Arguments of `kforge tasks import kernelbench`.
+#[derive(Debug, clap::Args)]
+pub(super) struct KernelBenchArgs {
+    #[command(flatten)]
+    problems: ProblemArgs,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+const NOTE: &str = "\
+Writes each problem as a task to `tasks/kbLEVEL_ID_NAME`. Python with PyTorch
+runs the problem on the CPU: KFORGE_PYTHON, or `python3`. Parameters and
+buffers of the model become inputs after those of `get_inputs()`. The oracle is
+the problem's own code, with KernelBench's tolerances: 1e-4 for fp32, 1e-2 for
+fp16 and bf16. `kforge baselines` times the same code, eager and compiled.
+`kernels/TASK/naive.cu` does the same operations, one thread for each element.
+If kforge does not know one of them, it says so, and the file is to be written.";
+
+pub(super) fn help() -> String {
+    exit::help(
+        NOTE,
+        &[
+            (
+                "kforge tasks import kernelbench KernelBench --level 1 --problem 23",
+                "one problem of a checkout",
+            ),
+            (
+                "kforge tasks import kernelbench my_problem.py --precision bf16",
+                "a file",
+            ),
+        ],
+        exit::WRITE_CODES,
+    )
+}
+
+/// Imports the problems and prints the result of each.
+pub(super) fn import(arguments: &KernelBenchArgs) -> anyhow::Result<Exit> {
+    let problems = arguments.problems.find()?;
+    let mut report = Report::new(arguments.format);
+    let precision = &arguments.problems.precision;
+    import_problems(&problems, precision, &mut report)?;
+    report.finish()
+}
+
+/// Imports problems, and adds the result of each to the report.
+///
+/// # Errors
+/// If there is no Python, or it breaks.
+pub(super) fn import_problems<'p>(
+    problems: impl IntoIterator<Item = &'p Problem>,
+    precision: &str,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let python = find_python("a problem of KernelBench")?;
+    // What exists already needs no Python.
+    let mut new = Vec::new();
+    for problem in problems {
+        match check_is_new(&problem.name, KERNEL_FILES) {
+            Ok(()) => new.push(problem),
+            Err(failure) => report.add(&problem.name, Err(failure))?,
+        }
+    }
+    let mut left = new.as_slice();
+    while !left.is_empty() {
+        let mut python = Describer::start(&python, left, precision)?;
+        // A problem may end Python, for example because memory is short. The next one gets another process.
+        while let [problem, others @ ..] = left {
+            left = others;
+            let described = python.next(problem)?;
+            let has_ended = described.is_none();
+            let described = described.unwrap_or_else(|| Err(ended_without_answer(problem)));
+            let imported =
+                described.and_then(|described| import_problem(problem, described, precision));
+            report.add(&problem.name, imported)?;
+            if has_ended {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the script prints.
+#[derive(Deserialize)]
+struct Described {
+    error: Option<String>,
+    missing_module: Option<String>,
+    #[serde(default)]
+    inputs: Vec<DescribedInput>,
+    /// How many of the inputs are those of `get_inputs()`.
+    #[serde(default)]
+    given: usize,
+    #[serde(default)]
+    state: Value,
+    #[serde(default)]
+    outputs: Vec<DescribedOutput>,
+    /// As `task.yaml` has them.
+    #[serde(default)]
+    regimes: Map<String, Value>,
+    /// The text of `naive.cu`; `None` if it is still to be written.
+    kernel: Option<String>,
+    /// What a person should know.
+    #[serde(default)]
+    notes: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct DescribedInput {
+    name: String,
+    dtype: String,
+    shape: Option<Vec<u64>>,
+    value: Option<f64>,
+    distribution: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct DescribedOutput {
+    dtype: String,
+    shape: Vec<u64>,
+}
+
+/// The files that a task gets in `kernels/TASK`.
+const KERNEL_FILES: [&str; 2] = ["naive.cu", "baselines.py"];
+
+/// The name of a precision in PyTorch.
+fn dtype_of(precision: &str) -> &'static str {
+    match precision {
+        "fp16" => "float16",
+        "bf16" => "bfloat16",
+        _ => "float32",
+    }
+}
+
+fn import_problem(
+    problem: &Problem,
+    described: Described,
+    precision: &str,
+) -> Result<Written, Failure> {
+    let file = &problem.file;
+    let source = std::fs::read_to_string(file).map_err(|error| {
+        Failure::usage(format!("failed to read `{}`: {error}", file.display()))
+            .hint("check that the file is UTF-8 text and that you may read it")
+    })?;
+    let task = foreign_task(problem, &source, &described, precision);
+    let files = task.files()?;
+    let folder = write_task(&task.name, &files.task, &files.kernels)?;
+    let parameters = described.inputs.len() - described.given;
+    let given = described.given;
+    let inputs = if given == 1 { "input" } else { "inputs" };
+    let mut notes = vec![format!("{given} {inputs} and {parameters} of the model")];
+    notes.extend(described.notes);
+    Ok(Written {
+        task: task.name,
+        folder,
+        workloads: 1,
+        notes,
+    })
+}
+
+fn foreign_task(
+    problem: &Problem,
+    source: &str,
+    described: &Described,
+    precision: &str,
+) -> ForeignTask {
+    let tensor = |dtype: &str, shape: Option<&Vec<u64>>, value: Option<f64>| TensorSpec {
+        dtype: dtype.to_owned(),
+        shape: shape.map(|shape| shape.iter().map(u64::to_string).collect()),
+        value,
+    };
+    let is_single = described.outputs.len() == 1;
+    let outputs = described.outputs.iter().enumerate().map(|(index, output)| {
+        let name = if is_single {
+            "output".to_owned()
+        } else {
+            format!("output_{index}")
+        };
+        (name, tensor(&output.dtype, Some(&output.shape), None))
+    });
+    let inputs = described.inputs.iter().map(|input| ForeignInput {
+        name: input.name.clone(),
+        tensor: tensor(&input.dtype, input.shape.as_ref(), input.value),
+        distribution: input.distribution.clone(),
+    });
+    // JSON of texts and whole numbers is Python too.
+    let complete = |epilogue: &str| {
+        source.trim_end().to_owned()
+            + &epilogue
+                .replace("\"STATE\"", &described.state.to_string())
+                .replace("\"GIVEN\"", &described.given.to_string())
+                .replace("\"PRECISION\"", &format!("\"{}\"", dtype_of(precision)))
+    };
+    let bound = match precision {
+        "fp32" => 1e-4,
+        _ => 1e-2,
+    };
+    let file = problem.file.file_name().unwrap_or_default();
+    ForeignTask {
+        name: problem.name.clone(),
+        origin: format!(
+            "A problem of KernelBench, `{}`, in {precision}.",
+            file.to_string_lossy()
+        ),
+        inputs: inputs.collect(),
+        outputs: outputs.collect(),
+        tolerance: Tolerance {
+            rtol: bound,
+            atol_rms: bound,
+        },
+        regimes: described.regimes.clone(),
+        kernel: described.kernel.clone(),
+        oracle: complete(ORACLE),
+        baselines: complete(BASELINES),
+    }
+}
+
+/// A Python process that describes problems, in their order.
+struct Describer {
+    child: Child,
+    answers: Lines<BufReader<ChildStdout>>,
+    python: PathBuf,
+}
+
+impl Describer {
+    fn start(python: &Path, problems: &[&Problem], precision: &str) -> Result<Self, Failure> {
+        let mut command = Command::new(python);
+        command
+            .args(["-c", SCRIPT])
+            .arg(dtype_of(precision))
+            .args(problems.iter().map(|problem| &problem.file))
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("CUDA_VISIBLE_DEVICES", "")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        for name in environment::withheld_variables() {
+            command.env_remove(name);
+        }
+        let not_started = |error: &dyn std::fmt::Display| {
+            Failure::environment(format!("failed to start `{}`: {error}", python.display()))
+        };
+        let mut child = command.spawn().map_err(|error| not_started(&error))?;
+        let stdout = child.stdout.take();
+        let stdout = stdout.ok_or_else(|| not_started(&"it has no standard output"))?;
+        Ok(Self {
+            child,
+            answers: BufReader::new(stdout).lines(),
+            python: python.to_owned(),
+        })
+    }
+
+    /// What the next problem is; `None` if Python has ended.
+    fn next(&mut self, problem: &Problem) -> anyhow::Result<Option<Result<Described, Failure>>> {
+        let Some(line) = self.answers.next() else {
+            return Ok(None);
+        };
+        let described: Described =
+            serde_json::from_str(&line?).context("Python's answer cannot be read")?;
+        let file = problem.file.display();
+        let python = self.python.display();
+        if let Some(module) = &described.missing_module {
+            return Ok(Some(Err(Failure::environment(format!(
+                "{file}: it imports `{module}`, which `{python}` does not have"
+            ))
+            .hint(format!(
+                "install it with `{python} -m pip install {module}`, or set `KFORGE_PYTHON` to an interpreter that has it"
+            )))));
+        }
+        Ok(Some(match &described.error {
+            Some(error) => Err(Failure::usage(format!("{file}: {error}"))),
+            None => Ok(described),
+        }))
+    }
+}
+
+impl Drop for Describer {
+    /// Ends Python where an error ends the import.
+    fn drop(&mut self) {
+        // It has ended by itself in all other cases, and then this fails.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn ended_without_answer(problem: &Problem) -> Failure {
+    let file = problem.file.display();
+    Failure::usage(format!("{file}: Python ended without an answer"))
+        .hint("run the file with Python yourself; it may need more memory")
+}

@@ -1,0 +1,143 @@
+//! A task from what another tool's problem takes and gives, with sizes that never change and an oracle in Python.
+//!
+//! Writes texts and no files. Knows no format: `cli` asks Python what a problem is.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use indexmap::IndexMap;
+use serde_json::{Map, Value, json};
+
+use super::definition::Definition;
+use super::draft::{AxisSpec, FileNames, Signature, TensorSpec, guess};
+use super::files::TaskFiles;
+use super::settings::Tolerance;
+use super::stored_tensor::NamedTensors;
+use crate::base::Failure;
+
+/// A problem of another tool.
+pub(crate) struct ForeignTask {
+    pub(crate) name: String,
+    /// Where it is from, in one line.
+    pub(crate) origin: String,
+    pub(crate) inputs: Vec<ForeignInput>,
+    pub(crate) outputs: Vec<(String, TensorSpec)>,
+    pub(crate) tolerance: Tolerance,
+    /// Other values of inputs, by the name of the regime, as `task.yaml` has them.
+    pub(crate) regimes: Map<String, Value>,
+    /// The text of `naive.cu`; `None`: it is a draft.
+    pub(crate) kernel: Option<String>,
+    /// The text of `oracle.py`.
+    pub(crate) oracle: String,
+    /// The text of `baselines.py`.
+    pub(crate) baselines: String,
+}
+
+/// The files of a task, by name.
+pub(crate) struct ForeignFiles {
+    /// Those of `tasks/NAME`.
+    pub(crate) task: Vec<(String, String)>,
+    /// Those of `kernels/NAME`.
+    pub(crate) kernels: Vec<(String, String)>,
+}
+
+/// An input, and how to draw it. A scalar has its value in `tensor`.
+pub(crate) struct ForeignInput {
+    pub(crate) name: String,
+    pub(crate) tensor: TensorSpec,
+    /// As `task.yaml` has it.
+    pub(crate) distribution: Option<Value>,
+}
+
+impl ForeignTask {
+    /// The files of the task.
+    ///
+    /// # Errors
+    /// If the task would not be valid.
+    pub(crate) fn files(&self) -> Result<ForeignFiles, Failure> {
+        let inputs = self.inputs.iter();
+        let signature = Signature {
+            inputs: inputs
+                .map(|input| (input.name.clone(), input.tensor.clone()))
+                .collect(),
+            outputs: self.outputs.iter().cloned().collect(),
+            axes: IndexMap::<String, AxisSpec>::new(),
+            reference: self.oracle.clone(),
+        };
+        let (definition_text, choices) = signature.definition(&self.name)?;
+        let definition = Definition::parse(&definition_text, "definition.json")?;
+        let names = FileNames {
+            definition: "definition.json",
+            workloads: "workloads.jsonl",
+            oracle: "oracle.py",
+        };
+        let guesses = guess(&definition, &definition_text, &names, &choices, true);
+        let files = ForeignFiles {
+            task: vec![
+                ("definition.json".to_owned(), definition_text + "\n"),
+                ("workloads.jsonl".to_owned(), guesses.workloads),
+                ("task.yaml".to_owned(), self.settings(&names)),
+                ("oracle.py".to_owned(), self.oracle.clone()),
+            ],
+            kernels: vec![
+                (
+                    "naive.cu".to_owned(),
+                    self.kernel.clone().unwrap_or(guesses.kernel),
+                ),
+                ("baselines.py".to_owned(), self.baselines.clone()),
+            ],
+        };
+        self.check(&files)?;
+        Ok(files)
+    }
+
+    fn settings(&self, names: &FileNames<'_>) -> String {
+        let mut text = format!("# {}\n", self.origin);
+        text += &names.lines();
+        text += "baselines: {naive: naive.cu}\nstart: [naive.cu]\n";
+        let Tolerance { rtol, atol_rms } = self.tolerance;
+        text += "# An element x passes if |x - r| <= atol_rms * rms(r) + rtol * |r|, where r is the oracle's value.\ntolerance:\n";
+        for (name, _) in &self.outputs {
+            text += &format!("  {name}: {{rtol: {rtol:?}, atol_rms: {atol_rms:?}}}\n");
+        }
+        text += "# As the problem's own inputs are.\ninputs:\n";
+        for input in &self.inputs {
+            if let Some(distribution) = &input.distribution {
+                text += &format!("  {}: {distribution}\n", input.name);
+            }
+        }
+        // Only a person knows what other values a whole number may have.
+        let is_fixed = |input: &&ForeignInput| {
+            let is_constant = |drawn: &Value| drawn.get("value").is_some();
+            let is_float = input.tensor.dtype.contains("float");
+            let is_scalar = input.tensor.shape.is_none();
+            !is_float && (is_scalar || input.distribution.as_ref().is_some_and(is_constant))
+        };
+        let fixed: Vec<_> = self.inputs.iter().filter(is_fixed).collect();
+        if !fixed.is_empty() {
+            let names: Vec<_> = fixed.iter().map(|input| input.name.as_str()).collect();
+            text += &format!("fixed: [{}]\n", names.join(", "));
+        }
+        text += "# Candidates are checked on these inputs too.\n";
+        text + &format!("regimes: {}\n", json!(self.regimes))
+    }
+
+    /// Reads the files back as a task.
+    fn check(&self, files: &ForeignFiles) -> Result<(), Failure> {
+        let map = |files: &[(String, String)]| -> BTreeMap<String, String> {
+            files.iter().cloned().collect()
+        };
+        let task = TaskFiles {
+            name: self.name.clone(),
+            origin: format!("tasks/{}", self.name),
+            files: map(&files.task),
+            kernels: map(&files.kernels[..1]),
+            tensors: NamedTensors::new(),
+            baseline: None,
+            baseline_tables: Vec::new(),
+            place: None,
+            kernels_folder: PathBuf::new(),
+        };
+        task.load().map(|_| ())
+    }
+}
