@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """How fast kforge judges on a GPU, and whether its intervals hold:
-python3 benches/gpu.py [gelu] [gdn] [stream] [self] [corpus] [evolve] [--runs N].
+python3 benches/gpu.py [gelu] [gdn] [stream] [self] [corpus] [evolve] [evolve-gdn] [--runs N].
 
 Runs the release binary (KFORGE_BINARY, else target/release/kforge) from the repository's root and prints one JSON document; a summary
 goes to standard error. Needs a GPU and Python's standard library. Results that were measured are kept in benches/results/.
@@ -152,10 +152,10 @@ def corpus(folder, _):
             "starts": start_parts(log), "lock": lock_use(log, begun, ended)}
 
 
-def evolve(folder, _):
-    """A search of a minute on two tasks, without models."""
+def evolve(folder, _, tasks=("gdn_decode", "softmax")):
+    """A search of a minute on each task, without models."""
     found = {}
-    for task in ["gdn_decode", "softmax"]:
+    for task in tasks:
         output = os.path.join(folder, f"run-{task}")
         begun = time.time()
         done = subprocess.run([BINARY, "evolve", task, "--backend", "cuda", "--no-model", "--seed", "1", "--budget-seconds", "60", "--output", output],
@@ -215,7 +215,8 @@ def itself(folder, runs):
 
 
 def main():
-    parts = {"gelu": gelu, "gdn": gdn, "stream": stream, "self": itself, "corpus": corpus, "evolve": evolve}
+    parts = {"gelu": gelu, "gdn": gdn, "stream": stream, "self": itself, "corpus": corpus, "evolve": evolve,
+             "evolve-gdn": lambda folder, runs: evolve(folder, runs, ["gdn_decode"])}
     runs = int(sys.argv[sys.argv.index("--runs") + 1]) if "--runs" in sys.argv else 100
     wanted = [name for name in sys.argv[1:] if name in parts] or list(parts)
     card = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True, text=True)

@@ -21,8 +21,8 @@ pub(crate) const USUAL_PAUSE: Duration = Duration::from_millis(2);
 
 /// A lock that is waited for.
 pub(crate) struct LockWait<'a> {
-    /// The file whose holders a message names.
-    pub(crate) file: &'a File,
+    /// The files whose holders a message names.
+    pub(crate) files: &'a [&'a File],
     pub(crate) path: &'a Path,
     /// The lock's name in messages, such as `the timing lock`.
     pub(crate) name: &'a str,
@@ -65,7 +65,7 @@ impl LockWait<'_> {
                     "{} (`{}`) was held by {} for {} s",
                     self.name,
                     self.path.display(),
-                    describe_holders(self.file),
+                    describe_holders(self.files),
                     waited.as_secs()
                 )));
             }
@@ -75,7 +75,7 @@ impl LockWait<'_> {
                     self.name,
                     self.path.display(),
                     waited.as_secs(),
-                    describe_holders(self.file),
+                    describe_holders(self.files),
                     self.limit.as_secs()
                 );
                 report_at *= REPORT_FACTOR;
@@ -97,25 +97,17 @@ fn may_report() -> bool {
     may
 }
 
-/// The processes that hold a lock on the file; `another process` if the system names none.
-fn describe_holders(file: &File) -> String {
+/// The processes that hold a lock on one of the files; `another process` if the system names none.
+fn describe_holders(files: &[&File]) -> String {
     let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    let Ok(metadata) = file.metadata() else {
-        return "another process".to_owned();
-    };
-    let device = metadata.dev();
-    let wanted = format!(
-        "{:02x}:{:02x}:{}",
-        libc::major(device),
-        libc::minor(device),
-        metadata.ino()
-    );
+    let wanted: Vec<_> = files.iter().filter_map(|file| lock_place(file)).collect();
     let mut holders: Vec<_> = locks
         .lines()
         .filter_map(|line| {
             // `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`; a waiting process has `->` after the number.
             let fields: Vec<_> = line.split_ascii_whitespace().collect();
-            let is_wanted = fields.get(1) == Some(&"FLOCK") && fields.get(5) == Some(&&*wanted);
+            let is_wanted = fields.get(1) == Some(&"FLOCK")
+                && wanted.iter().any(|place| fields.get(5) == Some(&&**place));
             let process = fields.get(4)?.parse::<u32>().ok()?;
             // Processes of other containers have no number here.
             (is_wanted && process != 0).then_some(process)
@@ -138,6 +130,18 @@ fn describe_holders(file: &File) -> String {
     }
 }
 
+/// The name of a file in `/proc/locks`.
+fn lock_place(file: &File) -> Option<String> {
+    let metadata = file.metadata().ok()?;
+    let device = metadata.dev();
+    Some(format!(
+        "{:02x}:{:02x}:{}",
+        libc::major(device),
+        libc::minor(device),
+        metadata.ino()
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,7 +153,7 @@ mod tests {
         held.try_lock().unwrap();
         let other = File::open(file.path()).unwrap();
         let wait = LockWait {
-            file: &other,
+            files: &[&other],
             path: file.path(),
             name: "the test's lock",
             try_lock: &|_| other.try_lock_shared(),

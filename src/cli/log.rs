@@ -106,7 +106,7 @@ impl<'a> OpenLog<'a> {
             .open(path)
             .map_err(explain)?;
         let wait = LockWait {
-            file: &file,
+            files: &[&file],
             path,
             name: "the experiment log",
             try_lock: &|_| file.try_lock(),

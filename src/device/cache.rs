@@ -115,7 +115,7 @@ impl CacheLock {
     /// Waits for the lock, which is held until this value is dropped.
     pub(super) fn wait(&self, limit: Duration) -> Result<(), LockWaitError> {
         let wait = LockWait {
-            file: &self.file,
+            files: &[&self.file],
             path: &self.path,
             name: "the lock of the cache",
             try_lock: &|_| self.file.try_lock(),

@@ -174,12 +174,12 @@ impl TimingLock {
     pub(crate) fn exclusive(&self) -> anyhow::Result<TimingLockGuard> {
         let started = Instant::now();
         let (gate, overdue) = (self.open_file(GATE)?, self.open_file(OVERDUE)?);
-        self.wait_for_lock(&gate, "a turn for", started, &|_| {
+        self.wait_for_lock(&[&gate, &overdue], "a turn for", started, &|_| {
             ensure_free(&overdue)?;
             gate.try_lock()
         })?;
         let file = self.open_file("")?;
-        self.wait_for_lock(&file, "", started, &|_| file.try_lock())?;
+        self.wait_for_lock(&[&file], "", started, &|_| file.try_lock())?;
         Ok(self.guard(Some(file), Mode::Exclusive, started))
     }
 
@@ -187,7 +187,7 @@ impl TimingLock {
         let started = Instant::now();
         let (gate, overdue) = (self.open_file(GATE)?, self.open_file(OVERDUE)?);
         let file = self.open_file("")?;
-        self.wait_for_lock(&file, "", started, &|waited| {
+        self.wait_for_lock(&[&file], "", started, &|waited| {
             // Of others that share the lock, any number may be here at once.
             let result = gate.try_lock_shared().and_then(|()| {
                 let result = file.try_lock_shared();
@@ -237,10 +237,10 @@ impl TimingLock {
         }
     }
 
-    /// `what`: what the lock gives, for messages; empty for the timing lock itself. `file`: whose holders a message names.
+    /// `what`: what the lock gives, for messages; empty for the timing lock itself. `files`: whose holders a message names.
     fn wait_for_lock(
         &self,
-        file: &File,
+        files: &[&File],
         what: &str,
         started: Instant,
         try_lock: &dyn Fn(Duration) -> Result<(), TryLockError>,
@@ -252,7 +252,7 @@ impl TimingLock {
         };
         let name = format!("{what} {device}");
         let wait = LockWait {
-            file,
+            files,
             path: &self.lock_file.path,
             name: name.trim_start(),
             try_lock,

@@ -103,6 +103,17 @@ impl DeviceWorkers {
         }
     }
 
+    /// Whether a worker that has served no request is idle or starts in the background.
+    pub(super) fn has_fresh(&self) -> bool {
+        let is_idle = |idle: &Vec<Worker>| idle.iter().any(|worker| worker.served == 0);
+        self.idle.lock().is_ok_and(|idle| is_idle(&idle)) || self.count_starting() > 0
+    }
+
+    /// Number of workers that start in the background, or have started there and were not taken.
+    pub(super) fn count_starting(&self) -> usize {
+        self.starting.lock().map_or(0, |starting| starting.len())
+    }
+
     /// Waits for the oldest worker that starts in the background. `None` if there is none, or if it failed.
     pub(super) async fn take_starting(&self) -> Option<Worker> {
         let oldest = self.starting.lock().ok()?.pop_front()?;

@@ -1,9 +1,9 @@
 //! Dispatches requests to the workers of a task: chooses a device, starts workers when needed, and waits for the response.
 //!
-//! A GPU worker ends after a kernel that was judged completely or was faulty, and the next worker starts in the background. After a
-//! kernel that lost, the worker stays idle for the next request, as CPU workers do. A device on which workers no longer become ready is
-//! quarantined: this process does not use it again. Dropping a `Worker` kills it. Judges nothing: `eval` does, in the worker. Of a
-//! verdict it reads only whether the worker must end; `pool` interprets the rest.
+//! A GPU worker ends after a kernel that was judged completely or was faulty, and the next worker starts in the background. While a fresh
+//! process works for a confirmation, the next one starts. After a kernel that lost, the worker stays idle for the next request, as CPU
+//! workers do. A device on which workers no longer become ready is quarantined: this process does not use it again. Dropping a `Worker`
+//! kills it. Judges nothing: `eval` does, in the worker. Of a verdict it reads only whether the worker must end; `pool` interprets the rest.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -164,6 +164,9 @@ impl Dispatcher {
         choice: WorkerChoice,
     ) -> anyhow::Result<(WorkerResponse, usize)> {
         let (index, _active, mut worker) = self.obtain_worker(choice).await?;
+        if choice.confirming {
+            self.prepare_fresh(index);
+        }
         compilation.wait().await;
         let device = &self.devices[index];
         let line = serde_json::to_string(&request.with_opponents(device.opponents()))?;
@@ -192,10 +195,25 @@ impl Dispatcher {
         }
     }
 
-    /// Waits until a GPU worker has ended, so that its GPU memory is free, and starts the next one. `None` if that failed: the next
-    /// request tries again, and quarantines the GPU if it cannot start a worker either.
+    /// Starts a worker on a GPU in the background if no fresh one is there. Fresh processes follow one another, and each should be ready
+    /// when the one before it has ended: otherwise the GPU would wait for about half a second.
+    fn prepare_fresh(self: &Arc<Self>, index: usize) {
+        let device = &self.devices[index];
+        if device.gpu.is_some() && !device.has_fresh() {
+            let next = Arc::clone(self).start_next(index);
+            device.put_starting(tokio::spawn(next));
+        }
+    }
+
+    /// Waits until a GPU worker has ended, so that its GPU memory is free, and starts the next one.
     async fn replace_worker(self: Arc<Self>, index: usize, worker: Worker) -> Option<Worker> {
         worker.end(EXIT_WAIT).await;
+        self.start_next(index).await
+    }
+
+    /// Starts a worker for a later request. `None` if that failed: the next request tries again, and quarantines the GPU if it cannot
+    /// start a worker either.
+    async fn start_next(self: Arc<Self>, index: usize) -> Option<Worker> {
         let device = &self.devices[index];
         let started = self.start_worker(device, &self.greetings.usual).await;
         started
@@ -398,6 +416,23 @@ mod tests {
         devices[0].quarantine(&anyhow::anyhow!("it fell off the bus too"));
         drop(three);
         assert_eq!(dispatcher.choose_device(Some(0)), Some(1));
+    }
+
+    /// The workers do not become ready: this program serves no greeting. What is tested is how many are started.
+    #[tokio::test]
+    async fn one_fresh_worker_is_prepared_while_another_one_works() {
+        let dispatcher = dispatcher(&["GPU-a", "GPU-b"]);
+        let count = |index: usize| dispatcher.devices[index].count_starting();
+        dispatcher.prepare_fresh(1);
+        assert_eq!([count(0), count(1)], [0, 1]);
+        assert!(dispatcher.devices[1].has_fresh());
+        dispatcher.prepare_fresh(1);
+        assert_eq!(count(1), 1, "one is enough");
+        assert!(dispatcher.devices[1].take_starting().await.is_none());
+        assert!(!dispatcher.devices[1].has_fresh());
+        let on_cpu = self::dispatcher(&[]);
+        on_cpu.prepare_fresh(0);
+        assert_eq!(on_cpu.devices[0].count_starting(), 0);
     }
 
     #[tokio::test]
