@@ -12,6 +12,7 @@ mod baselines;
 mod check_progress;
 mod compare;
 mod completions;
+mod contenders;
 mod continue_run;
 mod dataset_arg;
 mod doctor;
@@ -47,6 +48,7 @@ mod schema;
 mod sweep;
 mod tasks;
 mod watch;
+mod yardstick;
 
 use crate::base::{guardian, interrupt, temporary};
 use crate::report as progress;
