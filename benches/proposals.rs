@@ -112,6 +112,7 @@ fn models(url: &str) -> Result<ModelOptions> {
             profile: "quick".to_owned(),
             max_edits: settings.max_edits,
             context_share: settings.context_share,
+            to_beat: Default::default(),
             lessons: Default::default(),
         }),
     })

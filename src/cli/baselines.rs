@@ -16,15 +16,12 @@ use crate::base::{Digest, Failure, files};
 use crate::config::{self, Config, ProfileChoice, ResolvedConfig};
 use crate::device::{Cache, cpu};
 use crate::driver;
-use crate::eval::{BaselineFault, BaselineOpponent, BaselineRequest, JudgeOptions};
+use crate::eval::{BaselineOpponent, JudgeOptions};
 use crate::report::{self, Spinner};
 use crate::run;
 use crate::task::{Task, TaskFiles};
-use crate::verdict::{
-    BaselineEntry, BaselineIdentity, BaselineTable, BaselineWorkload, Status, TABLE_SCHEMA,
-    TimedKernel,
-};
-use crate::worker::{BaselineWorker, PoolOptions, Profiling};
+use crate::verdict::{BaselineEntry, BaselineIdentity, BaselineTable, TABLE_SCHEMA, TimedKernel};
+use crate::worker::{BaselineWorker, MeasuredBaseline, PoolOptions, Profiling, blank_entry};
 
 /// Arguments of `kforge baselines`.
 #[derive(Debug, clap::Args)]
@@ -126,6 +123,61 @@ pub(super) fn run(arguments: BaselinesArgs) -> anyhow::Result<Exit> {
     })
 }
 
+/// Measures all baselines of a task for a run whose targets are over one of them, and writes the table as `kforge baselines` does.
+///
+/// # Errors
+/// An environment failure if Python or PyTorch is not installed; a usage failure if the task has no baselines in Python.
+pub(super) fn measure_for_run(
+    resolved: &ResolvedConfig,
+    files: &TaskFiles,
+    task: &Task,
+) -> anyhow::Result<BaselineTable> {
+    let python = files.python_baselines()?;
+    if python.is_none() && task.settings.baselines.len() < 2 {
+        let (name, choice) = (&task.name, &resolved.baseline);
+        let message = format!("`eval.baseline: {choice}`: task `{name}` has one baseline only");
+        return Err(Failure::usage(message)
+            .hint(format!(
+                "write `kernels/{name}/baselines.py`: see docs/baselines.md"
+            ))
+            .into());
+    }
+    let profile = task.settings.profiles.get(&resolved.profile);
+    let profile = profile.context("the task does not have the selected profile")?;
+    let device = resolved.gpus.first().cloned().unwrap_or_else(cpu::identity);
+    let own = |(name, text): (&str, &str)| (name.to_owned(), text.to_owned());
+    let starts: Vec<_> = task.starting_kernels().map(own).collect();
+    let mut session = Session {
+        resolved: resolved.clone(),
+        files: files.clone(),
+        options: JudgeOptions {
+            profile: profile.clone(),
+            launch_seconds: resolved.launch_seconds,
+            thorough: false,
+            cache: resolved.cache,
+        },
+        kernels: starts
+            .into_iter()
+            .rev()
+            .chain([own(task.baseline())])
+            .collect(),
+        task: task.clone(),
+        python,
+        only: Vec::new(),
+        table_path: files.baseline_table(&device.name, &resolved.profile),
+        earlier: None,
+    };
+    tracing::info!("measuring the baselines of `{}` first", task.name);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the runtime")?;
+    let table = runtime.block_on(session.measure())?;
+    runtime.shutdown_background();
+    session.write(&table)?;
+    Ok(table)
+}
+
 /// What the arguments name, read and checked.
 struct Session {
     resolved: ResolvedConfig,
@@ -218,18 +270,11 @@ fn kernels_to_time(
     Ok(kernels)
 }
 
-/// The results of one baseline on all workloads.
-struct Measured {
-    entry: BaselineEntry,
-    /// Why the kernel cannot be timed, if that is the reason.
-    kernel_fault: Option<String>,
-}
-
 impl Session {
     async fn measure(&mut self) -> anyhow::Result<BaselineTable> {
         let spinner = Spinner::new();
         spinner.set_message(&format!("{}: starting a worker", self.task.name));
-        let mut worker = BaselineWorker::start(self.pool()).await?;
+        let mut worker = BaselineWorker::start(self.pool(), false).await?;
         let names = match &self.python {
             Some(source) if self.needs_python() => worker.names(source.clone()).await?,
             _ => Vec::new(),
@@ -296,48 +341,21 @@ impl Session {
         worker: &mut BaselineWorker,
         spinner: &Spinner,
         (kernel, opponent): (&(String, String), BaselineOpponent),
-        mut entry: BaselineEntry,
-    ) -> anyhow::Result<Measured> {
-        let mut kernel_fault = None;
-        for workload in self.task.selected_workloads(&self.options.profile) {
-            let (task, name) = (&self.task.name, &entry.name);
+        entry: BaselineEntry,
+    ) -> anyhow::Result<MeasuredBaseline> {
+        let workloads = self.task.selected_workloads(&self.options.profile);
+        let workloads: Vec<String> = (workloads.iter())
+            .map(|workload| workload.id.clone())
+            .collect();
+        let (task, name) = (&self.task.name, entry.name.clone());
+        let show = |workload: &str| {
             spinner.set_message(&format!(
-                "{task}: {} against {name} on {}",
-                kernel.0, workload.id
+                "{task}: {} against {name} on {workload}",
+                kernel.0
             ));
-            let request = BaselineRequest {
-                kernel: kernel.1.clone(),
-                workload: workload.id.clone(),
-                opponent: opponent.clone(),
-            };
-            let result = worker.measure(request).await?;
-            if !result.versions.is_empty() {
-                entry.versions = result.versions;
-            }
-            entry.launch = result.launch.or(entry.launch);
-            match result.times {
-                Ok(times) => entry.workloads.extend(BaselineWorkload::of(&times)),
-                Err(fault) => {
-                    let (text, is_kernels) = match fault {
-                        BaselineFault::Baseline(reason) => (reason, false),
-                        // A busy machine says nothing against the kernel.
-                        BaselineFault::Kernel { status, reason } => (
-                            format!("{}: {status}: {reason}", kernel.0),
-                            status != Status::Inconclusive,
-                        ),
-                    };
-                    let reason = format!("{}: {text}", workload.id);
-                    kernel_fault = is_kernels.then(|| reason.clone());
-                    entry.reason = Some(reason);
-                    entry.workloads.clear();
-                    break;
-                }
-            }
-        }
-        Ok(Measured {
-            entry,
-            kernel_fault,
-        })
+        };
+        let of = (entry, &opponent);
+        (worker.measure_all((&kernel.0, &kernel.1), of, &workloads, &show)).await
     }
 
     fn pool(&self) -> PoolOptions {
@@ -414,19 +432,7 @@ impl Session {
             BaselineOpponent::Kernel(source) => Some(source.as_str()),
             BaselineOpponent::Python { .. } => None,
         };
-        let kind = if source.is_some() { "kernel" } else { "python" };
-        BaselineEntry {
-            name: name.to_owned(),
-            kind: kind.to_owned(),
-            versions: (source.iter())
-                .map(|source| ("source".to_owned(), Digest::of(source).to_string()))
-                .collect(),
-            launch: None,
-            reason: None,
-            kernel_speedup: None,
-            speedup: None,
-            workloads: Vec::new(),
-        }
+        blank_entry(name, source)
     }
 
     /// The baselines of the earlier table, if the same kernel was timed against them.

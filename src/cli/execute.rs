@@ -3,11 +3,13 @@
 //! New and resumed runs are executed in the same way. `driver` runs the search, and `run_end` prints the results. Never reads config
 //! files: `evolve` and `resume` do.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
 
+use super::contenders::contenders;
 use super::dry_run;
 use super::exit::Exit;
 use super::model_flags::model_options;
@@ -16,13 +18,15 @@ use super::report;
 use super::report_refresh::ReportRefresh;
 use super::run_args::{RunArgs, RunStart};
 use super::run_end::{self, RunReport};
+use super::yardstick::yardsticks;
 use crate::base::text::shell_quote;
 use crate::base::{Digest, Failure, FailureKind, files, interrupt};
 use crate::config::ResolvedConfig;
 use crate::device::cpu;
 use crate::driver::{self, Operators, RunEnd, RunOptions};
 use crate::report::{ProgressFormat, ProgressView};
-use crate::run::{self, RECORD_SCHEMA, RunDirectory, RunRecord, TaskRecord};
+use crate::run::{self, RECORD_SCHEMA, RunDirectory, RunRecord, TaskRecord, YardstickRecord};
+use crate::verdict::Yardstick;
 use crate::worker::{Profiling, WorkerPools};
 
 /// The longest journals that are read after an interruption, in bytes.
@@ -44,6 +48,8 @@ pub(super) fn execute(
     }
     // Everything that can fail comes first, so that a failure leaves no directory.
     require_machine(&resolved)?;
+    // A table that is measured here is told to the models.
+    let yardsticks = yardsticks(&mut resolved)?;
     let models = model_options(&resolved)?;
     if start == RunStart::New && resolved.output_is_default {
         resolved.output = create_run_directory(&resolved.output)?;
@@ -53,7 +59,7 @@ pub(super) fn execute(
     let options = RunOptions {
         directory: resolved.output.clone(),
         start: start.mode(),
-        record: run_record(&resolved, prompts_version),
+        record: run_record(&resolved, prompts_version, &yardsticks),
         tasks: tasks.map(|(_, task)| Arc::new(task.clone())).collect(),
         search: resolved.search.clone(),
         steps: resolved.steps,
@@ -62,6 +68,8 @@ pub(super) fn execute(
         budget: resolved.budget,
         device_budget: resolved.device_budget,
         confirm_share: resolved.confirm_share,
+        contenders: contenders(&resolved, &yardsticks),
+        yardsticks,
         models,
     };
     let format = match arguments.format {
@@ -200,7 +208,11 @@ pub(super) fn create_run_directory(wanted: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// Everything that the run's results depend on, for `run.yaml`.
-fn run_record(resolved: &ResolvedConfig, prompts: Option<String>) -> RunRecord {
+fn run_record(
+    resolved: &ResolvedConfig,
+    prompts: Option<String>,
+    yardsticks: &HashMap<String, Yardstick>,
+) -> RunRecord {
     let tasks = resolved.tasks.iter().map(|(_, task)| {
         let warm_starts = resolved.from.get(&task.name).into_iter().flatten();
         let record = TaskRecord {
@@ -209,6 +221,11 @@ fn run_record(resolved: &ResolvedConfig, prompts: Option<String>) -> RunRecord {
             baseline: Digest::of(task.baseline().1),
             from: warm_starts.map(|start| start.record.clone()).collect(),
             lessons: resolved.lessons.get(&task.name).cloned(),
+            yardstick: yardsticks.get(&task.name).map(|over| YardstickRecord {
+                baseline: over.label(),
+                measured: over.measured.clone(),
+                figures: over.figures,
+            }),
         };
         (task.name.clone(), record)
     });

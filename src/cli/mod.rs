@@ -14,6 +14,7 @@ mod bench_kernelbench;
 mod check_progress;
 mod compare;
 mod completions;
+mod contenders;
 mod continue_run;
 mod dataset_arg;
 mod doctor;
@@ -53,6 +54,7 @@ mod schema;
 mod sweep;
 mod tasks;
 mod watch;
+mod yardstick;
 
 use crate::base::{guardian, interrupt, temporary};
 use crate::report as progress;

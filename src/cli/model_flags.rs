@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::contenders::times_to_beat;
 use crate::base::Failure;
 use crate::config::{Config, ResolvedConfig};
 use crate::device::cpu;
@@ -107,6 +108,10 @@ pub(super) fn model_options(resolved: &ResolvedConfig) -> Result<Option<ModelOpt
     };
     let device = resolved.gpus.first().cloned().unwrap_or_else(cpu::identity);
     let prompts_version = templates.version().to_owned();
+    let to_beat = resolved.tasks.iter().filter_map(|(files, task)| {
+        let times = times_to_beat(resolved, files, task)?;
+        Some((task.name.clone(), times))
+    });
     let backend = TemplateBackend {
         client: Arc::new(Client::open(llm)?),
         templates: Arc::new(templates),
@@ -115,6 +120,7 @@ pub(super) fn model_options(resolved: &ResolvedConfig) -> Result<Option<ModelOpt
         profile: resolved.profile.clone(),
         max_edits: llm.max_edits,
         context_share: llm.context_share,
+        to_beat: to_beat.collect(),
         lessons: resolved.lessons.clone(),
     };
     Ok(Some(ModelOptions {

@@ -39,7 +39,7 @@ tasks[].judged | integer | Kernels that were judged.
 tasks[].passed | integer | Kernels that passed.
 tasks[].cells | integer | Cells of the archive that are filled.
 tasks[].headline | text | The result in one line.
-tasks[].best | map or null | The confirmed best kernel: `step`, `speedup`, `kernel` and more.
+tasks[].best | map or null | The confirmed best kernel: `step`, `speedup`, `strongest`, `kernel` and more.
 tasks[].best_unconfirmed | map or null | The fastest kernel without confirmation, with the reason as `why`.
 tasks[].against_start | map or null | The best kernel against the best starting kernel.
 tasks[].islands | list | With `search.islands`: steps, elites, fastest kernel, migrants and restarts of each island. Else empty.

@@ -3,17 +3,21 @@
 //! This file finds the two kernels, prints the result (`promotion_result`) and replaces the files. It never compares kernels:
 //! `driver::contest` does. No other code writes `kernels/TASK/best.cu`.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 use serde_json::json;
 
+use super::contenders::contenders;
 use super::execute::{build_pools, require_machine};
 use super::exit::{self, Exit};
 use super::output::{Format, print, print_json, print_json_lines};
 use super::promotion_result::{CurrentBest, PromotionResult, describe_result, device_label};
 use super::recorded::judging_config;
 use super::run_args::parse_backend;
+use super::yardstick::yardsticks;
 use crate::base::text::did_you_mean;
 use crate::base::{Digest, Failure, files};
 use crate::config::{self, ProfileChoice, ResolvedConfig};
@@ -22,8 +26,8 @@ use crate::driver::{self, Contest};
 use crate::report::{Spinner, suggested_seconds};
 use crate::run::{self, BestOfRun, RunDirectory, RunRecord};
 use crate::task::{BestKnown, Task, TaskFiles};
-use crate::verdict::DeviceIdentity;
-use crate::worker::{EvaluatorFactory, WorkerPools};
+use crate::verdict::{DeviceIdentity, Yardstick};
+use crate::worker::{Contenders, EvaluatorFactory, WorkerPools};
 
 /// Arguments of `kforge promote`.
 #[derive(Debug, clap::Args)]
@@ -56,7 +60,8 @@ const NOTE: &str = "\
 The run's best kernel is confirmed with new seeds in new processes, and timed
 in pairs against the current best kernel if there is one. It is promoted if it
 is faster than the baseline and than the current best kernel: both 95 %
-intervals are above 1 as a whole.";
+intervals are above 1 as a whole. It is also timed in pairs with the strongest
+baseline that works here, which it must beat if `eval.baseline` names it.";
 
 fn help() -> String {
     exit::help(
@@ -84,8 +89,10 @@ pub(super) fn run(arguments: PromoteArgs) -> anyhow::Result<Exit> {
                 .into());
         }
     }
-    let resolved = resolve_for_judging(&arguments, &record)?;
+    let mut resolved = resolve_for_judging(&arguments, &record)?;
     require_machine(&resolved)?;
+    let yardsticks = yardsticks(&mut resolved)?;
+    let contenders = contenders(&resolved, &yardsticks);
     let pools = build_pools(&resolved);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -97,6 +104,8 @@ pub(super) fn run(arguments: PromoteArgs) -> anyhow::Result<Exit> {
         resolved: &resolved,
         record: &record,
         directory: &directory,
+        contenders: &contenders,
+        yardsticks: &yardsticks,
     };
     let is_complete = runtime.block_on(all.promote_tasks(&pools, &mut results));
     runtime.shutdown_background();
@@ -117,6 +126,8 @@ struct PromotionOfRun<'a> {
     resolved: &'a ResolvedConfig,
     record: &'a RunRecord,
     directory: &'a RunDirectory,
+    contenders: &'a HashMap<String, Arc<Contenders>>,
+    yardsticks: &'a HashMap<String, Yardstick>,
 }
 
 impl PromotionOfRun<'_> {
@@ -140,6 +151,8 @@ impl PromotionOfRun<'_> {
                 files,
                 task,
                 force: self.arguments.force,
+                contenders: self.contenders.get(&task.name),
+                yardstick: self.yardsticks.get(&task.name),
             };
             let result = tokio::select! {
                 result = promotion.promote(pools) => result?,
@@ -180,6 +193,9 @@ struct TaskPromotion<'a> {
     files: &'a TaskFiles,
     task: &'a Task,
     force: bool,
+    /// The other baselines that the kernel is timed against, and the one that it must beat.
+    contenders: Option<&'a Arc<Contenders>>,
+    yardstick: Option<&'a Yardstick>,
 }
 
 /// What a promotion has found so far. `None` for what does not exist or was not reached.
@@ -254,7 +270,13 @@ impl TaskPromotion<'_> {
         spinner.set_message(&format!("{}: judging step {}", self.task.name, best.step));
         let evaluator = pools.open(self.task.clone().into()).await?;
         let against = against.map(|known| known.source.as_str());
-        driver::contest(evaluator.as_ref(), &best.source, against).await
+        let contest = driver::contest(evaluator.as_ref(), &best.source, against).await?;
+        spinner.set_message(&format!(
+            "{}: timing the strongest baseline",
+            self.task.name
+        ));
+        let (contenders, over) = (self.contenders.cloned(), self.yardstick);
+        (contest.beside_strongest(evaluator.as_ref(), &best.source, contenders, over)).await
     }
 
     fn device(&self) -> DeviceIdentity {
@@ -354,6 +376,7 @@ impl TaskPromotion<'_> {
             "kernel": self.files.best_source(),
             "there": current,
             "duel": contest.and_then(|contest| contest.duel),
+            "strongest": contest.and_then(|contest| contest.challenger.strongest.as_ref()),
             "remedy": self.remedy(contest),
             "verdict": contest.map(|contest| &contest.challenger),
             "verdict_of_there": contest.and_then(|contest| contest.incumbent.as_ref()),

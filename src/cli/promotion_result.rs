@@ -5,8 +5,9 @@
 use serde_json::{Value, json};
 
 use crate::base::Digest;
+use crate::report;
 use crate::task::BestKnown;
-use crate::verdict::{DeviceIdentity, Verdict};
+use crate::verdict::{DeviceIdentity, StrongestBaseline, Verdict};
 
 /// The outcome for one task.
 pub(super) struct PromotionResult {
@@ -70,6 +71,11 @@ pub(super) fn describe_result(task: &str, result: &PromotionResult) -> String {
     }
     if let Some(confirmed) = speedup_line(&facts["verdict"]) {
         text += &format!("  confirmed  {confirmed}\n");
+    }
+    let strongest = serde_json::from_value::<StrongestBaseline>(facts["strongest"].clone());
+    if let Ok(strongest) = strongest {
+        let line = report::over_strongest(&strongest);
+        text += &format!("  beside     {}\n", line.trim_start_matches(", "));
     }
     if let Some(origin) = facts["there"]["origin"].as_str() {
         let relation = if result.promoted {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde_json::json;
 
+use super::contenders::times_to_beat;
 use super::exit::{self, Exit};
 use super::output::{Format, print, print_json, print_json_lines};
 use crate::base::{Failure, files, yaml};
@@ -15,7 +16,8 @@ use crate::config::{self, BackendChoice, Config};
 use crate::device::DeviceFacts;
 use crate::event::Operator;
 use crate::propose::prompt::{
-    Feedback, KernelLabel, Prompt, PromptInput, ShownKernel, Templates, estimate_tokens, render,
+    Feedback, KernelLabel, Prompt, PromptInput, ShownKernel, Templates, TimesToBeat,
+    estimate_tokens, render,
 };
 use crate::report;
 use crate::task::{Task, TaskFiles};
@@ -137,7 +139,12 @@ pub(super) fn run(arguments: PromptArgs) -> anyhow::Result<Exit> {
         }
         None => Config::default(),
     };
-    let (backend, device, profile) = resolve_target(&arguments, &mut config)?;
+    let PromptTarget {
+        backend,
+        device,
+        profile,
+        to_beat,
+    } = resolve_target(&arguments, &mut config)?;
     if arguments.card.as_deref() == Some("list") {
         return print_cards(&templates, &backend, arguments.format);
     }
@@ -161,6 +168,7 @@ pub(super) fn run(arguments: PromptArgs) -> anyhow::Result<Exit> {
         context: &context_shown,
         history: &[],
         card: arguments.card.as_deref(),
+        to_beat: to_beat.as_ref(),
         lessons: None,
         max_edits: arguments.edits,
         budget_tokens: arguments.tokens,
@@ -269,11 +277,16 @@ fn as_shown(files: &[PromptKernel], first: u64, label: KernelLabel) -> Vec<Shown
         .collect()
 }
 
-/// The backend, the facts about its device, and the profile.
-fn resolve_target(
-    arguments: &PromptArgs,
-    config: &mut Config,
-) -> anyhow::Result<(String, DeviceFacts, String)> {
+/// What a prompt is for.
+struct PromptTarget {
+    backend: String,
+    device: DeviceFacts,
+    profile: String,
+    /// `None` if the device is not in this machine, or no faster baseline is known.
+    to_beat: Option<TimesToBeat>,
+}
+
+fn resolve_target(arguments: &PromptArgs, config: &mut Config) -> anyhow::Result<PromptTarget> {
     let profile = |config: &Config, backend: &str| match (config.profile.0.as_str(), backend) {
         ("auto", "cpu") => "quick".to_owned(),
         ("auto", _) => "full".to_owned(),
@@ -285,14 +298,20 @@ fn resolve_target(
             ..DeviceIdentity::default()
         })
     };
+    let elsewhere = |backend: &str, device: DeviceFacts, config: &Config| PromptTarget {
+        backend: backend.to_owned(),
+        device,
+        profile: profile(config, backend),
+        to_beat: None,
+    };
     match (arguments.backend.as_deref(), arguments.arch.as_deref()) {
         (Some("metal"), arch) => {
             let facts = of_arch(arch.unwrap_or_default());
-            return Ok(("metal".to_owned(), facts, profile(config, "metal")));
+            return Ok(elsewhere("metal", facts, config));
         }
         // The GPU is not in this machine: only the vendor's figures are known.
         (None | Some("auto" | "cuda"), Some(arch)) => {
-            return Ok(("cuda".to_owned(), of_arch(arch), profile(config, "cuda")));
+            return Ok(elsewhere("cuda", of_arch(arch), config));
         }
         (Some("cpu"), _) => config.backend = BackendChoice::Cpu,
         (Some("cuda"), _) => config.backend = BackendChoice::Cuda,
@@ -311,11 +330,13 @@ fn resolve_target(
             ..DeviceIdentity::default()
         },
     };
-    Ok((
-        resolved.backend,
-        DeviceFacts::for_device(&identity),
-        resolved.profile,
-    ))
+    let task = resolved.tasks.first();
+    Ok(PromptTarget {
+        to_beat: task.and_then(|(files, task)| times_to_beat(&resolved, files, task)),
+        backend: resolved.backend,
+        device: DeviceFacts::for_device(&identity),
+        profile: resolved.profile,
+    })
 }
 
 /// The verdicts of `--verdicts`; none where the flag is not given.

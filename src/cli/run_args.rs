@@ -35,6 +35,9 @@ pub(super) struct RunArgs {
     /// sweep, with a run for each combination: `--set search.strategy=map_elites,random --set seed=0..4`.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(super) set: Vec<String>,
+    /// What targets are over: `naive` (the task's baseline), `strongest` or the name of a baseline (`eval.baseline`).
+    #[arg(long, value_name = "NAME")]
+    pub(super) baseline: Option<String>,
     /// Read GPU counters of the kernels that are confirmed at the end (`eval.counters`).
     #[arg(long)]
     pub(super) counters: bool,
@@ -89,6 +92,9 @@ pub(super) fn apply_flags(
     }
     if let Some(name) = run.backend.as_deref() {
         config.backend = parse_backend(name);
+    }
+    if let Some(name) = &run.baseline {
+        config.eval.baseline.clone_from(name);
     }
     config.eval.require_sandbox |= run.require_sandbox;
     config.eval.counters |= run.counters;

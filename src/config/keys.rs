@@ -21,6 +21,7 @@ eval.device_sanitize | boolean | | Run `compute-sanitizer` on confirmed kernels,
 eval.launch_seconds | number, up to 3600 | | Deadline of one launch, in seconds.
 eval.seconds | number | the profile's | Timing budget for each workload, in seconds.
 eval.precision | number, below 1 | the profile's | Half width of the speedup's 95 % interval at which timing stops, as a fraction.
+eval.baseline | name | | What `search.target_speedup`, `search.targets` and `search.target_tasks` are over, and what `kforge promote` asks of a kernel: `naive`, the task's baseline; `strongest`, the fastest [baseline](baselines.md) that is known on the device; or the name of one.
 eval.racing | boolean | | Stop judging a kernel as soon as it surely cannot reach the best kernel of its kind: its interval is wide, and it is never kept. And time kernels against a fast starting kernel instead of a slow baseline.
 eval.require_sandbox | boolean | | Fail unless the full sandbox is available.
 search.mode | `evolve`, `tune` | | `evolve` fills an archive of kernels of different kinds; `tune` edits one kernel with a model. `kforge tune` sets it.

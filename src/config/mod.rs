@@ -41,6 +41,11 @@ pub(crate) use warm_start::{WarmStartKernel, check_from_unchanged, recorded_warm
 /// The longest time that a config may name, in seconds: longer ones would overflow the system's clock.
 pub(crate) const MAX_SECONDS: f64 = 1e9;
 
+/// The value of `eval.baseline` that means the task's own baseline.
+pub(crate) const NAIVE: &str = "naive";
+/// The value of `eval.baseline` that means the fastest baseline that is known.
+pub(crate) const STRONGEST: &str = "strongest";
+
 /// A run config as the user writes it. Every key has a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -110,6 +115,9 @@ pub struct EvalConfig {
     pub seconds: Option<f64>,
     /// The half width of the speedup's 95 % interval at which timing stops. Default: from the task's profile.
     pub precision: Option<f64>,
+    /// What the targets of a search are over: `naive`, the task's baseline; `strongest`, the fastest baseline that is known on the device;
+    /// or the name of one.
+    pub baseline: String,
     /// Whether a kernel that surely cannot reach the best of its kind is timed no further.
     pub racing: bool,
     /// Whether to fail if a part of the sandbox is missing.
@@ -184,6 +192,7 @@ impl Default for EvalConfig {
             launch_seconds: 10.0,
             seconds: None,
             precision: None,
+            baseline: NAIVE.to_owned(),
             racing: true,
             require_sandbox: false,
         }
@@ -213,6 +222,10 @@ impl Config {
             return Err(expected("eval.launch_seconds", range, launch));
         }
         check_duration("eval.seconds", eval.seconds)?;
+        if eval.baseline.trim().is_empty() {
+            let range = "`naive`, `strongest` or the name of a baseline";
+            return Err(expected("eval.baseline", range, &eval.baseline));
+        }
         let is_half_width = |precision: f64| is_positive(precision) && precision < 1.0;
         if let Some(precision) = eval.precision.filter(|value| !is_half_width(*value)) {
             let range = "a number above 0 and below 1";

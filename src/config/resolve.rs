@@ -12,7 +12,7 @@ use super::lessons::{Lessons, find_lessons};
 use super::resolved::ResolvedConfig;
 use super::tasks::{NamedTask, find_tasks};
 use super::warm_start::{WarmStarts, find_warm_starts};
-use super::{Config, EvalConfig, ScreenChoice};
+use super::{Config, EvalConfig, NAIVE, ScreenChoice};
 use crate::base::text::did_you_mean;
 use crate::base::{Failure, random};
 use crate::device::Cache;
@@ -110,6 +110,7 @@ fn resolve_with(
         counters: config.eval.counters,
         device_sanitize: config.eval.device_sanitize,
         launch_seconds: config.eval.launch_seconds,
+        baseline: config.eval.baseline.clone(),
         racing: config.eval.racing,
         require_sandbox: config.eval.require_sandbox,
         window,
@@ -333,13 +334,18 @@ fn with_warm_starts(
     tasks
 }
 
-/// The config for the record. Without islands it has no keys of islands, like the records of versions that had none.
+/// The config for the record. Without islands it has no keys of islands, and with the task's own baseline no key of it, like the records of
+/// versions that had none.
 fn record_of(config: &Config) -> Result<Value, Failure> {
     let mut record = serde_json::to_value(config)
         .map_err(|error| Failure::usage(format!("the config cannot be recorded: {error}")))?;
     let search = record.get_mut("search").and_then(Value::as_object_mut);
     if let Some(search) = search.filter(|_| !config.search.islands.are_on()) {
         search.shift_remove("islands");
+    }
+    let eval = record.get_mut("eval").and_then(Value::as_object_mut);
+    if let Some(eval) = eval.filter(|_| config.eval.baseline == NAIVE) {
+        eval.shift_remove("baseline");
     }
     Ok(record)
 }

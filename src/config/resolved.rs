@@ -41,6 +41,8 @@ pub struct ResolvedConfig {
     /// Whether `compute-sanitizer` runs confirmed kernels.
     pub device_sanitize: bool,
     pub launch_seconds: f64,
+    /// What the targets of the searches are over: `naive`, `strongest` or a name.
+    pub baseline: String,
     /// Whether kernels race against the best of their kind.
     pub racing: bool,
     pub require_sandbox: bool,

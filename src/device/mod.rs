@@ -48,6 +48,6 @@ pub use program::{
     Build, Compiled, CompiledEntry, CompiledParameter, FillKernels, ParameterKind, Program,
 };
 pub use python::PythonOracle;
-pub(crate) use python::{PythonBaselines, UnavailableBaseline, find_python};
+pub(crate) use python::{PythonBaselines, UnavailableBaseline, find_python, has_pytorch};
 pub use refusal::Refusal;
 pub use source_trace::{SourceTrace, TraceDifference};

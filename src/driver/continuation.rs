@@ -77,8 +77,9 @@ fn is_cut_short(progress: &Progress) -> bool {
     let Unmeasured {
         confirmation,
         comparison,
+        strongest,
     } = progress.unmeasured;
-    (confirmation || comparison) && progress.confirm_share > 0.0
+    (confirmation || comparison || strongest) && progress.confirm_share > 0.0
 }
 
 fn whole_seconds(budget: Duration) -> u64 {
@@ -117,6 +118,11 @@ fn target_speedup(state: &TaskState<'_>, why: StopReason) -> Option<f64> {
     let highest = elites
         .map(|elite| elite.speedup.ci95[1])
         .fold(0.0, f64::max);
+    // The target is over the yardstick, and the figures are over the task's baseline.
+    let unit = state
+        .reporter
+        .yardstick()
+        .map_or(1.0, |over| over.over_baseline(1.0));
     // Two decimals, rounded up.
-    Some((highest * 1.2 * 100.0).ceil() / 100.0)
+    Some((highest * 1.2 / unit * 100.0).ceil() / 100.0)
 }

@@ -78,6 +78,13 @@ impl FaultPolicy {
         faults.is_some_and(|faults| *faults >= MAX_TRIES)
     }
 
+    /// Whether all tries to time a kernel against the strongest baselines have failed.
+    pub(super) fn cannot_compare_strongest(&self, step: u64) -> bool {
+        let purpose = EvaluationPurpose::CompareStrongest;
+        let faults = self.faults.get(&(step, purpose));
+        faults.is_some_and(|faults| *faults >= MAX_TRIES)
+    }
+
     /// Keeps the event of a step that was given up until the judge has shown that it works.
     pub(super) fn give_up(&mut self, event: Event, evaluations_started: u64) {
         self.pending_give_ups.push(PendingGiveUp {
@@ -154,6 +161,7 @@ pub(super) fn harness_fault(outcome: &JobOutcome) -> Option<anyhow::Error> {
         JobOutcome::Verdict { .. }
         | JobOutcome::Duel { .. }
         | JobOutcome::Tried(_)
+        | JobOutcome::Strongest(_)
         | JobOutcome::SameCode { .. } => None,
     }
 }

@@ -28,6 +28,7 @@ mod operators;
 mod options;
 mod point_limits;
 mod promote;
+mod promote_strongest;
 mod proposer;
 mod replay_turns;
 mod reporter;
@@ -48,6 +49,7 @@ mod time_tally;
 mod trials;
 mod untried;
 mod work_time;
+mod yardstick;
 
 pub use asking::{
     EarlierReply, ModelBackend, ModelStep, ParsedReplies, PreparedRequest, PromptDevice,
@@ -208,8 +210,9 @@ pub async fn run(
 fn tasks_left_out(options: &RunOptions, ended: &[TaskEnd]) -> Option<TasksLeftOut> {
     let target = options.search.target_tasks?;
     let is_fast = |task: &&TaskEnd| {
+        let over_yardstick = task.progress.yardstick.as_ref().map(|one| one.speedup);
         let best = task.best();
-        best.is_some_and(|best| best.speedup.geomean > target.speedup)
+        best.is_some_and(|best| over_yardstick.unwrap_or(best.speedup).geomean > target.speedup)
     };
     let fast = ended.iter().filter(is_fast).count();
     let is_reached = fast as f64 >= target.share * options.tasks.len() as f64;

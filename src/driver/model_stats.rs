@@ -130,7 +130,11 @@ impl ModelTally {
             Event::Judged(judged) => {
                 self.count_verdict(judged.step, &VerdictSummary::from(&judged.verdict));
             }
-            Event::Dueled(_) | Event::Confirmed(_) | Event::Compared(_) | Event::Stopped(_) => {}
+            Event::Dueled(_)
+            | Event::Confirmed(_)
+            | Event::Compared(_)
+            | Event::StrongestCompared(_)
+            | Event::Stopped(_) => {}
         }
     }
 

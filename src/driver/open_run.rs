@@ -23,6 +23,7 @@ use super::summary::Summary;
 use super::task_state::TaskState;
 use super::task_time::{TaskTime, TimeLimits};
 use super::untried::Untried;
+use super::yardstick::targets_over_baseline;
 use crate::base::files::WriteBatch;
 use crate::base::{Digest, Failure, files};
 use crate::device::lock_scope;
@@ -222,6 +223,7 @@ impl OpenRun {
             wall: options.budget,
             device: options.device_budget,
             confirm_share: options.confirm_share,
+            strongest: options.contenders.contains_key(&task.name),
         };
         let models = options.models.as_ref().zip(shared.budget);
         let requests = models.map(|(models, budget)| {
@@ -241,6 +243,7 @@ impl OpenRun {
             requests,
             replay,
             faults: FaultPolicy::default(),
+            contenders: options.contenders.get(&task.name).cloned(),
             time: TaskTime::new(limits, replayed.earlier, replayed.time_tally),
             writer: JournalWriter::new(directory, replayed.journal, replayed.lines),
             reporter: Reporter::new(
@@ -248,6 +251,7 @@ impl OpenRun {
                 shared.observer,
                 shared.summary,
                 replayed.model_tally,
+                options.yardsticks.get(&task.name).cloned(),
             ),
             recorded_stop: replayed.stopped,
             work_recorded: false,
@@ -398,7 +402,10 @@ fn new_search(options: &RunOptions, task: &Task) -> Search {
         order,
         ..
     } = options.record;
-    Search::new(&options.search, seed, window, u64::MAX, &starts)
+    let yardstick = options.yardsticks.get(&task.name);
+    let settings = yardstick.map(|over| targets_over_baseline(&options.search, over));
+    let settings = settings.as_ref().unwrap_or(&options.search);
+    Search::new(settings, seed, window, u64::MAX, &starts)
         .with_order(order)
         .with_models(pool.unwrap_or_default())
         .with_baseline(Digest::of(task.baseline().1))

@@ -2,6 +2,7 @@
 //!
 //! Plain data, made by `cli` from flags and config. Whatever changes results belongs in `record` too; the rest is here alone.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,8 @@ use crate::llm::BudgetLimits;
 use crate::run::RunRecord;
 use crate::search::SearchSettings;
 use crate::task::Task;
+use crate::verdict::Yardstick;
+use crate::worker::Contenders;
 
 /// Everything that `run` needs besides the proposer, the evaluators, and the observer that shows the progress.
 pub struct RunOptions {
@@ -34,6 +37,11 @@ pub struct RunOptions {
     pub device_budget: Option<Duration>,
     /// The share of both that confirmation and comparison get, 0 to 0.9.
     pub confirm_share: f64,
+    /// What the best kernel of a task is timed against at its end, besides the task's baseline. Tasks without an entry have nothing else
+    /// that works here.
+    pub contenders: HashMap<String, Arc<Contenders>>,
+    /// What the targets of a task are over, if it is not the task's own baseline.
+    pub yardsticks: HashMap<String, Yardstick>,
     /// The models to ask. `None`: only kforge's own operators make proposals.
     pub models: Option<ModelOptions>,
 }

@@ -173,9 +173,7 @@ pub(super) async fn judge(
             verdict.reason.unwrap_or_default()
         ),
         JobOutcome::Verdict { verdict, .. } => Ok(*verdict),
-        JobOutcome::Duel { .. } | JobOutcome::Tried(_) | JobOutcome::SameCode { .. } => {
-            bail!("the judge returned no verdict")
-        }
+        _ => bail!("the judge returned no verdict"),
     }
 }
 
@@ -188,13 +186,11 @@ pub(super) async fn run_duel(
     let against = incumbent.clone();
     match evaluate(evaluator, challenger, JobKind::Compare { against }).await? {
         JobOutcome::Duel { duel, .. } => Ok(duel),
-        JobOutcome::Verdict { .. } | JobOutcome::Tried(_) | JobOutcome::SameCode { .. } => {
-            bail!("the judge returned no duel")
-        }
+        _ => bail!("the judge returned no duel"),
     }
 }
 
-async fn evaluate(
+pub(super) async fn evaluate(
     evaluator: &dyn Evaluator,
     source: &Arc<str>,
     kind: JobKind,

@@ -13,14 +13,15 @@ use super::model_stats::ModelTally;
 use super::sources::KernelSources;
 use super::summary::Summary;
 use super::task_time::TaskTime;
-use crate::event::{Cost, Event, StopReason};
+use super::yardstick::beside_yardstick;
+use crate::event::{Cost, Event, StopReason, strongest_known};
 use crate::kernel;
 use crate::report::{
     BestCandidate, Comparison, Continuation, EndOfWork, Observer, Progress, RunPhase, Standing,
     UnansweredSteps, Unmeasured, note_of_best,
 };
 use crate::search::{Elite, Search, SearchUpdate};
-use crate::verdict::Verdict;
+use crate::verdict::{StrongestBaseline, Verdict, Yardstick};
 
 /// How often the observer hears that time passes.
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,9 +32,11 @@ pub(super) struct Reporter<'a> {
     observer: &'a mut dyn Observer,
     summary: &'a mut Summary,
     model_tally: ModelTally,
-    /// The candidate in `best.cu`.
-    best_on_disk: Option<BestCandidate>,
+    /// The candidate in `best.cu`, and what `best.json` says of the strongest baselines.
+    best_on_disk: Option<(BestCandidate, Vec<StrongestBaseline>)>,
     last_tick: Instant,
+    /// What targets are over, if it is not the task's baseline.
+    yardstick: Option<Yardstick>,
 }
 
 impl<'a> Reporter<'a> {
@@ -42,8 +45,10 @@ impl<'a> Reporter<'a> {
         observer: &'a mut dyn Observer,
         summary: &'a mut Summary,
         model_tally: ModelTally,
+        yardstick: Option<Yardstick>,
     ) -> Self {
         Self {
+            yardstick,
             progress,
             observer,
             summary,
@@ -51,6 +56,11 @@ impl<'a> Reporter<'a> {
             best_on_disk: None,
             last_tick: Instant::now(),
         }
+    }
+
+    /// What targets are over, if it is not the task's baseline.
+    pub(super) fn yardstick(&self) -> Option<&Yardstick> {
+        self.yardstick.as_ref()
     }
 
     pub(super) fn progress(&self) -> &Progress {
@@ -120,7 +130,14 @@ impl<'a> Reporter<'a> {
         progress.best = best_candidate(search, is_searching);
         let confirmation = progress.best.filter(|best| best.standing.is_confirmed());
         let confirmation = confirmation.and_then(|best| search.confirmation(best.step));
-        progress.strongest = confirmation.and_then(|found| found.verdict.strongest.clone());
+        let yardstick = self.yardstick.as_ref();
+        progress.yardstick = (yardstick.zip(confirmation)).and_then(|(over, found)| {
+            Some(beside_yardstick(search, found.step, &found.speedup?, over))
+        });
+        progress.strongest = confirmation.map_or_else(Vec::new, |found| {
+            let derived = found.verdict.strongest.as_ref();
+            strongest_known(derived, search.beside_strongest(found.step))
+        });
         progress.comparison = search.comparison().map(|(request, duel)| Comparison {
             step: request.step,
             against: request.against,
@@ -191,14 +208,18 @@ impl<'a> Reporter<'a> {
             self.best_on_disk = None;
             return Ok(());
         };
-        if self.best_on_disk == Some(best) {
+        let now = (best, self.progress.strongest.clone());
+        if self.best_on_disk.as_ref() == Some(&now) {
             return Ok(());
         }
         let confirmation = search.confirmation(best.step);
-        let verdict = match confirmation.filter(|_| best.standing.is_confirmed()) {
+        let mut verdict = match confirmation.filter(|_| best.standing.is_confirmed()) {
             Some(confirmation) => Some((*confirmation.verdict).clone()),
             None => elite_verdict(best.step, search, writer)?,
         };
+        if let (Some(verdict), Some(strongest)) = (&mut verdict, now.1.first()) {
+            verdict.strongest = Some(strongest.clone());
+        }
         let source = sources.text(best.step)?;
         match note_of_best(&best) {
             None => writer.write_best(&source, verdict.as_ref(), None)?,
@@ -207,7 +228,7 @@ impl<'a> Reporter<'a> {
                 writer.write_best(&source, verdict.as_ref(), Some(&note))?;
             }
         }
-        self.best_on_disk = Some(best);
+        self.best_on_disk = Some(now);
         Ok(())
     }
 

@@ -130,8 +130,10 @@ impl<'e> Replay<'e> {
             }
             // Confirmations from before the change no longer count.
             ReplayedEvent::Other(event)
-                if matches!(**event, Event::Confirmed(_) | Event::Compared(_))
-                    && !is_after_change =>
+                if matches!(
+                    **event,
+                    Event::Confirmed(_) | Event::Compared(_) | Event::StrongestCompared(_)
+                ) && !is_after_change =>
             {
                 return Ok(());
             }
@@ -181,7 +183,11 @@ impl<'e> Replay<'e> {
                 }
             }
             Event::Stopped(stopped) => self.stopped = Some(stopped.clone()),
-            Event::Judged(_) | Event::Dueled(_) | Event::Confirmed(_) | Event::Compared(_) => {}
+            Event::Judged(_)
+            | Event::Dueled(_)
+            | Event::Confirmed(_)
+            | Event::Compared(_)
+            | Event::StrongestCompared(_) => {}
         }
         self.search.tell(event)
     }

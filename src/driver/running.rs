@@ -69,6 +69,8 @@ pub(super) enum EvaluationPurpose {
     Confirm,
     /// Times the best kernel against the best starting kernel, whose step is `against`.
     Compare { against: u64 },
+    /// Times the best kernel against the strongest baselines.
+    CompareStrongest,
     /// Judges the baseline, to find out whether the judge works.
     CheckJudge,
 }

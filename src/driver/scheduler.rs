@@ -18,7 +18,7 @@ use crate::event::Brief;
 use crate::propose::Parent;
 use crate::search::{Anchor, DuelRequest, Search};
 use crate::task::Task;
-use crate::worker::{Evaluator, Job, JobKind, Rivals};
+use crate::worker::{Contenders, Evaluator, Job, JobKind, Rivals};
 
 /// What a dispatch reads besides the search.
 pub(super) struct DispatchParts<'a> {
@@ -231,6 +231,24 @@ impl Scheduler {
             rivals: Rivals::default(),
         };
         self.start(job, EvaluationPurpose::Compare { against })
+    }
+
+    /// Times the best kernel against the strongest baselines.
+    pub(super) fn compare_strongest(
+        &mut self,
+        step: u64,
+        source: Arc<str>,
+        contenders: Arc<Contenders>,
+        allowance: Allowance,
+    ) -> Result<()> {
+        let job = Job {
+            step,
+            source,
+            kind: JobKind::CompareStrongest(contenders),
+            limit: allowance.limit,
+            rivals: Rivals::default(),
+        };
+        self.start(job, EvaluationPurpose::CompareStrongest)
     }
 
     /// Judges the baseline if the search waits only for steps that were given up. The baseline passes if the judge works.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 
 use super::asking::ModelProposal;
 use super::fault_policy::harness_fault;
@@ -16,12 +16,13 @@ use super::untried::Proposal;
 use crate::base::{Digest, Failure};
 use crate::event::{
     Brief, Compared, Confirmed, Dueled, EditCounts, EvaluationSeconds, Event, Failed, FailedReason,
-    Judged, Operator, Proposed,
+    Judged, Operator, Proposed, StrongestCompared,
 };
 use crate::kernel::normal_form;
 use crate::propose::{BriefOutcome, Candidate};
+use crate::run;
 use crate::verdict::Verdict;
-use crate::worker::JobOutcome;
+use crate::worker::{JobOutcome, StrongestOutcome};
 
 /// The error for a result that only a run with models can have.
 const NO_MODELS: &str = "a request to a model returned, but the run has no models";
@@ -254,7 +255,9 @@ impl TaskState<'_> {
         Timed { outcome, took }: Timed,
         round: &mut Round,
     ) -> Result<()> {
-        use EvaluationPurpose::{CheckJudge, Compare, Confirm, Duel, Judge, Rejudge};
+        use EvaluationPurpose::{
+            CheckJudge, Compare, CompareStrongest, Confirm, Duel, Judge, Rejudge,
+        };
         let wall = took.as_secs_f64();
         let seconds = |device| Some(EvaluationSeconds { wall, device });
         let fault = harness_fault(&outcome);
@@ -302,29 +305,11 @@ impl TaskState<'_> {
                 Ok(())
             }
             (CheckJudge, JobOutcome::Verdict { .. }) => self.faults.judge_checked(fault),
-            (
-                Duel { against } | Compare { against },
-                JobOutcome::Duel {
-                    duel,
-                    device_seconds,
-                },
-            ) => {
-                let seconds = seconds(device_seconds);
-                let is_duel = matches!(purpose, Duel { .. });
-                let dueled = Dueled {
-                    step,
-                    against,
-                    duel,
-                    seconds,
-                };
-                round.events.push(if is_duel {
-                    Event::Dueled(dueled)
-                } else {
-                    compared(dueled)
-                });
+            (Duel { .. } | Compare { .. } | CompareStrongest, outcome) => {
+                round.events.push(timed(step, purpose, outcome, wall)?);
                 Ok(())
             }
-            _ => bail!("the evaluation of step {step} has an outcome of another kind"),
+            _ => Err(other_outcome(step)),
         }
     }
 
@@ -381,6 +366,7 @@ impl TaskState<'_> {
             }
             EvaluationPurpose::Confirm
             | EvaluationPurpose::Compare { .. }
+            | EvaluationPurpose::CompareStrongest
             | EvaluationPurpose::Try => {
                 self.faults.count_fault(step, purpose, &error);
             }
@@ -429,6 +415,56 @@ fn same_code(step: u64, of: u64, code: Digest, seconds: Option<EvaluationSeconds
         seconds,
         ..Failed::new(step, FailedReason::Duplicate, detail)
     })
+}
+
+/// The event of a kernel that was timed against another or against baselines. `wall`: what that took, in seconds.
+fn timed(step: u64, purpose: EvaluationPurpose, outcome: JobOutcome, wall: f64) -> Result<Event> {
+    let seconds = |device| Some(EvaluationSeconds { wall, device });
+    Ok(match (purpose, outcome) {
+        (EvaluationPurpose::CompareStrongest, JobOutcome::Strongest(outcome)) => {
+            let seconds = seconds(outcome.device_seconds);
+            Event::StrongestCompared(strongest_compared(step, *outcome, seconds))
+        }
+        (
+            EvaluationPurpose::Duel { against } | EvaluationPurpose::Compare { against },
+            JobOutcome::Duel {
+                duel,
+                device_seconds,
+            },
+        ) => {
+            let dueled = Dueled {
+                step,
+                against,
+                duel,
+                seconds: seconds(device_seconds),
+            };
+            match purpose {
+                EvaluationPurpose::Duel { .. } => Event::Dueled(dueled),
+                _ => compared(dueled),
+            }
+        }
+        _ => return Err(other_outcome(step)),
+    })
+}
+
+fn other_outcome(step: u64) -> anyhow::Error {
+    anyhow!("the evaluation of step {step} has an outcome of another kind")
+}
+
+/// The payload of the event of a kernel that was timed against the strongest baselines.
+pub(super) fn strongest_compared(
+    step: u64,
+    outcome: StrongestOutcome,
+    seconds: Option<EvaluationSeconds>,
+) -> StrongestCompared {
+    StrongestCompared {
+        step,
+        entries: outcome.entries,
+        reason: outcome.reason,
+        processes: outcome.processes as u64,
+        measured: run::timestamp(run::now_milliseconds()),
+        seconds,
+    }
 }
 
 /// The event of a comparison, which is a duel with a starting kernel.

@@ -18,7 +18,7 @@ use crate::report::{
 };
 use crate::run::{self, RunDirectory};
 use crate::search::{Island, OperatorCounts, ResultCounts, Search};
-use crate::verdict::{Speedup, Status};
+use crate::verdict::{Speedup, Status, StrongestBaseline};
 
 /// Version of the format of `summary.json`.
 const SCHEMA: u32 = 1;
@@ -139,6 +139,8 @@ struct BestSummary {
     step: u64,
     speedup: Speedup,
     confirmed: bool,
+    /// The strongest known baselines beside it, the strongest first. Empty if none is known.
+    strongest: Vec<StrongestBaseline>,
     /// Path of the kernel, relative to the run directory.
     kernel: String,
 }
@@ -256,6 +258,7 @@ impl Summary {
                 step: best.step,
                 speedup: best.speedup,
                 confirmed: true,
+                strongest: progress.strongest.clone(),
                 kernel: best_path(progress),
             }),
             best_unconfirmed: best_unconfirmed(progress),

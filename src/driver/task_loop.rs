@@ -1,5 +1,5 @@
 //! The loop of one task: ask, propose, judge, record, until the search stops; then confirm the best kernels, and time the best of
-//! them against the best starting kernel.
+//! them against the strongest baselines and against the best starting kernel.
 //!
 //! Decides what happens when; the parts of `TaskState` do it. Work runs next to the loop and comes back as results. All results
 //! that are ready become durable together, before anything is built on them.
@@ -78,6 +78,9 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
         }
         if end == LoopEnd::Finished {
             end = self.confirm_best().await?;
+        }
+        if end == LoopEnd::Finished {
+            end = self.compare_strongest().await?;
         }
         if end == LoopEnd::Finished {
             end = self.compare_best().await?;
@@ -163,6 +166,24 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
                 }
             }
             number += 1;
+        }
+        Ok(LoopEnd::Finished)
+    }
+
+    /// Times the best kernel against the strongest baselines that work here, unless no time is left.
+    async fn compare_strongest(&mut self) -> Result<LoopEnd> {
+        while let Some((step, contenders, allowance)) = self.state.next_strongest() {
+            let source = self.state.sources.text(step)?;
+            let scheduler = &mut self.state.scheduler;
+            scheduler.compare_strongest(step, source, contenders, allowance)?;
+            let started = Instant::now();
+            while self.state.scheduler.running.evaluations() > 0 {
+                self.state.show_strongest(started.elapsed());
+                let deadline = self.state.time.cancel_at();
+                if self.wait_for_evaluation(deadline).await? == Flow::Interrupted {
+                    return Ok(LoopEnd::Interrupted);
+                }
+            }
         }
         Ok(LoopEnd::Finished)
     }

@@ -36,6 +36,7 @@ use crate::event::{Event, StopReason, Stopped};
 use crate::report::{RunPhase, Unmeasured};
 use crate::search::{Anchor, DuelRequest, Search, SearchUpdate};
 use crate::task::Task;
+use crate::worker::Contenders;
 
 /// The state of a task in progress.
 pub(super) struct TaskState<'a> {
@@ -54,6 +55,8 @@ pub(super) struct TaskState<'a> {
     pub(super) replay: Option<ReplayTurns>,
     pub(super) faults: FaultPolicy,
     pub(super) time: TaskTime,
+    /// What the best kernel is timed against at the end, besides the baseline. `None` if nothing else works here.
+    pub(super) contenders: Option<Arc<Contenders>>,
     pub(super) writer: JournalWriter,
     pub(super) reporter: Reporter<'a>,
     /// The last `stopped` event of the journal.
@@ -93,6 +96,7 @@ impl<'a> TaskState<'a> {
                     _ => {}
                 }
             }
+            improved |= matches!(event, Event::StrongestCompared(_));
             self.reporter.show_event(event, &updates);
         }
         if improved && self.reporter.may_write_summary() {
@@ -201,6 +205,7 @@ impl<'a> TaskState<'a> {
         reason.is_some()
             && reason == recorded.map(|stopped| stopped.why)
             && self.next_confirmation().is_none()
+            && self.next_strongest().is_none()
             && self.next_comparison().is_none()
             && !self.scheduler.has_stale()
     }
@@ -228,6 +233,19 @@ impl<'a> TaskState<'a> {
     pub(super) fn unconfirmed_steps(&self) -> impl Iterator<Item = u64> {
         let steps = self.search.steps_to_confirm().into_iter();
         steps.filter(|step| !self.faults.cannot_be_confirmed(*step))
+    }
+
+    /// The best kernel, if it can be timed against the strongest baselines now: the baselines, and how long it may take.
+    pub(super) fn next_strongest(&self) -> Option<(u64, Arc<Contenders>, Allowance)> {
+        let (step, contenders) = self.missing_strongest()?;
+        let allowance = self.time.allow_strongest()?;
+        Some((step, contenders.clone(), allowance))
+    }
+
+    fn missing_strongest(&self) -> Option<(u64, &Arc<Contenders>)> {
+        let contenders = self.contenders.as_ref()?;
+        let step = self.search.step_without_strongest()?;
+        (!self.faults.cannot_compare_strongest(step)).then_some((step, contenders))
     }
 
     /// The comparison of the best kernel that can be made, and how long it may take.
@@ -264,12 +282,21 @@ impl<'a> TaskState<'a> {
         self.reporter.set_phase(RunPhase::Comparing { left });
     }
 
+    /// Shows that the best kernel is timed against the strongest baselines, since `elapsed`.
+    pub(super) fn show_strongest(&mut self, elapsed: Duration) {
+        let expected = self.time.tally.strongest().wall;
+        let left = self.time.left_of(expected, elapsed);
+        self.reporter
+            .set_phase(RunPhase::ComparingStrongest { left });
+    }
+
     /// Notes what is left unmeasured although it could be measured.
     pub(super) fn note_unmeasured(&mut self) {
         let has_best = self.search.best_confirmed().is_some();
         let unmeasured = Unmeasured {
             confirmation: !has_best && self.unconfirmed_steps().next().is_some(),
             comparison: self.missing_comparison().is_some(),
+            strongest: self.missing_strongest().is_some(),
         };
         self.reporter.set_unmeasured(unmeasured);
     }

@@ -17,6 +17,8 @@ const MAX_RESERVED_PART: f64 = 0.5;
 /// half of the cost on a CPU and a fifth on a GPU. It takes less if it runs alone, because the cost was measured while other judgements
 /// were running.
 const MIN_PART_OF_COST: f64 = 0.15;
+/// With less than this part of its expected time left, a kernel is not timed against the strongest baselines: one process would not end.
+const MIN_PART_OF_STRONGEST: f64 = 0.3;
 /// The part of the remaining time that a confirmation may take, so that a comparison can follow.
 const CONFIRMATION_PART: f64 = 0.75;
 /// The most of its time that the search gives up so that judgements in progress end in time.
@@ -33,6 +35,8 @@ pub(super) struct TimeLimits {
     pub(super) device: Option<Duration>,
     /// The share of both that confirmation and comparison get, 0 to 0.9. With 0 nothing is confirmed.
     pub(super) confirm_share: f64,
+    /// Whether the best kernel is timed against the strongest baselines, which needs a part of that share and at most as much again.
+    pub(super) strongest: bool,
 }
 
 /// Wall time of earlier processes.
@@ -125,25 +129,34 @@ impl TaskTime {
     fn search_window(&self, best: Option<u64>) -> Option<Duration> {
         let budget = self.limits.wall?;
         let cost = self.tally.confirmation(best).wall;
+        let strongest = self.tally.strongest().wall;
         let left = budget.saturating_sub(self.earlier.worked);
         if best.is_none() {
             return Some(left);
         }
-        let all = budget.saturating_sub(self.reserve(budget, cost));
+        let all = budget.saturating_sub(self.reserve(budget, cost, strongest));
         let by_search = all.saturating_sub(self.earlier.searched);
         // Earlier confirmations may have taken more than their share.
-        let by_rest = left.saturating_sub(self.reserve(left, cost));
+        let by_rest = left.saturating_sub(self.reserve(left, cost, strongest));
         Some(by_search.min(by_rest))
     }
 
-    /// The part of a budget that the search leaves.
-    fn reserve(&self, budget: Duration, cost: Duration) -> Duration {
+    /// The part of a budget that the search leaves: for confirmations, of which one has this cost, and for the strongest baselines.
+    fn reserve(&self, budget: Duration, cost: Duration, strongest: Duration) -> Duration {
         let share = self.limits.confirm_share;
         if share == 0.0 {
             return Duration::ZERO;
         }
         let one = cost.min(budget.mul_f64(MAX_RESERVED_PART));
-        budget.mul_f64(share).max(one)
+        budget.mul_f64(share).max(one) + self.strongest_part(budget, strongest)
+    }
+
+    /// The part of a budget for timing the best kernel against the strongest baselines.
+    fn strongest_part(&self, budget: Duration, cost: Duration) -> Duration {
+        if !self.limits.strongest {
+            return Duration::ZERO;
+        }
+        cost.min(budget.mul_f64(self.limits.confirm_share))
     }
 
     /// When judgements in progress are cancelled after the search has stopped: they get as much time after the end of the search as the
@@ -180,7 +193,7 @@ impl TaskTime {
         let budget = self.limits.device?;
         let cost = self.tally.confirmation(best).device;
         let reserve = match best {
-            Some(_) => self.reserve(budget, cost),
+            Some(_) => self.reserve(budget, cost, self.tally.strongest().device),
             None => Duration::ZERO,
         };
         let is_over = self.tally.device() >= budget.saturating_sub(reserve);
@@ -214,8 +227,27 @@ impl TaskTime {
         } else {
             cost.part(MIN_PART_OF_COST)
         };
+        left.fits(&needed).then(|| {
+            let left = left.shortest();
+            let strongest = self.strongest_part(left, self.tally.strongest().wall);
+            let left = left.saturating_sub(strongest);
+            Allowance {
+                limit: Some(left.mul_f64(CONFIRMATION_PART)),
+            }
+        })
+    }
+
+    /// Whether the best kernel may be timed against the strongest baselines now.
+    pub(super) fn allow_strongest(&self) -> Option<Allowance> {
+        if self.limits.confirm_share == 0.0 {
+            return None;
+        }
+        let Some(left) = self.left() else {
+            return Some(Allowance { limit: None });
+        };
+        let needed = self.tally.strongest().part(MIN_PART_OF_STRONGEST);
         left.fits(&needed).then(|| Allowance {
-            limit: Some(left.shortest().mul_f64(CONFIRMATION_PART)),
+            limit: Some(left.shortest()),
         })
     }
 

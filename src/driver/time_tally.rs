@@ -16,6 +16,12 @@ const CONFIRMATION_COST: f64 = 5.0;
 /// What a comparison costs before the first was made, as a part of a confirmation: it only times.
 const COMPARISON_COST: f64 = 0.5;
 
+/// What timing a kernel against the strongest baseline costs before the first was made: Python and PyTorch start, which takes most of it.
+const STRONGEST_COST: ExpectedTime = ExpectedTime {
+    wall: Duration::from_secs(15),
+    device: Duration::from_secs(2),
+};
+
 /// The time of a task by its use.
 #[derive(Debug, Default)]
 pub(super) struct TimeTally {
@@ -28,6 +34,7 @@ pub(super) struct TimeTally {
     passed: HashMap<u64, EvaluationSeconds>,
     confirmed: Total,
     compared: Total,
+    beside_strongest: Total,
 }
 
 /// The sum of several evaluations.
@@ -110,6 +117,12 @@ impl TimeTally {
                 self.spent.comparison += seconds.wall;
                 self.spent.device += seconds.device;
             }
+            Event::StrongestCompared(compared) => {
+                let seconds = compared.seconds.unwrap_or_default();
+                self.beside_strongest.add(seconds);
+                self.spent.strongest += seconds.wall;
+                self.spent.device += seconds.device;
+            }
             Event::Failed(failed) => {
                 self.spent.device += failed.seconds.unwrap_or_default().device;
             }
@@ -177,6 +190,11 @@ impl TimeTally {
         judged.map_or_else(ExpectedTime::default, |judged| {
             ExpectedTime::new(judged, CONFIRMATION_COST)
         })
+    }
+
+    /// What timing a kernel against the strongest baselines is expected to take.
+    pub(super) fn strongest(&self) -> ExpectedTime {
+        self.beside_strongest.mean().unwrap_or(STRONGEST_COST)
     }
 
     /// What comparing this candidate with a starting kernel is expected to take. Zero if nothing is known.

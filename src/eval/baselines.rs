@@ -59,6 +59,8 @@ pub(crate) struct BaselineResult {
     pub versions: IndexMap<String, String>,
     /// How a baseline in Python is launched: `graph`, `launches` or `call`.
     pub launch: Option<String>,
+    /// How long the device was held, in seconds.
+    pub device_seconds: f64,
 }
 
 /// Why there is no time.
@@ -120,6 +122,7 @@ impl Judge<'_> {
             times,
             versions: python.map(PythonBaselines::versions).unwrap_or_default(),
             launch: python.and_then(PythonBaselines::launch),
+            device_seconds: self.take_device_seconds(),
         })
     }
 }

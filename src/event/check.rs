@@ -65,7 +65,7 @@ impl Event {
             Event::Dueled(dueled) => check("against", dueled.against, 1, line),
             Event::Compared(compared) => check("against", compared.against, 1, line),
             Event::Stopped(stopped) => check("at", stopped.at, 0, line),
-            Event::Judged(_) | Event::Confirmed(_) => Ok(()),
+            Event::Judged(_) | Event::Confirmed(_) | Event::StrongestCompared(_) => Ok(()),
         }
     }
 }

@@ -7,6 +7,8 @@ mod brief;
 mod check;
 mod requests;
 mod run;
+mod seconds;
+mod strongest;
 mod task;
 
 pub use brief::{Brief, ContextKernels, ModelBrief, Operator, TransformationWeights};
@@ -15,9 +17,12 @@ pub use run::{
     Accepted, BestOfTask, Interrupted, RecordChange, RunEvent, SelfTested, Session, TaskEnded,
     TaskStarted, TasksLeftOut, WorkerFailed,
 };
+pub use seconds::EvaluationSeconds;
+pub use strongest::StrongestCompared;
+pub(crate) use strongest::strongest_known;
 pub use task::{
-    Compared, Confirmed, Dueled, EditCounts, EvaluationSeconds, Event, Failed, FailedReason,
-    Judged, JudgedSummary, Proposed, ReplayedEvent, StopReason, Stopped, TriedPoint, TriedPoints,
+    Compared, Confirmed, Dueled, EditCounts, Event, Failed, FailedReason, Judged, JudgedSummary,
+    Proposed, ReplayedEvent, StopReason, Stopped, TriedPoint, TriedPoints,
 };
 
 /// Version of the journal format.

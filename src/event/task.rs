@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::brief::{Brief, Operator};
 use super::requests::{Replied, Sent};
+use super::seconds::EvaluationSeconds;
+use super::strongest::StrongestCompared;
 use crate::base::{Digest, exact};
 use crate::verdict::{Duel, Status, Verdict, VerdictSummary};
 
@@ -32,6 +34,8 @@ pub enum Event {
     Confirmed(Confirmed),
     /// The best kernel and the best starting kernel were timed against each other in fresh processes.
     Compared(Compared),
+    /// The best kernel was timed in pairs with the strongest baselines that are known here.
+    StrongestCompared(StrongestCompared),
     /// The search of this task stopped.
     Stopped(Stopped),
 }
@@ -229,15 +233,6 @@ pub struct Dueled {
     pub seconds: Option<EvaluationSeconds>,
 }
 
-/// What an evaluation took, in seconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct EvaluationSeconds {
-    /// Wall time, the start of its processes included.
-    pub wall: f64,
-    /// Device time of all its processes, as `seconds.device` of a verdict.
-    pub device: f64,
-}
-
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Confirmed {
     /// Written by the head of the journal line.
@@ -313,6 +308,7 @@ impl Event {
             Event::Dueled(_) => "dueled",
             Event::Confirmed(_) => "confirmed",
             Event::Compared(_) => "compared",
+            Event::StrongestCompared(_) => "strongest_compared",
             Event::Stopped(_) => "stopped",
         }
     }
@@ -329,6 +325,7 @@ impl Event {
             Event::Dueled(event) => Some(event.step),
             Event::Confirmed(event) => Some(event.step),
             Event::Compared(event) => Some(event.step),
+            Event::StrongestCompared(event) => Some(event.step),
             Event::Stopped(_) => None,
         }
     }

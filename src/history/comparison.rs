@@ -11,7 +11,7 @@ use super::run_log::RunState;
 use super::task::TaskHistory;
 use crate::base::statistics::Z95;
 use crate::base::student;
-use crate::verdict::Verdict;
+use crate::verdict::{StrongestBaseline, Verdict};
 
 /// The quantile of the normal distribution for a power of 80 %.
 const Z80: f64 = 0.841_621_233_572_914_3;
@@ -57,6 +57,8 @@ pub(crate) struct Difference {
     pub(crate) detectable: Option<f64>,
     /// The ratio on each workload that both best kernels have, with its interval. One run each only.
     pub(crate) on_workloads: Vec<(String, f64, [f64; 2])>,
+    /// The strongest known baselines beside the best kernel of each arm, the strongest first. Empty for an arm of several runs.
+    pub(crate) strongest: [Vec<StrongestBaseline>; 2],
     /// What makes the figures incomparable.
     pub(crate) warnings: Vec<String>,
 }
@@ -180,6 +182,10 @@ fn difference(name: &str, before: &[RunValue<'_>], after: &[RunValue<'_>]) -> Di
                 (one.id, one.log_ratio.exp(), interval)
             })
             .collect(),
+        strongest: [before, after].map(|arm| match arm {
+            [one] => one.task.strongest_baselines(),
+            _ => Vec::new(),
+        }),
         warnings: warnings(before, after),
     }
 }

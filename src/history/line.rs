@@ -6,7 +6,8 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 
 use crate::event::{
-    Compared, Confirmed, Dueled, EvaluationSeconds, Event, Failed, Proposed, Replied, Sent, Stopped,
+    Compared, Confirmed, Dueled, EvaluationSeconds, Event, Failed, Proposed, Replied, Sent,
+    Stopped, StrongestCompared,
 };
 use crate::report::{Activity, Improvement};
 use crate::run::ParseLine;
@@ -25,6 +26,7 @@ pub(super) enum HistoryLine {
     Dueled(Box<Dueled>),
     Confirmed(Box<Confirmed>),
     Compared(Box<Compared>),
+    StrongestCompared(Box<StrongestCompared>),
     Stopped(Stopped),
     /// An event that this version does not know.
     Unknown,
@@ -83,6 +85,7 @@ impl HistoryLine {
             Self::Dueled(dueled) => held(&dueled.seconds),
             Self::Confirmed(confirmed) => held(&confirmed.seconds),
             Self::Compared(compared) => held(&compared.seconds),
+            Self::StrongestCompared(compared) => held(&compared.seconds),
             _ => 0.0,
         }
     }
@@ -144,6 +147,7 @@ impl ParseLine for HistoryLine {
             Event::Dueled(dueled) => Self::Dueled(Box::new(dueled)),
             Event::Confirmed(confirmed) => Self::Confirmed(Box::new(confirmed)),
             Event::Compared(compared) => Self::Compared(Box::new(compared)),
+            Event::StrongestCompared(compared) => Self::StrongestCompared(Box::new(compared)),
             Event::Stopped(stopped) => Self::Stopped(stopped),
             Event::Judged(_) => Self::Unknown,
         }))

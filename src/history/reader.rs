@@ -77,6 +77,7 @@ impl Reader {
                 workloads: Vec::new(),
                 confirmations: BTreeMap::new(),
                 comparisons: Vec::new(),
+                beside_strongest: BTreeMap::new(),
                 stopped: None,
                 baseline: None,
                 device: None,
@@ -137,8 +138,14 @@ impl Reader {
                 }
             }
             HistoryLine::Compared(compared) if is_current => self.task.comparisons.push(*compared),
+            HistoryLine::StrongestCompared(compared) if is_current => {
+                (self.task.beside_strongest).insert(compared.step, *compared);
+            }
             HistoryLine::Stopped(stopped) => self.task.stopped = Some(stopped),
-            HistoryLine::Confirmed(_) | HistoryLine::Compared(_) | HistoryLine::Unknown => {}
+            HistoryLine::Confirmed(_)
+            | HistoryLine::Compared(_)
+            | HistoryLine::StrongestCompared(_)
+            | HistoryLine::Unknown => {}
         }
     }
 

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use super::archive::ArchiveGrid;
 use super::step::{Outcome, StepHistory};
-use crate::event::{Compared, Operator, Stopped};
+use crate::event::{Compared, Operator, Stopped, StrongestCompared, strongest_known};
 use crate::run::TaskDirectory;
 use crate::verdict::{
-    BaselineIdentity, DeviceIdentity, Duel, SelfTest, Speedup, Status, Verdict, VerdictSummary,
+    BaselineEntry, BaselineIdentity, DeviceIdentity, Duel, SelfTest, Speedup, Status,
+    StrongestBaseline, Verdict, VerdictSummary,
 };
 
 /// The second measurement of a candidate.
@@ -49,6 +50,8 @@ pub(crate) struct TaskHistory {
     /// By step.
     pub(crate) confirmations: BTreeMap<u64, Confirmation>,
     pub(crate) comparisons: Vec<Compared>,
+    /// Best kernels that were timed against the strongest baselines, by step.
+    pub(crate) beside_strongest: BTreeMap<u64, StrongestCompared>,
     pub(crate) stopped: Option<Stopped>,
     pub(crate) baseline: Option<BaselineIdentity>,
     pub(crate) device: Option<DeviceIdentity>,
@@ -106,6 +109,23 @@ impl TaskHistory {
         let (best, ..) = self.best()?;
         let compared = self.comparisons.iter().rev().find(|one| one.step == best)?;
         Some((compared.against, compared.duel))
+    }
+
+    /// The best kernel beside the strongest known baselines, the strongest first.
+    pub(crate) fn strongest_baselines(&self) -> Vec<StrongestBaseline> {
+        self.best()
+            .map_or_else(Vec::new, |(step, confirmation, _)| {
+                let derived = confirmation.verdict.strongest.as_ref();
+                strongest_known(derived, self.beside_strongest.get(&step))
+            })
+    }
+
+    /// The strongest of the baselines that the best kernel was timed against in pairs, with the times on each workload.
+    pub(crate) fn strongest_timed(&self) -> Option<&BaselineEntry> {
+        let compared = self.beside_strongest.get(&self.best()?.0)?;
+        let strongest = compared.strongest()?;
+        let mut entries = compared.entries.iter();
+        entries.find(|entry| entry.name == strongest.name)
     }
 
     /// A step and its ancestors by first parents, oldest first.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::figures;
 use crate::history::{Confirmation, Outcome, RunState, TaskHistory};
 use crate::report::pluralize;
-use crate::verdict::{DeviceIdentity, Speedup, WorkloadVerdict};
+use crate::verdict::{DeviceIdentity, Speedup, StrongestBaseline, WorkloadVerdict};
 
 /// What a task has found.
 #[derive(Clone, Debug, Serialize)]
@@ -23,6 +23,10 @@ pub(super) struct Answer {
     /// Step of the best kernel, else of the fastest elite.
     pub(super) step: Option<u64>,
     pub(super) baseline: String,
+    /// The strongest known baselines beside the best kernel, the strongest first.
+    pub(super) strongest: Vec<StrongestBaseline>,
+    /// The same in words, one text each.
+    pub(super) over_strongest: Vec<String>,
     /// The same in one line.
     pub(super) headline: String,
     /// The device, in words.
@@ -49,6 +53,8 @@ impl Answer {
             interval: String::new(),
             step: task.leading_step(),
             baseline: baseline.to_owned(),
+            strongest: task.strongest_baselines(),
+            over_strongest: Vec::new(),
             headline: String::new(),
             device: task.device.as_ref().map_or_else(String::new, device_text),
             certainty: Vec::new(),
@@ -64,9 +70,12 @@ impl Answer {
             answer.speedup = Some(speedup);
             answer.figure = figures::confirmed(speedup.geomean);
             answer.interval = figures::confirmed_interval(speedup.ci95);
+            answer.over_strongest = answer.strongest.iter().map(over_strongest).collect();
+            let others = answer.over_strongest.iter();
             answer.headline = format!(
-                "{} over {baseline}, confirmed (step {step})",
-                figures::confirmed_speedup(&speedup)
+                "{} over {baseline}{}, confirmed (step {step})",
+                figures::confirmed_speedup(&speedup),
+                others.map(|text| format!(", {text}")).collect::<String>()
             );
             answer.kernel = Some(format!("{}/best.cu", task.name));
             answer.certainty = certainty(task, confirmation);
@@ -154,6 +163,16 @@ fn certainty(task: &TaskHistory, confirmation: &Confirmation) -> Vec<String> {
         ));
     }
     sentences
+}
+
+/// The best kernel beside another baseline: `1.160x [1.140, 1.180] over torch 2.11.0 in pairs`, or that it is slower.
+pub(super) fn over_strongest(strongest: &StrongestBaseline) -> String {
+    let figure = figures::confirmed_speedup(&strongest.speedup);
+    let (label, origin) = (strongest.label(), strongest.origin.in_words());
+    match strongest.speedup.is_slower() {
+        true => format!("but slower than {label}: {figure} over it, {origin}"),
+        false => format!("{figure} over {label} {origin}"),
+    }
 }
 
 /// The best kernel against the best starting kernel.

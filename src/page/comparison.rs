@@ -2,9 +2,10 @@
 //!
 //! Pure.
 
+use super::answer::over_strongest;
 use super::figures;
 use crate::history::{Difference, LEVEL, Method};
-use crate::report::{TERMINAL_WIDTH, pluralize, wrap};
+use crate::report::{TERMINAL_WIDTH, pluralize, wrap, wrap_after_first};
 
 /// A difference as text. `arms`: what the user calls each arm.
 pub(crate) fn difference_text(difference: &Difference, arms: &[String]) -> String {
@@ -17,7 +18,12 @@ pub(crate) fn difference_text(difference: &Difference, arms: &[String]) -> Strin
     );
     let [before, after] = difference.speedups.map(figures::confirmed);
     let [one, other] = difference.runs.map(|count| pluralize(count as u64, "run"));
-    text += &format!("  {first}: {before} ({one})\n  {second}: {after} ({other})\n");
+    let [over, over_other] = (difference.strongest.each_ref())
+        .map(|known| known.iter().map(|one| format!(", {}", over_strongest(one))))
+        .map(Iterator::collect::<String>);
+    let line = |text: String| wrap_after_first(&text, TERMINAL_WIDTH, 4);
+    text += &line(format!("  {first}: {before}{over} ({one})"));
+    text += &line(format!("  {second}: {after}{over_other} ({other})"));
     if let Some(interval) = difference.ci95 {
         text += &format!(
             "  ratio {} {}, {}\n",

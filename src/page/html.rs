@@ -148,7 +148,7 @@ impl TaskPage {
             charts: charts(task, &prefix, listed),
             workloads: task
                 .best()
-                .map(|(_, best, _)| workload_table(&best.verdict)),
+                .map(|(_, best, _)| workload_table(&best.verdict, task.strongest_timed())),
             workload_ids: task.workloads.clone(),
             elites: elite_rows(task, listed),
             elites_in_all: task.unrefuted_elites().count(),

@@ -32,6 +32,8 @@ struct RunRow {
     confirmed: String,
     confirmed_value: Option<f64>,
     interval: String,
+    /// The strongest known baselines beside the best kernel, in words.
+    strongest: String,
     /// Where the interval is in a bar of 100: low end, high end, estimate.
     bar: Option<[f64; 3]>,
     search: String,
@@ -114,6 +116,7 @@ fn run_rows(run: &RunHistory, link: Option<String>) -> Vec<RunRow> {
             interval: answer
                 .speedup
                 .map_or_else(String::new, |one| figures::confirmed_interval(one.ci95)),
+            strongest: answer.over_strongest.join("; "),
             bar: None,
             search: search.map_or_else(String::new, figures::provisional),
             search_value: search,

@@ -121,14 +121,32 @@ fn workload_lines(task: &TaskHistory, lines: &mut Vec<String>) {
         return;
     };
     let timed: Vec<_> = timed_workloads(&best.verdict.workloads).collect();
-    lines.push("| workload | time | baseline | speedup | 95 % interval |".to_owned());
-    lines.push("| --- | ---: | ---: | ---: | --- |".to_owned());
+    let strongest = task.strongest_timed();
+    let label = strongest.map(|entry| escape(&entry.label()));
+    let [head, rule] = match &label {
+        Some(label) => [
+            format!(" {label} | speedup over it |"),
+            " ---: | ---: |".to_owned(),
+        ],
+        None => Default::default(),
+    };
+    lines.push(format!(
+        "| workload | time | baseline | speedup | 95 % interval |{head}"
+    ));
+    lines.push(format!("| --- | ---: | ---: | ---: | --- |{rule}"));
     for one in timed.iter().take(MAX_ROWS) {
         let time = |times: &Option<crate::verdict::TimeSummary>| {
             times.map_or_else(String::new, |times| figures::microseconds(times.median))
         };
+        let beside = strongest.map_or_else(String::new, |entry| {
+            let found = entry.on(&one.id);
+            let time = found.map(|found| figures::microseconds(found.baseline_us));
+            let ratio = found.map(|found| figures::confirmed(found.kernel_speedup));
+            let [time, ratio] = [time, ratio].map(Option::unwrap_or_default);
+            format!(" {time} | {ratio} |")
+        });
         lines.push(format!(
-            "| {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} |{beside}",
             escape(&one.id),
             time(&one.candidate_us),
             time(&one.baseline_us),

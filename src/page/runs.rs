@@ -10,6 +10,7 @@ use super::answer::Answer;
 use super::figures;
 use crate::history::RunHistory;
 use crate::run::{now_milliseconds, parse_timestamp};
+use crate::verdict::{SpeedupOrigin, StrongestBaseline};
 
 /// A task of a run.
 #[derive(Debug, Serialize)]
@@ -20,6 +21,8 @@ pub(crate) struct RunLine {
     /// The confirmed speedup of the best kernel. `None` without one.
     confirmed: Option<f64>,
     ci95: Option<[f64; 2]>,
+    /// The strongest known baselines beside the best kernel, the strongest first.
+    strongest: Vec<StrongestBaseline>,
     /// The fastest elite of the search: provisional.
     provisional: Option<f64>,
     device: String,
@@ -54,6 +57,7 @@ pub(crate) fn lines_of_open_run<'a>(
         state: "not started",
         confirmed: None,
         ci95: None,
+        strongest: Vec::new(),
         provisional: None,
         device: String::new(),
         steps: 0,
@@ -77,6 +81,7 @@ pub(crate) fn run_lines(run: &RunHistory) -> Vec<RunLine> {
             state: run.state.name(),
             confirmed: answer.speedup.map(|speedup| speedup.geomean),
             ci95: answer.speedup.map(|speedup| speedup.ci95),
+            strongest: answer.strongest,
             provisional: task
                 .unrefuted_elites()
                 .next()
@@ -98,6 +103,7 @@ pub(crate) fn runs_table(lines: &[RunLine]) -> String {
         "run",
         "task",
         "confirmed",
+        "over the strongest",
         "search",
         "state",
         "steps",
@@ -109,6 +115,7 @@ pub(crate) fn runs_table(lines: &[RunLine]) -> String {
         let confirmed = line
             .confirmed
             .map_or_else(|| "-".to_owned(), figures::confirmed);
+        let strongest = (line.strongest.first()).map_or_else(|| "-".to_owned(), strongest_text);
         let search = line
             .provisional
             .map_or_else(|| "-".to_owned(), figures::provisional);
@@ -121,6 +128,7 @@ pub(crate) fn runs_table(lines: &[RunLine]) -> String {
             line.run.clone(),
             line.task.clone(),
             confirmed,
+            strongest,
             search,
             line.state.to_owned(),
             line.steps.to_string(),
@@ -129,7 +137,7 @@ pub(crate) fn runs_table(lines: &[RunLine]) -> String {
             line.device.clone(),
         ]
     });
-    let rows: Vec<[String; 9]> = std::iter::once(heads.map(str::to_owned))
+    let rows: Vec<[String; 10]> = std::iter::once(heads.map(str::to_owned))
         .chain(rows)
         .collect();
     let width = |column: usize| {
@@ -148,6 +156,16 @@ pub(crate) fn runs_table(lines: &[RunLine]) -> String {
         format!("{}\n", line.trim_end())
     });
     lines.collect()
+}
+
+/// `1.160x torch 2.11.0`, and whether the figure is derived.
+fn strongest_text(strongest: &StrongestBaseline) -> String {
+    let figure = figures::confirmed(strongest.speedup.geomean);
+    let derived = match strongest.origin {
+        SpeedupOrigin::Derived => " (derived)",
+        SpeedupOrigin::Pairs => "",
+    };
+    format!("{figure} {}{derived}", strongest.label())
 }
 
 /// How long ago something was: one unit.

@@ -11,7 +11,7 @@ use super::details::confirmation_text;
 use super::figures;
 use super::selection::{self, Selection};
 use crate::history::{Outcome, Tally, TaskHistory};
-use crate::verdict::Verdict;
+use crate::verdict::{BaselineEntry, Verdict};
 
 /// The most kernels in the table of elites.
 const MAX_ELITES: usize = 60;
@@ -28,6 +28,11 @@ pub(super) struct WorkloadRow {
     speedup: String,
     ratio: Option<f64>,
     interval: String,
+    /// The strongest baseline that the kernel was timed against in pairs. Empty without one.
+    strongest_time: String,
+    strongest_us: Option<f64>,
+    over_strongest: String,
+    strongest_ratio: Option<f64>,
     /// Where the interval is in a bar of 100: its low end, its high end, the estimate.
     bar: Option<[f64; 3]>,
     floor: String,
@@ -40,13 +45,19 @@ pub(super) struct WorkloadRow {
 #[derive(Debug, Serialize)]
 pub(super) struct WorkloadTable {
     rows: Vec<WorkloadRow>,
+    /// The strongest baseline that the kernel was timed against in pairs, in words.
+    strongest: Option<String>,
     /// Checked and not timed.
     hidden: usize,
     one: f64,
     has_floor: bool,
 }
 
-pub(super) fn workload_table(verdict: &Verdict) -> WorkloadTable {
+/// The table of a verdict. `strongest`: the strongest baseline that the kernel was timed against in pairs.
+pub(super) fn workload_table(
+    verdict: &Verdict,
+    strongest: Option<&BaselineEntry>,
+) -> WorkloadTable {
     let timed: Vec<_> = timed_workloads(&verdict.workloads).collect();
     let ends = timed.iter().filter_map(|one| one.ci95).flatten();
     let ends: Vec<f64> = ends.filter(|end| *end > 0.0).map(f64::ln).collect();
@@ -65,7 +76,13 @@ pub(super) fn workload_table(verdict: &Verdict) -> WorkloadTable {
             .axes
             .iter()
             .map(|(name, value)| format!("{name}={value}"));
+        let beside = strongest.and_then(|entry| entry.on(&one.id));
+        let ratio = beside.map(|beside| beside.kernel_speedup);
         WorkloadRow {
+            strongest_time: time(beside.map(|beside| beside.baseline_us)),
+            strongest_us: beside.map(|beside| beside.baseline_us),
+            over_strongest: ratio.map_or_else(String::new, figures::confirmed),
+            strongest_ratio: ratio,
             id: one.id.clone(),
             axes: axes.collect::<Vec<_>>().join(", "),
             time: time(time_us),
@@ -91,6 +108,7 @@ pub(super) fn workload_table(verdict: &Verdict) -> WorkloadTable {
     });
     WorkloadTable {
         rows: rows.collect(),
+        strongest: strongest.map(BaselineEntry::label),
         hidden: verdict.workloads.iter().filter(|one| one.hidden).count(),
         one: place(1.0),
         has_floor: timed.iter().any(|one| one.floor_us.is_some()),

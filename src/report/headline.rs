@@ -69,12 +69,15 @@ impl Progress {
     pub(crate) fn headline(&self) -> String {
         let Some(why) = self.why_unconfirmed() else {
             return self.best.map_or_else(String::new, |best| {
-                let strongest = self.strongest.as_ref().map(over_strongest);
+                let missing = match self.unmeasured.strongest {
+                    true => ", not timed in pairs with a library: no time was left",
+                    false => "",
+                };
                 format!(
-                    "best {} over `{}`{}, confirmed (step {})",
+                    "best {} over `{}`{}{missing}, confirmed (step {})",
                     with_interval(&best.speedup),
                     self.baseline,
-                    strongest.unwrap_or_default(),
+                    over_all_strongest(&self.strongest),
                     best.step
                 )
             });
@@ -202,14 +205,20 @@ pub(crate) fn with_interval(speedup: &Speedup) -> String {
     format!("{geomean:.3}x [{:.3}, {:.3}]", ci95[0], ci95[1])
 }
 
-/// `, 1.160x [1.150, 1.170] over `torch 2.11.0``, or that the kernel is slower.
+/// `, 1.160x [1.150, 1.170] over `torch 2.11.0` in pairs`, or that the kernel is slower, and whether the figure is derived.
 pub(crate) fn over_strongest(strongest: &StrongestBaseline) -> String {
     let (figure, label) = (with_interval(&strongest.speedup), strongest.label());
+    let origin = strongest.origin.in_words();
     if strongest.speedup.is_slower() {
-        format!(", but slower than `{label}`: {figure} over it")
+        format!(", but slower than `{label}`: {figure} over it, {origin}")
     } else {
-        format!(", {figure} over `{label}`")
+        format!(", {figure} over `{label}` {origin}")
     }
+}
+
+/// The same for several baselines.
+fn over_all_strongest(strongest: &[StrongestBaseline]) -> String {
+    strongest.iter().map(over_strongest).collect()
 }
 
 /// The note in `best.cu` and `best.json` about a kernel that is not confirmed to be faster. `None` if the kernel is confirmed.
@@ -234,6 +243,7 @@ pub(crate) fn suggested_seconds(present: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verdict::SpeedupOrigin;
 
     fn progress(standing: Standing, end: Option<EndOfWork>) -> Progress {
         Progress {
@@ -265,26 +275,34 @@ mod tests {
         );
         assert!(found.confirmed_best().is_some() && found.unconfirmed_remedy().is_none());
         let beside = |geomean: f64| Progress {
-            strongest: Some(StrongestBaseline {
+            strongest: vec![StrongestBaseline {
                 name: "torch".to_owned(),
                 kind: "python".to_owned(),
                 versions: indexmap::IndexMap::from([("torch".to_owned(), "2.11.0".to_owned())]),
                 launch: Some("graph".to_owned()),
                 measured: "2026-11-30T08:00:00Z".to_owned(),
+                origin: SpeedupOrigin::Pairs,
                 speedup: Speedup {
                     geomean,
                     ci95: [geomean - 0.05, geomean + 0.05],
                 },
-            }),
+            }],
             ..found.clone()
         };
         assert_eq!(
             beside(1.16).headline(),
-            "best 1.694x [1.500, 1.900] over `naive`, 1.160x [1.110, 1.210] over `torch 2.11.0`, confirmed (step 12)"
+            "best 1.694x [1.500, 1.900] over `naive`, 1.160x [1.110, 1.210] over `torch 2.11.0` in pairs, confirmed (step 12)"
         );
         assert_eq!(
             beside(0.5).headline(),
-            "best 1.694x [1.500, 1.900] over `naive`, but slower than `torch 2.11.0`: 0.500x [0.450, 0.550] over it, confirmed (step 12)"
+            "best 1.694x [1.500, 1.900] over `naive`, but slower than `torch 2.11.0`: 0.500x [0.450, 0.550] over it, in pairs, confirmed (step 12)"
+        );
+        let mut derived = beside(1.16);
+        derived.strongest[0].origin = SpeedupOrigin::Derived;
+        derived.unmeasured.strongest = true;
+        assert_eq!(
+            derived.headline(),
+            "best 1.694x [1.500, 1.900] over `naive`, 1.160x [1.110, 1.210] over `torch 2.11.0` derived from a table, not timed in pairs with a library: no time was left, confirmed (step 12)"
         );
         for (standing, end, brief, remedy) in [
             (TooNoisy, finished, "~1.69x: too noisy", "kforge resume out"),

@@ -7,8 +7,11 @@ use super::figure_columns::{
 };
 use super::progress::Comparison;
 use super::task_results::{StartingKernelResult, TaskResults};
-use super::text::{TERMINAL_WIDTH, pluralize, wrap};
+use super::text::{TERMINAL_WIDTH, pluralize, wrap, wrap_after_first};
 use crate::verdict::{Duel, DuelOutcome, Speedup};
+
+/// Where the text after a confirmed figure and its interval begins.
+const FIGURES_WIDTH: usize = 33;
 
 /// Maximum number of elites to list.
 const MAX_LISTED: usize = 5;
@@ -90,6 +93,39 @@ pub(super) fn starting_kernels_table(starts: &[StartingKernelResult]) -> String 
         format!("      {columns}  {:>5}  {}\n", start.step, start.name)
     });
     format!("\n  starting kernels\n{}", rows.collect::<String>())
+}
+
+/// The best kernel against the task's baseline and the strongest others. Empty if there is no best kernel, or nothing is known of others.
+pub(super) fn baselines_text(results: &TaskResults) -> String {
+    let progress = &results.progress;
+    let Some(best) = progress.confirmed_best() else {
+        return String::new();
+    };
+    if progress.strongest.is_empty() {
+        return String::new();
+    }
+    let row = |speedup: Speedup, what: &str| {
+        let columns = ConfirmedColumn {
+            speedup: Some(speedup),
+            otherwise: NO_FIGURE,
+        };
+        let row = format!("      {}  {what}", columns.text());
+        // The figures stay in their columns; only the text is wrapped.
+        let indent = row.len() - row.trim_start().len();
+        wrap_after_first(&row, TERMINAL_WIDTH, FIGURES_WIDTH - indent)
+    };
+    let own = format!("over {}, confirmed", results.baseline);
+    let mut text = "\n  the best kernel and the baselines\n".to_owned() + &row(best.speedup, &own);
+    for strongest in &progress.strongest {
+        let slower = match strongest.speedup.is_slower() {
+            true => ": slower",
+            false => "",
+        };
+        let label = strongest.label();
+        let what = format!("over {label}, {}{slower}", strongest.origin.in_words());
+        text += &row(strongest.speedup, &what);
+    }
+    text
 }
 
 /// The best kernel against the best starting kernel. Empty if there is no best kernel.

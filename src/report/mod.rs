@@ -40,7 +40,7 @@ pub use continuation::Continuation;
 pub(crate) use describe_task::{describe_task, task_json, task_table};
 pub(crate) use describe_verdict::{describe_verdict, timing_note};
 pub(crate) use figures::{AttemptFigures, AttemptResult, Attempts, TaskFigures};
-pub(crate) use headline::{WhyUnconfirmed, note_of_best, suggested_seconds};
+pub(crate) use headline::{WhyUnconfirmed, note_of_best, over_strongest, suggested_seconds};
 pub(crate) use live_block::{LiveTask, live_block, live_line};
 pub use observer::{Observer, SilentObserver};
 pub use progress::{

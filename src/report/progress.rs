@@ -29,8 +29,10 @@ pub struct Progress {
     pub inconclusive: u64,
     /// The candidate to report: the best kernel, or else the fastest other candidate.
     pub best: Option<BestCandidate>,
-    /// The strongest known baseline beside the best kernel. `None` if none is known, or the kernel is not confirmed.
-    pub strongest: Option<StrongestBaseline>,
+    /// The strongest known baselines beside the best kernel, the strongest first. Empty if none is known, or the kernel is not confirmed.
+    pub strongest: Vec<StrongestBaseline>,
+    /// The best kernel beside the baseline that targets are over, if that is not the task's own and the kernel is confirmed.
+    pub yardstick: Option<StrongestBaseline>,
     /// The best kernel against the best starting kernel. `None` if it was not made, or the best kernel is a starting kernel.
     pub comparison: Option<Comparison>,
     /// Name of the baseline.
@@ -91,6 +93,8 @@ pub enum RunPhase {
         /// The expected time until all confirmations and comparisons are made. `None` if it is unknown.
         left: Option<Duration>,
     },
+    /// The best kernel is timed against the strongest baselines.
+    ComparingStrongest { left: Option<Duration> },
     /// The best kernel is timed against the best starting kernel.
     Comparing { left: Option<Duration> },
 }
@@ -102,6 +106,8 @@ pub struct Unmeasured {
     pub confirmation: bool,
     /// The best kernel was not compared with the best starting kernel.
     pub comparison: bool,
+    /// The best kernel was not timed against the strongest baselines, although some can be timed here.
+    pub strongest: bool,
 }
 
 /// How a process has ended its work on a task.

@@ -79,6 +79,9 @@ pub(super) fn phase(progress: &Progress, moment: Moment) -> (Option<String>, Opt
         RunPhase::Confirming { number, of, left } => {
             (Some(format!("confirming {number} of {of}")), left)
         }
+        RunPhase::ComparingStrongest { left } => {
+            (Some("timing the strongest baseline".to_owned()), left)
+        }
         RunPhase::Comparing { left } => (Some("comparing".to_owned()), left),
     }
 }

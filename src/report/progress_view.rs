@@ -16,7 +16,7 @@ use super::progress::{Progress, RunPhase, Standing};
 use super::progress_line::{Moment, phase, progress_line};
 use super::streams;
 use super::text::{TERMINAL_WIDTH, message_for_stderr};
-use crate::event::{Event, Failed};
+use crate::event::{Event, Failed, StrongestCompared};
 use crate::run::now_milliseconds;
 use crate::search::SearchUpdate;
 use crate::verdict::{Duel, Status, VerdictSummary};
@@ -90,7 +90,9 @@ impl ProgressView {
         if self.has_block {
             if matches!(
                 progress.phase,
-                RunPhase::Confirming { .. } | RunPhase::Comparing { .. }
+                RunPhase::Confirming { .. }
+                    | RunPhase::ComparingStrongest { .. }
+                    | RunPhase::Comparing { .. }
             ) {
                 self.activity.judgements_ended();
             }
@@ -250,6 +252,27 @@ impl Observer for ProgressView {
     }
 }
 
+/// The best kernel beside the strongest of the baselines that it was timed against, or why there is no figure.
+fn strongest_text(compared: &StrongestCompared) -> String {
+    let result = match compared.strongest() {
+        Some(strongest) => format!(
+            "against `{}`, in pairs: {}",
+            strongest.label(),
+            with_interval(&strongest.speedup)
+        ),
+        None => {
+            let mut reasons = compared.entries.iter().filter_map(|entry| {
+                let reason = entry.reason.as_ref()?;
+                Some(format!("{}: {reason}", entry.name))
+            });
+            let reason = compared.reason.clone().or_else(|| reasons.next());
+            let reason = reason.unwrap_or_else(|| "none works here".to_owned());
+            format!("against no other baseline: {reason}")
+        }
+    };
+    format!("step {} {result}", compared.step)
+}
+
 /// What a confirmation or a comparison has changed: the figure of the search and the new one. `None` for other events.
 fn measured_again_text(
     event: &Event,
@@ -269,6 +292,7 @@ fn measured_again_text(
             let step = compared.step;
             return Some(format!("step {step} against {name}, in pairs: {result}"));
         }
+        Event::StrongestCompared(compared) => return Some(strongest_text(compared)),
         _ => return None,
     };
     let mut updates = updates.iter();

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::kernel_tables::{comparison_text, elites_table, starting_kernels_table};
+use super::kernel_tables::{baselines_text, comparison_text, elites_table, starting_kernels_table};
 use super::progress::Progress;
 use super::results_notes::{noise_hint, notes, unanswered_steps};
 use super::task_results::TaskResults;
@@ -28,6 +28,7 @@ fn task_text(results: &TaskResults) -> String {
     } else {
         text += &elites_table(results);
         text += &starting_kernels_table(&results.starts);
+        text += &baselines_text(results);
         text += &comparison_text(results);
         text += &time_table(progress);
         text += &notes(results);

@@ -21,6 +21,8 @@ pub struct TimeSpent {
     pub confirmation: f64,
     /// Comparing the best kernel with the best starting kernel.
     pub comparison: f64,
+    /// Timing the best kernel against the strongest baselines.
+    pub strongest: f64,
     /// The time from each request to a model to its reply.
     pub waiting_for_models: f64,
     /// Device time of all of them: how long workers held the device.
@@ -75,6 +77,7 @@ impl TimeSpent {
             ("duels", self.duels, String::new()),
             ("confirmation", self.confirmation, String::new()),
             ("comparison", self.comparison, String::new()),
+            ("strongest baseline", self.strongest, String::new()),
             ("waiting for models", self.waiting_for_models, String::new()),
             ("device time", self.device, "part of the above".to_owned()),
         ];

@@ -192,6 +192,7 @@ impl ParseLine for Event {
             "dueled" => payload(line, Event::Dueled),
             "confirmed" => payload(line, Event::Confirmed),
             "compared" => payload(line, Event::Compared),
+            "strongest_compared" => payload(line, Event::StrongestCompared),
             "stopped" => payload(line, Event::Stopped),
             _ => None,
         }

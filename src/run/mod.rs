@@ -27,7 +27,8 @@ pub(crate) use journal_scan::{JournalPosition, damaged_line};
 pub use line::{JournalLine, LineHead, LineSpan, ParseLine};
 pub(crate) use lock::RunLock;
 pub use record::{
-    RunRecord, SCHEMA as RECORD_SCHEMA, TaskRecord, WarmStart, changes_not_accepted, host_name,
+    RunRecord, SCHEMA as RECORD_SCHEMA, TaskRecord, WarmStart, YardstickRecord,
+    changes_not_accepted, host_name,
 };
 pub(crate) use sessions::{TaskSession, TaskSessions};
 pub(crate) use space_entry::SpaceEntry;

@@ -61,6 +61,20 @@ pub struct TaskRecord {
     /// The lessons from earlier runs that models get.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lessons: Option<String>,
+    /// The baseline that targets are over, if it is not the task's own (`eval.baseline`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub yardstick: Option<YardstickRecord>,
+}
+
+/// The baseline of a table that targets are over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct YardstickRecord {
+    /// The name with its version.
+    pub baseline: String,
+    /// When the table was measured.
+    pub measured: String,
+    /// Hash of its figures.
+    pub figures: Digest,
 }
 
 /// A kernel from elsewhere that a search starts from. The run keeps its own copy.
@@ -245,6 +259,7 @@ mod tests {
             baseline: digest,
             from: Vec::new(),
             lessons: None,
+            yardstick: None,
         };
         RunRecord {
             prompts: None,

@@ -9,7 +9,7 @@ use super::archive::{Archive, Elite};
 use super::ledger::StepOutcome;
 use super::pending::valid_speedup;
 use super::updates::{Confirmation, DuelRequest, SearchUpdate};
-use crate::event::{Compared, Confirmed, Operator};
+use crate::event::{Compared, Confirmed, Operator, StrongestCompared};
 use crate::verdict::{Duel, Status, VerdictSummary};
 
 impl Search {
@@ -155,6 +155,22 @@ impl Search {
             step: best,
             against,
         })
+    }
+
+    /// The best kernel, if it was not timed against the strongest baselines yet.
+    pub(crate) fn step_without_strongest(&self) -> Option<u64> {
+        let best = self.best_confirmed()?.step;
+        (!self.beside_strongest.contains_key(&best)).then_some(best)
+    }
+
+    /// A kernel beside the strongest baselines, if it was timed against them.
+    pub(crate) fn beside_strongest(&self, step: u64) -> Option<&StrongestCompared> {
+        self.beside_strongest.get(&step)
+    }
+
+    pub(super) fn record_strongest(&mut self, compared: &StrongestCompared) {
+        self.beside_strongest
+            .insert(compared.step, compared.clone());
     }
 
     pub(super) fn record_comparison(&mut self, compared: &Compared) {

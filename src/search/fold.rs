@@ -72,6 +72,7 @@ impl Search {
             | Event::Sent(_)
             | Event::Confirmed(_)
             | Event::Compared(_)
+            | Event::StrongestCompared(_)
             | Event::Stopped(_) => {}
         }
     }

@@ -31,7 +31,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::base::Digest;
-use crate::event::{Brief, Event, StopReason};
+use crate::event::{Brief, Event, StopReason, StrongestCompared};
 use crate::verdict::{Duel, Speedup, Status, VerdictSummary};
 
 mod anchor;
@@ -141,6 +141,8 @@ pub struct Search {
     confirmations: BTreeMap<u64, Confirmation>,
     /// Kernels that were timed against a starting kernel. `None`: without a result.
     comparisons: BTreeMap<DuelRequest, Option<Duel>>,
+    /// The best kernels that were timed against the strongest baselines, by step.
+    beside_strongest: BTreeMap<u64, StrongestCompared>,
     /// Steps whose source is in the folder of a later step that proposed it first, and that later step.
     source_steps: BTreeMap<u64, u64>,
     code_log: CodeLog,
@@ -188,6 +190,7 @@ impl Search {
             exhausted_in_a_row: 0,
             confirmations: BTreeMap::new(),
             comparisons: BTreeMap::new(),
+            beside_strongest: BTreeMap::new(),
             source_steps: BTreeMap::new(),
             code_log: CodeLog::default(),
             results: Results::default(),
@@ -252,6 +255,10 @@ impl Search {
         }
         if let Event::Compared(compared) = event {
             self.record_comparison(compared);
+            return updates;
+        }
+        if let Event::StrongestCompared(compared) = event {
+            self.record_strongest(compared);
             return updates;
         }
         if let Event::Judged(judged) = event {

@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::speedup::Speedup;
-use super::strongest::{StrongestBaseline, label};
+use super::strongest::{SpeedupOrigin, StrongestBaseline, label};
 use super::{BaselineIdentity, DeviceIdentity, Verdict, WorkloadVerdict};
 use crate::base::Digest;
 use crate::base::statistics::{self, Estimate};
@@ -35,6 +35,19 @@ pub(crate) struct BaselineTable {
     pub entries: Vec<BaselineEntry>,
 }
 
+/// What the figures of a table depend on, besides the versions of the libraries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct JudgeFacts<'a> {
+    pub task: &'a str,
+    pub backend: &'a str,
+    /// The name of the device.
+    pub device: &'a str,
+    /// State of the caches, as in a verdict.
+    pub cache: &'a str,
+    /// Hash of the source of the task's baseline. No table fits if it is unknown.
+    pub baseline: Option<&'a str>,
+}
+
 /// The kernel of a table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TimedKernel {
@@ -45,7 +58,7 @@ pub(crate) struct TimedKernel {
 
 /// One baseline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct BaselineEntry {
+pub struct BaselineEntry {
     pub name: String,
     /// `kernel` or `python`.
     pub kind: String,
@@ -65,7 +78,7 @@ pub(crate) struct BaselineEntry {
 
 /// The kernel against a baseline on one workload.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct BaselineWorkload {
+pub struct BaselineWorkload {
     pub id: String,
     pub axes: IndexMap<String, i64>,
     /// Median times.
@@ -89,7 +102,8 @@ impl BaselineWorkload {
         })
     }
 
-    fn log(&self) -> Estimate {
+    /// The logarithm of the kernel's speedup.
+    pub(crate) fn log(&self) -> Estimate {
         log_of(&Speedup {
             geomean: self.kernel_speedup,
             ci95: self.ci95,
@@ -101,6 +115,35 @@ impl BaselineEntry {
     /// `torch 2.11.0` for a baseline in Python whose package is named like it or before it; `naive.cu` for a kernel.
     pub(crate) fn label(&self) -> String {
         label(&self.name, &self.versions)
+    }
+
+    /// The times on a workload.
+    pub(crate) fn on(&self, workload: &str) -> Option<&BaselineWorkload> {
+        self.workloads.iter().find(|one| one.id == workload)
+    }
+
+    /// The entry beside a kernel that has this speedup over it.
+    pub(super) fn beside(
+        &self,
+        origin: SpeedupOrigin,
+        measured: &str,
+        speedup: Speedup,
+    ) -> StrongestBaseline {
+        StrongestBaseline {
+            name: self.name.clone(),
+            kind: self.kind.clone(),
+            versions: self.versions.clone(),
+            launch: self.launch.clone(),
+            measured: measured.to_owned(),
+            origin,
+            speedup,
+        }
+    }
+
+    /// The entry beside the kernel that was timed against it in pairs. `None` if it was not measured.
+    pub(crate) fn in_pairs(&self, measured: &str) -> Option<StrongestBaseline> {
+        let speedup = self.kernel_speedup?;
+        Some(self.beside(SpeedupOrigin::Pairs, measured, speedup))
     }
 
     /// Sets both speedups from the workloads. `over`: the entry of the task's baseline.
@@ -116,12 +159,8 @@ impl BaselineEntry {
     }
 
     /// The logarithm of its speedup over another baseline on a workload: the quotient of the kernel's speedups over both.
-    fn log_over(&self, other: &Self, workload: &str) -> Option<Estimate> {
-        let find = |entry: &Self| {
-            let mut workloads = entry.workloads.iter();
-            let found = workloads.find(|one| one.id == workload);
-            found.map(BaselineWorkload::log)
-        };
+    pub(super) fn log_over(&self, other: &Self, workload: &str) -> Option<Estimate> {
+        let find = |entry: &Self| entry.on(workload).map(BaselineWorkload::log);
         Some(difference(find(other)?, find(self)?))
     }
 }
@@ -134,16 +173,56 @@ impl BaselineTable {
         measured.max_by(|one, other| speed(one).total_cmp(&speed(other)))
     }
 
+    /// The tables among these texts. One of another version says nothing.
+    pub(crate) fn read_all(texts: &[String]) -> Vec<Self> {
+        let tables = texts.iter();
+        tables
+            .filter_map(|text| serde_json::from_str(text).ok())
+            .collect()
+    }
+
+    /// Whether its figures are of this judge.
+    pub(crate) fn is_of(&self, judge: &JudgeFacts<'_>) -> bool {
+        self.task == judge.task
+            && self.backend == judge.backend
+            && self.device.name == judge.device
+            && self.cache == judge.cache
+            && judge.baseline.is_some()
+            && self.baseline.versions.get("source").map(String::as_str) == judge.baseline
+    }
+
+    /// The other baselines with their speedups over the task's on these workloads (ids), the fastest first. Those that were not measured on
+    /// all of them are left out.
+    pub(crate) fn fastest_on(&self, workloads: &[String]) -> Vec<(&BaselineEntry, Speedup)> {
+        let Some(base) = self.entries.first() else {
+            return Vec::new();
+        };
+        let speedup = |entry: &BaselineEntry| {
+            let logs: Option<Vec<Estimate>> = (workloads.iter())
+                .map(|workload| entry.log_over(base, workload))
+                .collect();
+            statistics::geometric_mean(&logs?).map(speedup_of)
+        };
+        let others = self.entries.iter().skip(1);
+        let mut others: Vec<_> = others
+            .filter_map(|entry| Some((entry, speedup(entry)?)))
+            .collect();
+        // The sort is stable.
+        others.sort_by(|one, other| other.1.geomean.total_cmp(&one.1.geomean));
+        others
+    }
+
     /// The strongest baseline beside the kernel of a verdict. `None` if the table is not of its device, baseline and workloads, or if the
     /// strongest is the task's baseline itself.
     pub(crate) fn compare(&self, verdict: &Verdict) -> Option<StrongestBaseline> {
-        let source = |baseline: &BaselineIdentity| baseline.versions.get("source").cloned();
-        let is_of = self.task == verdict.task
-            && self.backend == verdict.backend
-            && self.device.name == verdict.device.name
-            && self.cache == verdict.cache
-            && source(&self.baseline).is_some()
-            && source(&self.baseline) == verdict.baseline.as_ref().and_then(source);
+        let baseline = verdict.baseline.as_ref();
+        let is_of = self.is_of(&JudgeFacts {
+            task: &verdict.task,
+            backend: &verdict.backend,
+            device: &verdict.device.name,
+            cache: &verdict.cache,
+            baseline: baseline.and_then(|one| one.versions.get("source").map(String::as_str)),
+        });
         verdict.speedup.filter(|_| is_of && verdict.passed())?;
         let base = self.entries.first()?;
         let others = self.entries.iter().skip(1);
@@ -162,14 +241,8 @@ impl BaselineTable {
                 })
                 .collect();
             let speedup = speedup_of(statistics::geometric_mean(&logs?)?);
-            Some(StrongestBaseline {
-                name: entry.name.clone(),
-                kind: entry.kind.clone(),
-                versions: entry.versions.clone(),
-                launch: entry.launch.clone(),
-                measured: self.time.clone(),
-                speedup,
-            })
+            let origin = SpeedupOrigin::Derived;
+            Some(entry.beside(origin, &self.time, speedup))
         });
         let strongest = compared.min_by(|one, other| {
             let [one, other] = [one, other].map(|found| found.speedup.geomean);
@@ -182,7 +255,7 @@ impl BaselineTable {
     }
 }
 
-fn log_of(speedup: &Speedup) -> Estimate {
+pub(super) fn log_of(speedup: &Speedup) -> Estimate {
     Estimate {
         estimate: speedup.geomean.ln(),
         low: speedup.ci95[0].ln(),
@@ -190,7 +263,7 @@ fn log_of(speedup: &Speedup) -> Estimate {
     }
 }
 
-fn speedup_of(log: Estimate) -> Speedup {
+pub(super) fn speedup_of(log: Estimate) -> Speedup {
     Speedup {
         geomean: log.estimate.exp(),
         ci95: [log.low.exp(), log.high.exp()],
@@ -198,7 +271,7 @@ fn speedup_of(log: Estimate) -> Speedup {
 }
 
 /// The difference of two independent estimates. On each side, the half widths are combined in quadrature.
-fn difference(one: Estimate, other: Estimate) -> Estimate {
+pub(super) fn difference(one: Estimate, other: Estimate) -> Estimate {
     let estimate = one.estimate - other.estimate;
     let below = (one.estimate - one.low).hypot(other.high - other.estimate);
     let above = (one.high - one.estimate).hypot(other.estimate - other.low);

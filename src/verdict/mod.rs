@@ -14,15 +14,16 @@ mod speedup;
 mod status;
 mod strongest;
 mod tools;
+mod yardstick;
 
-pub(crate) use baselines::{
-    BaselineEntry, BaselineTable, BaselineWorkload, TABLE_SCHEMA, TimedKernel,
-};
+pub use baselines::{BaselineEntry, BaselineWorkload};
+pub(crate) use baselines::{BaselineTable, JudgeFacts, TABLE_SCHEMA, TimedKernel};
 pub(crate) use compiled::{CompiledOnly, CompiledVariant};
 pub use speedup::Speedup;
 pub use status::Status;
-pub use strongest::StrongestBaseline;
+pub use strongest::{SpeedupOrigin, StrongestBaseline};
 pub(crate) use tools::{Counters, DeviceSanitizer, LaunchCounters};
+pub use yardstick::Yardstick;
 
 /// The version of the verdict's JSON.
 pub const SCHEMA: u32 = 1;
@@ -78,7 +79,8 @@ pub struct Verdict {
     /// The kernel that this one was timed against instead of the baseline; absent if the baseline was timed too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timed_against: Option<TimedAgainst>,
-    /// The strongest baseline that `kforge baselines` has measured on this kind of device; absent if there is no table for these workloads.
+    /// The strongest baseline that `kforge baselines` has measured on this kind of device, or that the kernel was timed against in pairs at
+    /// the end of a run; absent if there is neither for these workloads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strongest: Option<StrongestBaseline>,
     /// What a complete judgement does and this judgement did not, such as `bounds and race builds`. The verdict claims nothing about it.

@@ -1,11 +1,32 @@
-//! The strongest baseline beside a kernel. Plain data; `baselines` finds it in a table.
+//! The strongest baseline beside a kernel. Plain data; `baselines` finds it in a table or among baselines that were timed in pairs.
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::speedup::Speedup;
 
-/// The strongest baseline of a table, beside a kernel that was not timed against it.
+/// How a speedup over a baseline was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SpeedupOrigin {
+    /// The quotient of two speedups over the task's baseline: the kernel's, and the one that a table has. They were measured at different
+    /// times.
+    #[default]
+    Derived,
+    /// The kernel and the baseline were timed in pairs.
+    Pairs,
+}
+
+impl SpeedupOrigin {
+    pub(crate) fn in_words(self) -> &'static str {
+        match self {
+            Self::Derived => "derived from a table",
+            Self::Pairs => "in pairs",
+        }
+    }
+}
+
+/// The strongest known baseline beside a kernel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StrongestBaseline {
     pub name: String,
@@ -17,7 +38,10 @@ pub struct StrongestBaseline {
     pub launch: Option<String>,
     /// When it was measured: RFC 3339.
     pub measured: String,
-    /// The kernel's speedup over it: the quotient of the speedups of both over the task's baseline. The interval has the uncertainty of both.
+    /// How the speedup was found.
+    #[serde(default)]
+    pub origin: SpeedupOrigin,
+    /// The kernel's speedup over it. If it is derived, the interval has the uncertainty of both speedups.
     pub speedup: Speedup,
 }
 

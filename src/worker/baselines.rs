@@ -5,12 +5,15 @@
 use std::time::Duration;
 
 use anyhow::bail;
+use indexmap::IndexMap;
 
 use super::child::Worker;
 use super::deadlines::{Deadlines, REMEDY};
 use super::pool_options::PoolOptions;
 use super::protocol::{Greeting, PROTOCOL_VERSION, WorkerRequest, WorkerResponse};
-use crate::eval::{BaselineRequest, BaselineResult};
+use crate::base::Digest;
+use crate::eval::{BaselineFault, BaselineOpponent, BaselineRequest, BaselineResult};
+use crate::verdict::{BaselineEntry, BaselineWorkload, Status};
 
 /// What Python may take in addition, to start and to compile: twice, if a baseline cannot be captured in a graph.
 const PYTHON_TIME: Duration = Duration::from_secs(900);
@@ -19,14 +22,29 @@ const PYTHON_TIME: Duration = Duration::from_secs(900);
 pub(crate) struct BaselineWorker {
     worker: Worker,
     deadline: Duration,
+    /// How long the device was held, in seconds.
+    device_seconds: f64,
+}
+
+/// The results of one baseline on all workloads.
+pub(crate) struct MeasuredBaseline {
+    pub entry: BaselineEntry,
+    /// Why the kernel cannot be timed, if that is the reason.
+    pub kernel_fault: Option<String>,
+    /// Whether the reason is that the machine was too busy.
+    pub is_noisy: bool,
 }
 
 impl BaselineWorker {
-    /// Starts the worker on the first GPU of the options, or on the CPU. Oracle and baseline work there when this returns.
+    /// Starts the worker on the first GPU of the options, or on the CPU. Oracle and baseline work there when this returns; a baseline that is
+    /// proven is checked on its smallest workload only.
     ///
     /// # Errors
     /// If the worker does not become ready.
-    pub(crate) async fn start(options: PoolOptions) -> anyhow::Result<Self> {
+    pub(crate) async fn start(
+        options: PoolOptions,
+        baseline_is_proven: bool,
+    ) -> anyhow::Result<Self> {
         let deadlines = Deadlines::new(&options.options, options.workloads);
         let gpu = options.gpus.into_iter().next();
         let greeting = Greeting {
@@ -35,7 +53,7 @@ impl BaselineWorker {
             options: options.options,
             on_gpu: gpu.is_some(),
             screen: false,
-            baseline_is_proven: false,
+            baseline_is_proven,
             space: None,
         };
         let greeting = serde_json::to_string(&greeting)?;
@@ -43,6 +61,7 @@ impl BaselineWorker {
         Ok(Self {
             worker: Worker::start(uuid, &greeting, deadlines.start).await?,
             deadline: deadlines.request + PYTHON_TIME,
+            device_seconds: 0.0,
         })
     }
 
@@ -58,17 +77,68 @@ impl BaselineWorker {
         }
     }
 
-    /// Times a kernel against a baseline.
+    /// Times a kernel (name and source) against one baseline on these workloads, until one fails. `shown` gets the id of each.
     ///
     /// # Errors
     /// If the machinery is broken.
-    pub(crate) async fn measure(
+    pub(crate) async fn measure_all(
         &mut self,
-        request: BaselineRequest,
-    ) -> anyhow::Result<BaselineResult> {
+        kernel: (&str, &str),
+        (mut entry, opponent): (BaselineEntry, &BaselineOpponent),
+        workloads: &[String],
+        shown: &(dyn Fn(&str) + Send + Sync),
+    ) -> anyhow::Result<MeasuredBaseline> {
+        let (mut kernel_fault, mut is_noisy) = (None, false);
+        for workload in workloads {
+            shown(workload);
+            let request = BaselineRequest {
+                kernel: kernel.1.to_owned(),
+                workload: workload.clone(),
+                opponent: opponent.clone(),
+            };
+            let result = self.measure(request).await?;
+            if !result.versions.is_empty() {
+                entry.versions = result.versions;
+            }
+            entry.launch = result.launch.or(entry.launch);
+            let (text, is_kernels) = match result.times {
+                Ok(times) => {
+                    entry.workloads.extend(BaselineWorkload::of(&times));
+                    continue;
+                }
+                Err(BaselineFault::Baseline(reason)) => (reason, false),
+                // A busy machine says nothing against the kernel.
+                Err(BaselineFault::Kernel { status, reason }) => {
+                    is_noisy = status == Status::Inconclusive;
+                    (format!("{}: {status}: {reason}", kernel.0), !is_noisy)
+                }
+            };
+            let reason = format!("{workload}: {text}");
+            kernel_fault = is_kernels.then(|| reason.clone());
+            entry.reason = Some(reason);
+            entry.workloads.clear();
+            break;
+        }
+        Ok(MeasuredBaseline {
+            entry,
+            kernel_fault,
+            is_noisy,
+        })
+    }
+
+    /// How long the device was held for all requests, in seconds.
+    pub(crate) fn device_seconds(&self) -> f64 {
+        self.device_seconds
+    }
+
+    /// Times a kernel against a baseline on one workload.
+    async fn measure(&mut self, request: BaselineRequest) -> anyhow::Result<BaselineResult> {
         let request = WorkerRequest::MeasureBaseline(Box::new(request));
         match self.exchange(&request).await? {
-            WorkerResponse::Baseline(result) => Ok(*result),
+            WorkerResponse::Baseline(result) => {
+                self.device_seconds += result.device_seconds;
+                Ok(*result)
+            }
             WorkerResponse::Failure(failure) => Err(failure.into_error()),
             _ => bail!("a worker's response to `measure_baseline` has the wrong type"),
         }
@@ -83,5 +153,22 @@ impl BaselineWorker {
                 self.deadline.as_secs()
             ),
         }
+    }
+}
+
+/// The entry of a baseline that was not measured yet.
+pub(crate) fn blank_entry(name: &str, source: Option<&str>) -> BaselineEntry {
+    let kind = if source.is_some() { "kernel" } else { "python" };
+    BaselineEntry {
+        name: name.to_owned(),
+        kind: kind.to_owned(),
+        versions: (source.iter())
+            .map(|source| ("source".to_owned(), Digest::of(source).to_string()))
+            .collect::<IndexMap<_, _>>(),
+        launch: None,
+        reason: None,
+        kernel_speedup: None,
+        speedup: None,
+        workloads: Vec::new(),
     }
 }

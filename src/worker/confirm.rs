@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::base::statistics::{Estimate, SampleSummary, mean_of_estimates};
 use crate::eval::Coverage;
-use crate::verdict::{Duel, Seconds, Speedup, Status, TimeSummary, Verdict, WorkloadVerdict};
+use crate::verdict::{
+    BaselineEntry, BaselineWorkload, Duel, Seconds, Speedup, Status, TimeSummary, Verdict,
+    WorkloadVerdict,
+};
 
 /// Number of fresh processes that confirm a kernel on a GPU. There, process noise is the largest source of error.
 const PROCESSES_ON_GPU: usize = 5;
@@ -193,11 +196,7 @@ fn mean_speedup(
 ) -> Option<Speedup> {
     let estimates: Vec<Estimate> = (verdicts.iter())
         .filter_map(speedup_of)
-        .map(|speedup| Estimate {
-            estimate: speedup.geomean.ln(),
-            low: speedup.ci95[0].ln(),
-            high: speedup.ci95[1].ln(),
-        })
+        .map(estimate_of)
         .collect();
     let mean = mean_of_estimates(&estimates)?;
     Some(Speedup {
@@ -221,6 +220,50 @@ pub(super) fn merge_duels(duels: &[Duel]) -> Option<Duel> {
         ratio: mean.estimate.exp(),
         ci95: [mean.low.exp(), mean.high.exp()],
     })
+}
+
+/// The times of one baseline in several processes, as one entry. The interval of each workload, and of all together, includes the
+/// differences between processes. There is at least one.
+pub(super) fn merge_entries(mut entries: Vec<BaselineEntry>) -> BaselineEntry {
+    let mut merged = entries.swap_remove(0);
+    if entries.is_empty() {
+        return merged;
+    }
+    entries.insert(0, merged.clone());
+    for (index, workload) in merged.workloads.iter_mut().enumerate() {
+        let of_workload = || {
+            entries
+                .iter()
+                .filter_map(|entry| entry.workloads.get(index))
+        };
+        let count = of_workload().count() as f64;
+        let logs: Vec<Estimate> = of_workload().map(BaselineWorkload::log).collect();
+        if let Some(mean) = mean_of_estimates(&logs) {
+            workload.kernel_speedup = mean.estimate.exp();
+            workload.ci95 = [mean.low.exp(), mean.high.exp()];
+        }
+        workload.baseline_us = of_workload().map(|one| one.baseline_us).sum::<f64>() / count;
+        workload.kernel_us = of_workload().map(|one| one.kernel_us).sum::<f64>() / count;
+    }
+    for entry in &mut entries {
+        entry.summarize(None);
+    }
+    let estimates = entries.iter().filter_map(|entry| entry.kernel_speedup);
+    let estimates: Vec<Estimate> = estimates.map(estimate_of).collect();
+    merged.kernel_speedup = mean_of_estimates(&estimates).map(|mean| Speedup {
+        geomean: mean.estimate.exp(),
+        ci95: [mean.low.exp(), mean.high.exp()],
+    });
+    merged
+}
+
+/// The logarithm of a speedup.
+fn estimate_of(speedup: Speedup) -> Estimate {
+    Estimate {
+        estimate: speedup.geomean.ln(),
+        low: speedup.ci95[0].ln(),
+        high: speedup.ci95[1].ln(),
+    }
 }
 
 /// Merges the results of one workload, which has this index in every verdict.

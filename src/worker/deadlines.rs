@@ -29,6 +29,9 @@ const START_SECONDS: f64 = 600.0;
 /// Requests of one judgement: the first, another if its worker died, and a repetition after a fault of a GPU.
 const REQUESTS: u32 = 3;
 
+/// How long timing a kernel against other baselines may take: more than any library needs to be compiled for all workloads.
+const MAX_STRONGEST: Duration = Duration::from_secs(2 * 3600);
+
 /// What a person can do about an exceeded deadline. Ends the messages about it.
 pub(super) const REMEDY: &str = "stop other programs that use the machine, judge fewer kernels at once (`eval.in_flight`), or raise `eval.launch_seconds`, from which the limit follows";
 
@@ -61,6 +64,8 @@ impl Deadlines {
                 self.start + points * self.request
             }
             JobKind::Duel { .. } => self.start + self.request,
+            // Python has deadlines of its own, for each of them.
+            JobKind::CompareStrongest(_) => MAX_STRONGEST,
             JobKind::Compare { .. } => processes * (self.start + self.request),
             JobKind::Confirm => (processes + REQUESTS) * (self.start + self.request),
         }

@@ -5,7 +5,7 @@
 //!
 //! On the driver's side `pool` judges, repeats and confirms; `dispatch` chooses a device and sends a request; `child` owns a
 //! process. `precompile` compiles while a worker starts. `space` and `point_compiler` measure recorded spaces; `trials` tries
-//! points of candidates; `baselines` times kernels against baselines. `server` is the worker's side. `profiling` runs NVIDIA's tools
+//! points of candidates; `baselines` times kernels against baselines, and `strongest` the best kernel of a run. `server` is the worker's side. `profiling` runs NVIDIA's tools
 //! on kernels that have passed.
 
 use std::pin::Pin;
@@ -36,10 +36,11 @@ mod profiling;
 mod protocol;
 mod server;
 mod space;
+mod strongest;
 mod tool;
 mod trials;
 
-pub(crate) use baselines::BaselineWorker;
+pub(crate) use baselines::{BaselineWorker, MeasuredBaseline, blank_entry};
 pub(crate) use factory::WorkerPools;
 pub(crate) use launch::{LAUNCH_COMMAND, serve_launch};
 pub(crate) use point_compiler::{PointCompiler, PointPlan, PreparedPoint};
@@ -48,6 +49,7 @@ pub(crate) use pool_options::PoolOptions;
 pub(crate) use profiling::Profiling;
 pub use server::{cpu_limits, serve};
 pub(crate) use space::SpaceWorker;
+pub use strongest::{Contenders, StrongestOutcome};
 
 /// A future that may be dropped at any await point. Dropping it kills the processes that run for it.
 pub type JobFuture<'a, T> = Pin<Box<dyn Future<Output = anyhow::Result<T>> + Send + 'a>>;
@@ -126,6 +128,8 @@ pub enum JobKind {
     Try { others: Vec<Arc<str>> },
     /// Time it against another kernel in fresh processes, as precisely as a confirmation. Both have passed before.
     Compare { against: Arc<str> },
+    /// Time it against the strongest of other baselines in fresh processes. It has passed before.
+    CompareStrongest(Arc<Contenders>),
 }
 
 /// The result of a job, of the kind that was requested.
@@ -145,6 +149,7 @@ pub enum JobOutcome {
         device_seconds: f64,
     },
     Tried(TrialOutcome),
+    Strongest(Box<StrongestOutcome>),
     /// The kernel compiles to the code of step `of`, so it was not judged.
     SameCode {
         of: u64,

@@ -17,6 +17,7 @@ use super::pool_options::PoolOptions;
 use super::precompile::{Compilation, Precompiler};
 use super::profiling::Profiler;
 use super::protocol::{Greeting, PROTOCOL_VERSION, WorkerRequest, WorkerResponse};
+use super::strongest::Contest;
 use super::trials::PointTrials;
 use super::{Evaluator, Job, JobFuture, JobKind, JobOutcome, WorkerFault};
 use crate::eval::{self, DuelPurpose, Judgement, OpponentTimes};
@@ -38,6 +39,8 @@ pub(crate) struct WorkerPool {
     deadlines: Deadlines,
     /// What `kforge baselines` has measured.
     tables: Vec<BaselineTable>,
+    /// For workers that time baselines.
+    options: PoolOptions,
     /// `None` once the driver has taken it.
     faults: Mutex<Option<UnboundedReceiver<WorkerFault>>>,
 }
@@ -50,10 +53,8 @@ impl WorkerPool {
         let precompiler = Precompiler::start(&pool.files, arch);
         let deadlines = Deadlines::new(&pool.options, pool.workloads);
         let trials = PointTrials::new(pool.clone());
-        let tables = pool.files.baseline_tables.iter();
-        // A table of another version says nothing.
-        let tables = tables.filter_map(|text| serde_json::from_str(text).ok());
-        let tables = tables.collect();
+        let tables = BaselineTable::read_all(&pool.files.baseline_tables);
+        let options = pool.clone();
         let greeting = Greeting {
             version: PROTOCOL_VERSION,
             files: pool.files,
@@ -71,6 +72,7 @@ impl WorkerPool {
             trials,
             deadlines,
             tables,
+            options,
             faults: Mutex::new(Some(faults)),
         })
     }
@@ -167,6 +169,15 @@ impl WorkerPool {
             }
             JobKind::Compare { against } => {
                 return self.compare(&job.source, against, job.limit).await;
+            }
+            JobKind::CompareStrongest(contenders) => {
+                let contest = Contest {
+                    pool: self.options.clone(),
+                    kernel: (&name, &job.source),
+                    contenders,
+                };
+                let outcome = contest.run(job.limit).await?;
+                return Ok(JobOutcome::Strongest(Box::new(outcome)));
             }
             JobKind::Judge => match self.judge_candidate(&name, job).await? {
                 Judgement::Verdict(verdict) => verdict,

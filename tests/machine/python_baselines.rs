@@ -11,6 +11,8 @@ tests!(
     baselines_of_a_task_are_measured_and_kept,
     a_function_and_a_kernel_of_equal_time_are_equally_fast,
     without_pytorch_the_remedy_is_named,
+    best_kernel_of_a_run_is_timed_against_pytorch_in_pairs,
+    targets_can_be_over_a_library_that_is_measured_first,
     gpu_a_kernel_is_as_fast_from_pytorch,
 );
 
@@ -171,6 +173,128 @@ fn without_pytorch_the_remedy_is_named() -> TestResult {
     // 5: the machine was too busy to time it.
     assert!([0, 5].contains(&kernels.code), "{kernels:?}");
     entry(&table(&kernels), "naive.cu");
+    Ok(())
+}
+
+/// A folder with a task whose baseline waits 40 ms and whose other kernel waits 4 ms. PyTorch needs much less.
+fn slow_kernels() -> Workspace {
+    let folder = Workspace::with_small_task();
+    let settings = folder.read("tasks/softmax/task.yaml");
+    let start = "start: [naive.cu, rows.cu, block_rows.cu]";
+    assert!(settings.contains(start));
+    let settings = settings.replace(start, "start: [naive.cu, rows.cu]");
+    folder.write("tasks/softmax/task.yaml", &settings);
+    let naive = crate::program::root().join("kernels/softmax/naive.cu");
+    let naive = std::fs::read_to_string(naive).unwrap();
+    for (name, milliseconds) in [("naive.cu", 40), ("rows.cu", 4)] {
+        let wait = format!(
+            "    const unsigned long long end = __globaltimer() + {milliseconds}000000;\n    while (threadIdx.x == 0 && __globaltimer() < end) {{\n    }}\n    int row ="
+        );
+        assert!(naive.contains("    int row ="));
+        let text = naive.replacen("    int row =", &wait, 1);
+        folder.write(&format!("kernels/softmax/{name}"), &text);
+    }
+    folder.write(
+        "kernels/softmax/baselines.py",
+        "import torch\n\nBASELINES = {'torch': ('torch', lambda: lambda x: torch.softmax(x, dim=-1))}\n",
+    );
+    folder
+}
+
+/// Runs `kforge` with Python and returns what it printed.
+fn run_with(folder: &Workspace, python: &str, arguments: &[&str]) -> CommandResult {
+    let mut command = folder.command(arguments);
+    command.env("KFORGE_PYTHON", python);
+    CommandResult::of(&command.output().unwrap())
+}
+
+const SEARCH: [&str; 8] = [
+    "evolve",
+    "softmax",
+    "--backend=cpu",
+    "--no-model",
+    "--steps=2",
+    "--seed=1",
+    "--set=eval.precision=0.5",
+    "--output=out",
+];
+
+fn best_kernel_of_a_run_is_timed_against_pytorch_in_pairs() -> TestResult {
+    let python = find_torch()?;
+    let folder = slow_kernels();
+    let result = run_with(&folder, &python, &SEARCH);
+    assert_eq!(result.code, 0, "{result:?}");
+    let first = result
+        .stdout
+        .lines()
+        .find(|line| line.starts_with("softmax: "));
+    let text = result
+        .stdout
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
+    assert!(first.unwrap().starts_with("softmax: best "), "{result:?}");
+    assert!(text.contains("but slower than `torch "), "{text}");
+    assert!(
+        text.contains("over it, in pairs, confirmed (step 2)"),
+        "{text}"
+    );
+    let parse = |name: &str| serde_json::from_str::<Value>(&folder.read(name)).unwrap();
+    let best = parse("out/softmax/best.json");
+    assert_eq!(best["strongest"]["origin"], "pairs", "{best}");
+    let ratio = best["strongest"]["speedup"]["geomean"].as_f64().unwrap();
+    // The kernel waits 4 ms.
+    assert!(ratio < 0.5, "{best}");
+    let journal = folder.read("out/softmax/events.jsonl");
+    let mut lines = journal.lines();
+    let line = lines
+        .find(|line| line.contains("\"strongest_compared\""))
+        .unwrap();
+    let event: Value = serde_json::from_str(line).unwrap();
+    let timed = &event["entries"][0]["workloads"][0];
+    assert!(timed["kernel_us"].as_f64().unwrap() > 3900.0, "{event}");
+    assert!(timed["baseline_us"].as_f64().unwrap() < 3900.0, "{event}");
+    for arguments in [
+        &["runs", "."][..],
+        &["report", "out", "--format=markdown"],
+        &["report", "out", "--format=json"],
+        &["compare", "out", "out"],
+    ] {
+        let shown = folder.run(arguments);
+        assert!(shown.stdout.contains("torch"), "{arguments:?}: {shown:?}");
+    }
+    Ok(())
+}
+
+fn targets_can_be_over_a_library_that_is_measured_first() -> TestResult {
+    let python = find_torch()?;
+    let folder = slow_kernels();
+    let over = [
+        "--set=eval.baseline=strongest",
+        "--set=search.target_speedup=0.9",
+    ];
+    let arguments = [&SEARCH[..], &over].concat();
+    let result = run_with(&folder, &python, &arguments);
+    assert!([0, 5].contains(&result.code), "{result:?}");
+    assert!(
+        result
+            .stderr
+            .contains("eval.baseline: targets of softmax are over torch"),
+        "{result:?}"
+    );
+    // Ten times as fast as the task's baseline, and far from the library: the target was not reached.
+    let summary: Value = serde_json::from_str(&folder.read("out/summary.json")).unwrap();
+    assert_eq!(summary["tasks"][0]["stopped"], "steps", "{summary}");
+    assert!(folder.read("out/run.yaml").contains("yardstick:"));
+    let tables = std::fs::read_dir(folder.path().join("kernels/softmax/baselines"));
+    assert_eq!(tables.unwrap().count(), 1);
+    // A kernel that is slower than the library is not promoted.
+    let promoted = run_with(&folder, &python, &["promote", "out"]);
+    assert_eq!(promoted.code, 5, "{promoted:?}");
+    assert!(
+        promoted.stdout.contains("it is slower than torch"),
+        "{promoted:?}"
+    );
     Ok(())
 }
 

@@ -13,6 +13,7 @@ mod kernel;
 mod process;
 
 use std::cell::RefCell;
+use std::process::{Command, Stdio};
 use std::rc::Rc;
 
 use crate::kernel::Scalars;
@@ -24,6 +25,18 @@ pub(crate) use baseline::{PythonBaselines, UnavailableBaseline};
 pub(crate) use interpreter::find as find_python;
 use kernel::PythonKernel;
 use process::{PythonProcess, PythonProgram};
+
+/// Whether the Python that kforge uses has PyTorch. Imports nothing, so it takes a fraction of a second.
+pub(crate) fn has_pytorch() -> bool {
+    let script = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)";
+    let Ok(python) = interpreter::find("a baseline") else {
+        return false;
+    };
+    let mut command = Command::new(python);
+    command.args(["-c", script]).stdin(Stdio::null());
+    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
 
 /// A task's reference in Python, ready to compute.
 pub struct PythonOracle {

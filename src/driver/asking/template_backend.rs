@@ -2,6 +2,7 @@
 //!
 //! Decides nothing about steps or budgets; `requests` does.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -19,7 +20,7 @@ use crate::llm::{
     Client, ModelFacts, PromptPart, ProviderName, Reply, Request, RequestOrigin, WaitingRequest,
 };
 use crate::propose::prompt::{
-    self, KernelLabel, Prompt, PromptInput, RejectedReply, ShownKernel, Templates,
+    self, KernelLabel, Prompt, PromptInput, RejectedReply, ShownKernel, Templates, TimesToBeat,
 };
 use crate::search::ModelPool;
 use crate::verdict::DeviceIdentity;
@@ -40,6 +41,8 @@ pub struct TemplateBackend {
     pub max_edits: usize,
     /// Share of a model's context window that a prompt may fill.
     pub context_share: f64,
+    /// The times of the strongest known baseline, by task. Tasks without an entry have none that is faster than their own.
+    pub to_beat: HashMap<String, TimesToBeat>,
     /// Lessons from earlier runs, by task.
     pub lessons: IndexMap<String, String>,
 }
@@ -97,6 +100,7 @@ impl TemplateBackend {
             context: &context,
             history: &step.history,
             card: model.card.as_deref(),
+            to_beat: self.to_beat.get(&step.task.name),
             lessons: self.lessons.get(&step.task.name).map(String::as_str),
             max_edits: self.max_edits,
             budget_tokens: window as u64,

@@ -23,6 +23,7 @@ pub(super) fn task_values(input: &PromptInput<'_>, language: Language) -> Value 
         outputs => output_values(input, language),
         workloads => workload_values(input),
         reference => fenced_block(&definition.reference, "python"),
+        to_beat => input.to_beat.map(|one| code_span(&one.label, 80)),
         bytes => code_span(task.bytes.text(), 600),
         flops => code_span(task.flops.text(), 600),
         constants => constant_list(definition),
@@ -84,7 +85,11 @@ fn workload_values(input: &PromptInput<'_>) -> Vec<Value> {
         let variables = task.definition.variables();
         let sizes = variables.filter_map(|name| Some((name, workload.binding.axes.get(name)?)));
         let sizes = sizes.map(|(name, size)| format!("{} = {size}", one_line(name, 80)));
+        let to_beat = input
+            .to_beat
+            .and_then(|one| one.microseconds.get(&workload.id));
         context! {
+            to_beat => to_beat.map(|time| format_significant(*time)),
             id => code_span(&workload.id, 60),
             sizes => sizes.collect::<Vec<_>>().join(", "),
         }

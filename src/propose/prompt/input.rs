@@ -1,5 +1,6 @@
 //! What a prompt is made from. Plain data.
 
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::feedback::Feedback;
@@ -55,6 +56,8 @@ pub(crate) struct PromptInput<'a> {
     pub history: &'a [HistoryEntry],
     /// The name of a strategy card.
     pub card: Option<&'a str>,
+    /// The times of the strongest known baseline, if it is faster than the task's.
+    pub to_beat: Option<&'a TimesToBeat>,
     /// What helped in earlier runs. Text that a person may have edited.
     pub lessons: Option<&'a str>,
     /// The largest number of edits in one reply.
@@ -63,6 +66,15 @@ pub(crate) struct PromptInput<'a> {
     pub budget_tokens: u64,
     /// Set for a second try: the first reply, which had edits that could not be applied, or no kernel.
     pub missed: Option<RejectedReply<'a>>,
+}
+
+/// The strongest known baseline of a task on the device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TimesToBeat {
+    /// Its name and version.
+    pub label: String,
+    /// Its median time on each workload, in microseconds.
+    pub microseconds: IndexMap<String, f64>,
 }
 
 /// A kernel that a prompt shows.

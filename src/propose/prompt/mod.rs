@@ -23,7 +23,7 @@ mod text;
 
 pub(crate) use change_text::{describe_failed_step, describe_trials};
 pub(crate) use feedback::Feedback;
-pub use input::{HistoryEntry, KernelLabel, Language};
+pub use input::{HistoryEntry, KernelLabel, Language, TimesToBeat};
 pub(crate) use input::{PromptInput, RejectedReply, ShownKernel};
 pub(crate) use render::render;
 pub use templates::{Card, CardBackend, CardStage, ExampleKernel, Templates};

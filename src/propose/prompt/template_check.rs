@@ -4,7 +4,9 @@
 use std::path::Path;
 
 use super::feedback::Feedback;
-use super::input::{HistoryEntry, KernelLabel, PromptInput, RejectedReply, ShownKernel};
+use super::input::{
+    HistoryEntry, KernelLabel, PromptInput, RejectedReply, ShownKernel, TimesToBeat,
+};
 use super::render::render;
 use super::templates::Templates;
 use crate::base::Failure;
@@ -48,6 +50,11 @@ fn render_all(templates: &Templates, task: &Task, backend: &str) -> Result<(), F
         result: "no difference".to_owned(),
     }];
     let device = DeviceFacts::default();
+    let ids = task.workloads.iter().map(|workload| workload.id.clone());
+    let to_beat = TimesToBeat {
+        label: "torch 2.11.0".to_owned(),
+        microseconds: ids.map(|id| (id, 12.5)).collect(),
+    };
     let cards = templates.cards(backend);
     let cards = cards.map(|card| Some(card.name.as_str())).chain([None]);
     for card in cards {
@@ -73,6 +80,7 @@ fn render_all(templates: &Templates, task: &Task, backend: &str) -> Result<(), F
                 context: &parents,
                 history: &history,
                 card,
+                to_beat: feedback.map(|_| &to_beat),
                 lessons: feedback.map(|_| "what helped"),
                 max_edits: 2,
                 budget_tokens: u64::MAX,

@@ -116,6 +116,7 @@ impl Scenario {
                 profile: "quick".to_owned(),
                 max_edits: settings.max_edits,
                 context_share: settings.context_share,
+                to_beat: Default::default(),
                 lessons: Default::default(),
             }),
         });

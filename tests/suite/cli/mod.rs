@@ -16,3 +16,4 @@ mod scripting;
 mod signals;
 mod streams;
 mod tasks;
+mod yardstick;

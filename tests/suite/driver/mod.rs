@@ -26,6 +26,7 @@ mod resume;
 pub(crate) mod scripted;
 mod stop_rules;
 mod stopping;
+mod strongest;
 mod trials;
 
 use scripted::{
@@ -86,6 +87,7 @@ fn log_job(job: &Job, log: &Path, journal: &Path) -> anyhow::Result<()> {
         JobKind::Confirm => ("confirm", "confirmed"),
         JobKind::Try { .. } => ("try", "proposed"),
         JobKind::Compare { .. } => ("compare", "compared"),
+        JobKind::CompareStrongest(_) => ("strongest", "strongest_compared"),
     };
     let line_start = format!("\"step\":{},\"event\":\"{event}\"", job.step);
     let is_recorded = std::fs::read_to_string(journal)?.contains(&line_start);

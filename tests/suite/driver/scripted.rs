@@ -19,11 +19,12 @@ use kforge::run::{RECORD_SCHEMA, RunRecord, TaskRecord};
 use kforge::search::{self, FoldOrder};
 use kforge::task::{Task, TaskFiles};
 use kforge::verdict::{
-    AccessFigures, DeviceIdentity, Duel, Resources, Seconds, Speedup, Status, TimeSummary, Verdict,
-    WorkloadVerdict,
+    AccessFigures, BaselineEntry, BaselineWorkload, DeviceIdentity, Duel, Resources, Seconds,
+    Speedup, Status, TimeSummary, Verdict, WorkloadVerdict,
 };
 use kforge::worker::{
-    Evaluator, EvaluatorFactory, Job, JobFuture, JobKind, JobOutcome, PointTrial, TrialOutcome,
+    Contenders, Evaluator, EvaluatorFactory, Job, JobFuture, JobKind, JobOutcome, PointTrial,
+    StrongestOutcome, TrialOutcome,
 };
 
 /// Makes a few lines of text from a brief: a family, and the values of two tunables.
@@ -171,6 +172,9 @@ impl Evaluator for ScriptedJudge {
                         device_seconds: DEVICE_SECONDS,
                     })
                 }
+                JobKind::CompareStrongest(contenders) => {
+                    JobOutcome::Strongest(Box::new(beside(speed(&job.source) / 2.0, contenders)))
+                }
                 JobKind::Duel { against } | JobKind::Compare { against } => {
                     let ratio = speed(&job.source) / speed(against);
                     JobOutcome::Duel {
@@ -183,6 +187,37 @@ impl Evaluator for ScriptedJudge {
                 }
             })
         })
+    }
+}
+
+/// A kernel with this speedup over the first contender.
+pub(crate) fn beside(speedup: f64, contenders: &Contenders) -> StrongestOutcome {
+    let workload = |id: &String| BaselineWorkload {
+        id: id.clone(),
+        axes: IndexMap::new(),
+        baseline_us: 10.0 * speedup,
+        kernel_us: 10.0,
+        kernel_speedup: speedup,
+        ci95: [speedup * 0.999, speedup * 1.001],
+    };
+    let entries = contenders.order.iter().take(1).map(|name| BaselineEntry {
+        name: name.clone(),
+        kind: "python".to_owned(),
+        versions: IndexMap::from([(name.clone(), "1.2".to_owned())]),
+        launch: Some("call".to_owned()),
+        reason: None,
+        kernel_speedup: Some(Speedup {
+            geomean: speedup,
+            ci95: [speedup * 0.999, speedup * 1.001],
+        }),
+        speedup: None,
+        workloads: contenders.workloads.iter().map(workload).collect(),
+    });
+    StrongestOutcome {
+        entries: entries.collect(),
+        reason: None,
+        processes: 1,
+        device_seconds: DEVICE_SECONDS,
     }
 }
 
@@ -425,10 +460,13 @@ pub(crate) fn options_in(
             baseline: Digest::of(task.baseline().1),
             from: Vec::new(),
             lessons: None,
+            yardstick: None,
         };
         (task.name.clone(), record)
     });
     RunOptions {
+        contenders: HashMap::new(),
+        yardsticks: HashMap::new(),
         models: None,
         directory: directory.to_owned(),
         start: match resume {

@@ -23,7 +23,7 @@ fn changed(change: fn(&mut Verdict)) -> ScriptedJudges {
                 let confirmed = match job.kind {
                     JobKind::Judge => false,
                     JobKind::Confirm => true,
-                    JobKind::Duel { .. } | JobKind::Compare { .. } | JobKind::Try { .. } => {
+                    _ => {
                         return Ok(None);
                     }
                 };

@@ -231,7 +231,7 @@ fn slow_confirmation_is_cancelled_with_the_budget_and_made_by_a_resume() {
     assert!(task.best().is_none());
     let missing = Unmeasured {
         confirmation: true,
-        comparison: false,
+        ..Unmeasured::default()
     };
     assert_eq!(task.progress.unmeasured, missing);
     let summary = std::fs::read_to_string(directory.join("summary.json")).unwrap();

@@ -61,6 +61,7 @@ fn prompt_input<'a>(task: &'a Task, device: &'a DeviceFacts) -> PromptInput<'a> 
         context: &[],
         history: &[],
         card: None,
+        to_beat: None,
         lessons: None,
         max_edits: 2,
         budget_tokens: 100_000,
