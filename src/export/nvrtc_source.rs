@@ -78,13 +78,15 @@ pub(super) fn nvrtc_source(
 /// The refusal of a source that needs the judge, or a library.
 fn refused_source(refusal: &Refusal) -> Failure {
     let line = refusal.evidence.line.unwrap_or(1);
+    // `refuse_line` names the line.
+    let place = format!("line {line}: ");
+    let reason = refusal.reason.trim_start_matches(&place);
     if refusal.status == Status::Unsupported {
-        let header = refusal.reason.split(" is not").next().unwrap_or_default();
+        let header = reason.split(" is not").next().unwrap_or_default();
         let reason = format!("{header}: the form does not know where this library's headers are");
         return refuse_line(line, reason).hint("export `c`, and give nvcc their folder");
     }
-    let place = format!("line {line}: ");
-    refuse_line(line, refusal.reason.trim_start_matches(&place))
+    refuse_line(line, reason)
 }
 
 /// What a launch passes, as a letter of the template.
