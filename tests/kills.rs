@@ -209,7 +209,8 @@ impl Scene {
         }
     }
 
-    /// Nothing holds the lock of a run, a device or the cache.
+    /// Nothing holds the lock of a run, a device or the cache. A killed process whose threads the GPU's driver still ends looks like one that
+    /// has ended, and holds its files a little longer.
     fn assert_unlocked(&self, context: &str, run: &str) {
         let mut locks = vec![self.folder.path().join(run).join("lock")];
         let devices = file_names(&self.locks()).into_iter();
@@ -222,11 +223,16 @@ impl Scene {
             }
         }
         for path in locks {
-            if let Ok(file) = File::open(&path) {
+            let Ok(file) = File::open(&path) else {
+                continue;
+            };
+            let begun = Instant::now();
+            while file.try_lock().is_err() {
                 assert!(
-                    file.try_lock().is_ok(),
+                    begun.elapsed() < self.wait,
                     "{context}: {path:?} is still locked"
                 );
+                std::thread::sleep(Duration::from_millis(5));
             }
         }
     }
