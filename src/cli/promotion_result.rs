@@ -75,7 +75,8 @@ pub(super) fn describe_result(task: &str, result: &PromotionResult) -> String {
     let strongest = serde_json::from_value::<StrongestBaseline>(facts["strongest"].clone());
     if let Ok(strongest) = strongest {
         let line = report::over_strongest(&strongest);
-        text += &format!("  beside     {}\n", line.trim_start_matches(", "));
+        let line = line.trim_start_matches(", ").trim_start_matches("but ");
+        text += &format!("  library    {line}\n");
     }
     if let Some(origin) = facts["there"]["origin"].as_str() {
         let relation = if result.promoted {

@@ -17,7 +17,7 @@ const LIBRARY: &str = include_str!("templates/rust_lib.rs.j2");
 const HOST: &str = include_str!("templates/rust_host.rs.j2");
 const EXAMPLE: &str = include_str!("templates/rust_example.rs.j2");
 /// The checked arithmetic of expressions in Rust.
-pub(super) const ARITHMETIC: &str = include_str!("templates/arithmetic.rs.txt");
+pub(super) const ARITHMETIC: &str = include_str!("templates/arithmetic.rs.j2");
 
 const ABILITIES: LaunchAbilities = LaunchAbilities {
     form: "rust",
