@@ -76,7 +76,7 @@ pub(super) fn describe_result(task: &str, result: &PromotionResult) -> String {
     if let Ok(strongest) = strongest {
         let line = report::over_strongest(&strongest);
         let line = line.trim_start_matches(", ").trim_start_matches("but ");
-        text += &format!("  library    {line}\n");
+        text += &format!("  strongest  {line}\n");
     }
     if let Some(origin) = facts["there"]["origin"].as_str() {
         let relation = if result.promoted {
