@@ -48,7 +48,7 @@ pub(super) fn execute(
     }
     // Everything that can fail comes first, so that a failure leaves no directory.
     require_machine(&resolved)?;
-    // A table that is measured here is told to the models.
+    // Prompts show the table that is measured here.
     let yardsticks = yardsticks(&mut resolved)?;
     let models = model_options(&resolved)?;
     if start == RunStart::New && resolved.output_is_default {

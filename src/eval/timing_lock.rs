@@ -118,7 +118,8 @@ impl<'l> SharedPieces<'l> {
     }
 
     /// The next piece begins. The lock is held until this value is dropped, or until a later piece begins while a timing waits. Pieces
-    /// that have waited `YIELD_LIMIT` together wait no more, so that the work ends. `free_memory`: called before a timing goes first, because it may need the memory.
+    /// that have waited `YIELD_LIMIT` together wait no more, so that the work ends. `free_memory`: called before a timing goes first,
+    /// because it may need the memory.
     pub(crate) fn begin(&mut self, free_memory: impl FnOnce()) -> anyhow::Result<()> {
         if self.guard.is_some() {
             if self.waited >= YIELD_LIMIT || !self.lock.is_timing_waiting()? {

@@ -80,7 +80,8 @@ impl<'s, 'p> Function<'s, 'p> {
 
     /// The bytes that all parameters take.
     pub(super) fn parameter_bytes(&self) -> i64 {
-        self.parameters.iter().map(|one| one.bytes).sum()
+        let sizes = self.parameters.iter().map(|one| one.bytes);
+        sizes.fold(0, i64::saturating_add)
     }
 
     pub(super) fn is_own_parameter(&self, name: &str) -> bool {
@@ -104,7 +105,7 @@ fn declared<'p>(tokens: &[Token<'p>]) -> Vec<Parameter<'p>> {
             let bits = token.text.strip_prefix(['.'])?;
             bits.strip_prefix(['b', 'u', 's', 'f'])?.parse::<i64>().ok()
         });
-        let bytes = element.unwrap_or(64) / 8 * count.unwrap_or(1);
+        let bytes = (element.unwrap_or(64) / 8).saturating_mul(count.unwrap_or(1));
         Some(Parameter {
             name: tokens[at].text,
             bytes: bytes.saturating_add(7) / 8 * 8,
@@ -140,7 +141,11 @@ fn signed_number(tokens: &[Token<'_>]) -> i64 {
         match token.text {
             "+" => {}
             "-" => sign = -sign,
-            text => return sign * number(text).unwrap_or(0),
+            text => {
+                // No parameter is that far away, and sums of such numbers fit.
+                let number = number(text).unwrap_or(0);
+                return sign * number.clamp(-i64::from(u32::MAX), i64::from(u32::MAX));
+            }
         }
     }
     0
