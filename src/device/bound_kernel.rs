@@ -26,6 +26,27 @@ impl<T: Any + BufferAccess + BufferChecks + Launching + TimedLaunching + KernelE
 {
 }
 
+/// Buffers without a kernel, whose contents another process on the same GPU is given.
+pub trait ExchangedBuffers: BoundKernel {
+    /// Copies whole buffers, in one of their copies, to or from memory of another process, and waits for it.
+    fn exchange(&mut self, copy: u32, transfers: &[Transfer]) -> anyhow::Result<()>;
+}
+
+/// A buffer and memory of another process on the same GPU, which is at least as long.
+pub struct Transfer {
+    pub buffer: usize,
+    /// What `cuIpcGetMemHandle` has given the other process.
+    pub memory: [u8; 64],
+    pub direction: TransferDirection,
+}
+
+/// Where the bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferDirection {
+    ToProcess,
+    FromProcess,
+}
+
 /// Writes and reads buffers.
 pub trait BufferAccess {
     /// Fills all copies of a buffer and rewrites their guard zones.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::bound_kernel::BoundKernel;
+use super::bound_kernel::{BoundKernel, ExchangedBuffers};
 use super::lock::LockFile;
 use super::memory::ExpectedValues;
 use super::program::{Build, Compiled, FillKernels, Program};
@@ -38,6 +38,16 @@ pub trait Device: Compile + TimingProperties {
 
     /// The kernels that fill buffers of a dtype, for another process on the same device. `None`: only the host can fill its buffers.
     fn fill_kernels(&self, _dtype: DType) -> anyhow::Result<Option<FillKernels>> {
+        Ok(None)
+    }
+
+    /// The buffers of a plan in `copies` copies, without a kernel, for another process on the same device. `None`: a process is given their
+    /// contents by the host.
+    fn open_buffers(
+        &self,
+        _plan: &LaunchPlan,
+        _copies: usize,
+    ) -> anyhow::Result<Option<Box<dyn ExchangedBuffers>>> {
         Ok(None)
     }
 

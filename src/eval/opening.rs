@@ -190,7 +190,8 @@ impl CaseKernel {
             Purpose::Expect { copies } => copies,
             Purpose::Check { .. } | Purpose::Time { .. } | Purpose::Probe => 1,
         };
-        let kernel = oracle.open(&plan, &case.scalars(context.task), copies)?;
+        let scalars = case.scalars(context.task);
+        let kernel = oracle.open(context.device, &plan, &scalars, copies)?;
         Ok(Self::new(context, case, kernel, plan))
     }
 

@@ -17,6 +17,7 @@ tests!(
     torch_references_agree_with_the_kernel_oracles,
     python_oracle_judges_kernels,
     python_oracle_judges_kernels_on_a_gpu,
+    torch_oracle_computes_in_the_memory_of_a_gpu,
     python_oracle_admits_a_task_by_its_tolerance,
     faults_of_a_python_oracle_are_reported,
     numpy_reads_every_dtype,
@@ -228,11 +229,29 @@ fn python_oracle_admits_a_task_by_its_tolerance() -> TestResult {
     Ok(())
 }
 
+/// In PyTorch, on a GPU. It fails if PyTorch had to copy its input to the GPU.
+const TORCH_SOFTMAX: &str = r#"
+import torch
+
+def run(x):
+    assert x.is_cuda and torch.cuda.memory_allocated() < x.nbytes, "the input was copied"
+    return torch.softmax(x.double(), dim=-1)
+"#;
+
 /// A GPU judges several copies of the inputs at once, while the oracle's are in host memory.
 fn python_oracle_judges_kernels_on_a_gpu() -> TestResult {
     let _device = crate::gpu::device()?;
-    let python = find_python()?;
-    let folder = workspace(SOFTMAX);
+    judges_softmax_on_a_gpu(&find_python()?, SOFTMAX)
+}
+
+/// The oracle's inputs and outputs never leave the GPU.
+fn torch_oracle_computes_in_the_memory_of_a_gpu() -> TestResult {
+    let _device = crate::gpu::device()?;
+    judges_softmax_on_a_gpu(&find_torch()?, TORCH_SOFTMAX)
+}
+
+fn judges_softmax_on_a_gpu(python: &str, oracle: &str) -> TestResult {
+    let folder = workspace(oracle);
     let naive = std::fs::read_to_string(crate::program::root().join("kernels/softmax/naive.cu"));
     let naive = naive.unwrap();
     folder.write("right.cu", &naive);
@@ -240,7 +259,7 @@ fn python_oracle_judges_kernels_on_a_gpu() -> TestResult {
     for (kernel, status) in [("right.cu", "passed"), ("wrong.cu", "wrong_output")] {
         let arguments = ["eval", "softmax", kernel, "--backend=cuda", "--seconds=0.3"];
         let mut command = folder.command(&arguments);
-        let judged = command.env("KFORGE_PYTHON", &python).output().unwrap();
+        let judged = command.env("KFORGE_PYTHON", python).output().unwrap();
         let judged = CommandResult::of(&judged);
         assert!(judged.stdout.contains(status), "{judged:?}");
     }

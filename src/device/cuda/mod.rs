@@ -22,6 +22,7 @@ pub mod compiler;
 mod cubin;
 mod cubin_cache;
 mod diagnostics;
+mod exchange;
 mod gpu;
 mod gpu_context;
 mod gpu_list;
@@ -61,6 +62,7 @@ pub(crate) use omitted_headers::omitted_headers;
 pub(super) use peaks::load_measured;
 pub(crate) use plain_source::plain_source;
 
+use super::bound_kernel::ExchangedBuffers;
 use super::cpu::GpuMacros;
 use super::interface::{
     Compile, CompulsoryWork, Device, Floor, Opened, Purpose, TimingProperties, Upload,
@@ -200,6 +202,27 @@ impl Device for CudaDevice {
 
     fn fill_kernels(&self, dtype: DType) -> anyhow::Result<Option<FillKernels>> {
         self.context.harness.fill_kernels(dtype).map(Some)
+    }
+
+    fn open_buffers(
+        &self,
+        plan: &LaunchPlan,
+        copies: usize,
+    ) -> anyhow::Result<Option<Box<dyn ExchangedBuffers>>> {
+        // Any program will do: nothing is launched.
+        let kernels = self.context.harness.fill_kernels(DType::Float32)?;
+        let buffers = LaunchPlan {
+            launches: Vec::new(),
+            tensor_maps: Vec::new(),
+            ..plan.clone()
+        };
+        let purpose = Purpose::Expect { copies };
+        let opened =
+            bound_kernel::CudaBoundKernel::open(&self.context, &kernels.program, &buffers, purpose);
+        match opened {
+            Ok(opened) => Ok(Some(Box::new(opened))),
+            Err(error) => Err(error.into_broken().context("no buffers for the oracle")),
+        }
     }
 
     /// The values lie in the judge's memory, which is hidden from candidates.

@@ -54,11 +54,12 @@ impl Call {
             arguments.push(match (index_of(name, is_input), scalars.get(name)) {
                 (Some(buffer), _) => {
                     let offset = place(buffer);
+                    let place = inputs.len();
                     inputs.push((buffer, offset));
                     let buffer = &plan.buffers[buffer];
                     json!({
                         "name": name, "dtype": buffer.dtype.to_string(), "shape": buffer.shape,
-                        "offset": offset, "bytes": buffer.bytes(),
+                        "offset": offset, "bytes": buffer.bytes(), "place": place,
                     })
                 }
                 (None, Some(value)) => {
@@ -70,18 +71,39 @@ impl Call {
         let mut results = Vec::new();
         for &buffer in &plan.outputs {
             let offset = place(buffer);
+            let place = inputs.len() + outputs.len();
             outputs.push((buffer, offset));
             let Some(described) = plan.buffers.get(buffer) else {
                 continue;
             };
-            results
-                .push(json!({"name": described.name, "shape": described.shape, "offset": offset}));
+            results.push(json!({
+                "name": described.name, "dtype": described.dtype.to_string(), "shape": described.shape,
+                "offset": offset, "place": place,
+            }));
         }
         Self {
             request: json!({"inputs": arguments, "outputs": results}),
             inputs,
             outputs,
         }
+    }
+
+    /// The buffers with inputs.
+    pub(super) fn inputs(&self) -> impl Iterator<Item = usize> {
+        self.inputs.iter().map(|(buffer, _)| *buffer)
+    }
+
+    /// The buffers of the call, inputs before outputs: the places that the entries of the request name.
+    pub(super) fn buffers(&self) -> impl Iterator<Item = usize> {
+        self.inputs()
+            .chain(self.outputs.iter().map(|(buffer, _)| *buffer))
+    }
+
+    /// The request for a call whose tensors are in memory of the process on a GPU.
+    pub(super) fn on_device(&self) -> Value {
+        let mut request = self.request.clone();
+        request["on_device"] = json!(true);
+        request
     }
 }
 

@@ -2,12 +2,13 @@
 //! kernels are timed against.
 //!
 //! One Python process serves all cases of a judge. `process` starts it and exchanges messages with it; `kernel` is the oracle bound to one
-//! case, over host memory; `baseline` is a baseline bound to one case, with copies of its inputs. `interpreter` finds the program. Never runs
+//! case, over host memory, and `device_kernel` over a GPU's; `baseline` is a baseline bound to one case, with copies of its inputs. `interpreter` finds the program. Never runs
 //! a candidate.
 
 mod baseline;
 mod baseline_layout;
 mod device_fill;
+mod device_kernel;
 mod interpreter;
 mod kernel;
 mod process;
@@ -16,14 +17,17 @@ use std::cell::RefCell;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 
+use serde_json::Value;
+
 use crate::kernel::Scalars;
-use crate::kernel::plan::LaunchPlan;
+use crate::kernel::plan::{Buffer, LaunchPlan};
 use crate::task::{Definition, Task};
 
 use super::{BoundKernel, Device, Upload};
 pub(crate) use baseline::{PythonBaselines, UnavailableBaseline};
+use device_kernel::DevicePythonKernel;
 pub(crate) use interpreter::find as find_python;
-use kernel::PythonKernel;
+use kernel::{Call, PythonKernel};
 use process::{PythonProcess, PythonProgram};
 
 /// Whether the Python that kforge uses has PyTorch. Imports nothing, so it takes a fraction of a second.
@@ -65,21 +69,37 @@ impl PythonOracle {
         })
     }
 
+    /// Whether the reference computes on the GPU, in PyTorch.
+    fn uses_gpu(&self) -> bool {
+        let process = self.process.borrow();
+        process.greeted().get("on_gpu").and_then(Value::as_bool) == Some(true)
+    }
+
     /// Binds the reference to the buffers of a plan, in `copies` copies. Inputs without a shape have the values of `scalars`.
     ///
     /// # Errors
     /// If the process has ended and cannot be started again.
     pub fn open(
         &self,
+        device: &dyn Device,
         plan: &LaunchPlan,
         scalars: &Scalars,
         copies: usize,
     ) -> anyhow::Result<Box<dyn BoundKernel>> {
         self.process.borrow_mut().ensure_running()?;
+        let call = Call::new(&self.definition, plan, scalars);
+        if self.uses_gpu()
+            && let Some(buffers) = device.open_buffers(plan, copies)?
+        {
+            let bytes: Vec<u64> = plan.buffers.iter().map(Buffer::bytes).collect();
+            let process = Rc::clone(&self.process);
+            let kernel = DevicePythonKernel::new(process, buffers, call, &bytes);
+            return Ok(Box::new(kernel));
+        }
         Ok(Box::new(PythonKernel::new(
             Rc::clone(&self.process),
             Rc::clone(&self.upload),
-            kernel::Call::new(&self.definition, plan, scalars),
+            call,
             plan,
             copies,
         )))

@@ -1,10 +1,12 @@
 """Computes the outputs of a task by its Python reference, for kforge. Started as `python3 -c TEXT DESCRIPTOR`.
 
 Reads one JSON object per line from standard input and answers each with one line: first the source, then one request for each call. The
-tensors are in a shared memory file, whose descriptor is the argument. What the reference prints goes to standard error.
+tensors are in a shared memory file, whose descriptor is the argument, or in memory on the GPU that kforge maps. What the reference prints goes to standard error.
 """
 
+import ctypes
 import json
+import math
 import mmap
 import os
 import sys
@@ -72,6 +74,67 @@ class TorchTensors(NumPyTensors):
         return super().output(value)
 
 
+class DeviceMemory:
+    """Memory on the GPU that kforge can map, in blocks that are kept from call to call."""
+
+    # The driver gives larger pieces of memory a place of their own.
+    GRANULE = 2 << 20
+    HANDLE_BYTES = 64
+    # With more than this, PyTorch keeps none of the memory that it has freed.
+    LARGE = 1 << 30
+
+    class Block:
+        """An array of bytes, in the form that PyTorch takes."""
+
+        def __init__(self, address, size):
+            self.address = address
+            self.size = size
+            self.__cuda_array_interface__ = {"shape": (size,), "typestr": "|u1", "data": (address, False), "version": 3}
+
+    def __init__(self, torch):
+        self.torch = torch
+        self.driver = ctypes.CDLL("libcuda.so.1")
+        self.blocks = []
+        self.handles = []
+        # Makes PyTorch's context the current one.
+        torch.zeros(1, device="cuda")
+
+    def call(self, name, *arguments):
+        code = getattr(self.driver, name)(*arguments)
+        if code != 0:
+            raise RuntimeError(f"{name} failed with CUDA's error {code}")
+
+    def reserve(self, sizes):
+        """Makes the block of each place at least this long. Returns the handles by which kforge maps them."""
+        for place, size in enumerate(sizes):
+            size = max(1, -(-size // self.GRANULE)) * self.GRANULE
+            if place < len(self.blocks) and self.blocks[place].size == size:
+                continue
+            if place < len(self.blocks):
+                self.call("cuMemFree_v2", ctypes.c_uint64(self.blocks[place].address))
+                self.blocks[place] = self.Block(0, 0)
+                self.torch.cuda.empty_cache()
+            address, handle = ctypes.c_uint64(), ctypes.create_string_buffer(self.HANDLE_BYTES)
+            self.call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(size))
+            self.call("cuIpcGetMemHandle", handle, address)
+            self.blocks[place:] = [self.Block(address.value, size), *self.blocks[place + 1 :]]
+            self.handles[place:] = [handle.raw.hex(), *self.handles[place + 1 :]]
+        return {"handles": self.handles[: len(sizes)]}
+
+    def tensor(self, entry):
+        torch = self.torch
+        dtype = getattr(torch, entry["dtype"])
+        count = math.prod(entry["shape"])
+        bytes_of_block = torch.as_tensor(self.blocks[entry["place"]], device="cuda")
+        return bytes_of_block[: count * dtype.itemsize].view(dtype).reshape(entry["shape"])
+
+    def finish(self):
+        torch = self.torch
+        torch.cuda.synchronize()
+        if torch.cuda.memory_reserved() > self.LARGE:
+            torch.cuda.empty_cache()
+
+
 class Reference:
     def __init__(self, request):
         namespace = {"__name__": "reference", "__file__": request["file"]}
@@ -82,6 +145,15 @@ class Reference:
         uses_torch = "torch" in sys.modules
         self.tensors = TorchTensors(request["device"]) if uses_torch else NumPyTensors()
         self.memory = None
+        self.device_memory = None
+
+    def on_gpu(self):
+        return getattr(self.tensors, "device", "cpu") != "cpu"
+
+    def reserve(self, sizes):
+        if self.device_memory is None:
+            self.device_memory = DeviceMemory(self.tensors.torch)
+        return self.device_memory.reserve(sizes)
 
     def versions(self):
         known = {name: getattr(sys.modules[name], "__version__", "") for name in ("numpy", "torch") if name in sys.modules}
@@ -92,6 +164,25 @@ class Reference:
         if self.memory is None or len(self.memory) != length:
             self.memory = mmap.mmap(int(sys.argv[1]), length)
         arguments = [self.argument(entry) for entry in request["inputs"]]
+        for entry, value in self.results(request, arguments):
+            array = self.tensors.output(value)
+            self.check_shape(entry, array.shape)
+            start = entry["offset"]
+            self.memory[start : start + array.nbytes] = array.tobytes()
+
+    def call_on_device(self, request):
+        """Like `call`, with tensors in memory on the GPU."""
+        torch, memory = self.tensors.torch, self.device_memory
+        arguments = [memory.tensor(entry) if "place" in entry else entry.get("scalar") for entry in request["inputs"]]
+        with torch.no_grad():
+            for entry, value in self.results(request, arguments):
+                value = torch.as_tensor(value)
+                self.check_shape(entry, tuple(value.shape))
+                memory.tensor(entry).copy_(value.reshape(entry["shape"]))
+        memory.finish()
+
+    def results(self, request, arguments):
+        """Calls `run`. Returns each output's entry with its value."""
         result = self.run(*arguments)
         names = [entry["name"] for entry in request["outputs"]]
         if isinstance(result, dict):
@@ -106,12 +197,12 @@ class Reference:
         for entry, value in zip(request["outputs"], result):
             if value is None:
                 raise ValueError(f"`run` returns None for the output `{entry['name']}`: return it, or delete it from the definition")
-            array = self.tensors.output(value)
-            shape = tuple(entry["shape"])
-            if array.shape != shape and not (array.size == 1 and shape in ((), (1,))):
-                raise ValueError(f"output `{entry['name']}`: expected the shape {list(shape)}, found {list(array.shape)}")
-            start = entry["offset"]
-            self.memory[start : start + array.nbytes] = array.tobytes()
+        return zip(request["outputs"], result)
+
+    def check_shape(self, entry, found):
+        shape = tuple(entry["shape"])
+        if tuple(found) != shape and not (math.prod(found) == 1 and shape in ((), (1,))):
+            raise ValueError(f"output `{entry['name']}`: expected the shape {list(shape)}, found {list(found)}")
 
     def argument(self, entry):
         if "scalar" in entry:
@@ -142,7 +233,12 @@ def main():
             request = json.loads(line)
             if reference is None:
                 reference = Reference(request)
-                answer = {"versions": reference.versions()}
+                answer = {"versions": reference.versions(), "on_gpu": reference.on_gpu()}
+            elif "reserve" in request:
+                answer = reference.reserve(request["reserve"])
+            elif "on_device" in request:
+                reference.call_on_device(request)
+                answer = {}
             else:
                 reference.call(request)
                 answer = {}
