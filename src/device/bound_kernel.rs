@@ -144,6 +144,11 @@ pub trait TimedLaunching: Launching {
     fn launched_copies(&self) -> &[u32] {
         &[0]
     }
+
+    /// The copy that the last run of the last launch used.
+    fn last_copy(&self) -> Option<u32> {
+        self.launched_copies().last().copied()
+    }
 }
 
 /// What a device knows about the kernel's behavior beyond its buffers.

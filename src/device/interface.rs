@@ -123,6 +123,12 @@ pub trait TimingProperties {
         1
     }
 
+    /// How many copies of `bytes` bytes of data the device's cache surely holds at the same time; at least 1.
+    fn copies_in_cache(&self, bytes: u64) -> usize {
+        let _ = bytes;
+        1
+    }
+
     /// How many runs of about `time` form one sample, if there are enough copies.
     fn runs_per_sample(&self, time: Duration) -> usize {
         let _ = time;
@@ -217,6 +223,6 @@ pub enum Cache {
     /// Nothing of the kernel's data.
     #[default]
     Cold,
-    /// What a launch on the same data left there.
+    /// The kernel's inputs, as far as the cache holds them.
     Hot,
 }

@@ -103,7 +103,11 @@ impl Case {
     /// Whether every seed gives the same inputs.
     pub(super) fn is_stored(&self, task: &Task) -> bool {
         let mut tensors = task.definition.inputs.iter();
-        tensors.all(|(name, tensor)| tensor.shape.is_none() || self.stored(task, name).is_some())
+        tensors.all(|(name, tensor)| {
+            tensor.shape.is_none()
+                || self.stored(task, name).is_some()
+                || self.distribution(task, name).constant_value().is_some()
+        })
     }
 
     fn regime_distribution(&self, input: &str) -> Option<&Distribution> {

@@ -24,11 +24,21 @@ use crate::verdict::{Evidence, Status};
 /// For the oracle on one copy of the data.
 pub(super) const EXPECT_PURPOSE: Purpose = Purpose::Expect { copies: 1 };
 
+/// Rows of a stored tensor that can be the first. Fewer would repeat often.
+const MIN_ROWS: u64 = 256;
+
 /// Where the values of an input come from.
 enum InputValues {
     Drawn(Distribution),
     /// A file, and what was read from it.
-    Stored(Arc<StoredTensor>, Option<Rc<Vec<u8>>>),
+    Stored(StoredInput),
+}
+
+struct StoredInput {
+    tensor: Arc<StoredTensor>,
+    read: Option<Rc<Vec<u8>>>,
+    /// Whether its rows begin at another row for each seed.
+    turns: bool,
 }
 
 /// A kernel bound to the buffers of a case.
@@ -70,12 +80,32 @@ impl CaseKernel {
             .filter(|(_, buffer)| is_input(buffer.role))
             .map(|(index, buffer)| {
                 let values = match case.stored(context.task, &buffer.name) {
-                    Some(tensor) => InputValues::Stored(Arc::clone(tensor), None),
+                    Some(tensor) => InputValues::Stored(StoredInput {
+                        tensor: Arc::clone(tensor),
+                        read: None,
+                        turns: false,
+                    }),
                     None => InputValues::Drawn(case.distribution(context.task, &buffer.name)),
                 };
                 (index, values)
             })
             .collect();
+    }
+
+    /// If every seed gives the same inputs, lets the rows of the stored ones begin at another row for each seed from now on, so that the
+    /// outputs of one launch are never those of another. Only inputs that a regime of the task redraws: of others it is not known whether
+    /// their order matters.
+    pub(super) fn turn_stored_inputs(&mut self, context: &JudgeContext<'_>, case: &Case) {
+        let task = context.task;
+        if !case.is_stored(task) {
+            return;
+        }
+        for (buffer, values) in &mut self.inputs {
+            let buffer = &self.plan.buffers[*buffer];
+            if let InputValues::Stored(input) = values {
+                input.turns = buffer.dtype.is_float() && task.regimes_redraw(&buffer.name);
+            }
+        }
     }
 
     /// Fills the inputs from a seed, poisons outputs and scratch, and renews the guard zones.
@@ -90,19 +120,31 @@ impl CaseKernel {
         Ok(())
     }
 
-    /// Fills the inputs only. The same seed gives every kernel of the task the same data. Stored values are the same for every seed.
+    /// Fills the inputs only. The same seed gives every kernel of the task the same data. Stored values are the same for every seed,
+    /// except after `turn_stored_inputs`.
     pub(super) fn fill_inputs(&mut self, seed: u64) -> anyhow::Result<()> {
         let _stage = self.times.stage("fill");
+        let turn = derive_seed(seed, "first row", 0);
         for (order, (buffer, values)) in self.inputs.iter_mut().enumerate() {
             let seed = derive_seed(seed, "input", order);
+            let turned;
             let content = match values {
                 InputValues::Drawn(distribution) => BufferContent::Random { distribution, seed },
-                InputValues::Stored(tensor, read) => {
+                InputValues::Stored(StoredInput {
+                    tensor,
+                    read,
+                    turns,
+                }) => {
                     let values = match read {
                         Some(values) => values,
                         None => read.insert(self.stored.get(tensor)?),
                     };
-                    BufferContent::Bytes(values)
+                    if *turns {
+                        turned = turn_rows(values, &self.plan.buffers[*buffer].shape, turn);
+                        BufferContent::Bytes(&turned)
+                    } else {
+                        BufferContent::Bytes(values)
+                    }
                 }
             };
             self.kernel.write(*buffer, &content)?;
@@ -380,6 +422,22 @@ impl CaseKernel {
     }
 }
 
+/// The values of a tensor that begin at another row. A row is as long as it can be if there shall be many of them: so a tensor
+/// has at least [`MIN_ROWS`] rows, or its rows are elements. All tensors of a case begin at the same share of their rows.
+fn turn_rows(values: &[u8], shape: &[u64], turn: u64) -> Vec<u8> {
+    let mut rows = 1;
+    for size in shape {
+        if rows < MIN_ROWS {
+            rows *= size;
+        }
+    }
+    let rows = rows.max(1);
+    let first = (u128::from(turn) * u128::from(rows)) >> 64;
+    let row_bytes = values.len() / rows as usize;
+    let (end, start) = values.split_at(first as usize * row_bytes);
+    [start, end].concat()
+}
+
 fn input_mutated(input: &str) -> Finding {
     Finding::new(
         Status::InputMutated,
@@ -392,5 +450,33 @@ pub(super) fn tensor_evidence(tensor: &str) -> Evidence {
     Evidence {
         tensor: Some(tensor.to_owned()),
         ..Evidence::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MIN_ROWS, turn_rows};
+
+    #[test]
+    fn rows_keep_their_order_and_begin_anywhere() {
+        let values: Vec<u8> = (0..6).collect();
+        assert_eq!(turn_rows(&values, &[6], 0), values);
+        assert_eq!(turn_rows(&values, &[6], u64::MAX), [5, 0, 1, 2, 3, 4]);
+        // Few rows, so the elements turn.
+        assert_eq!(
+            turn_rows(&values, &[2, 3], u64::MAX / 2),
+            [2, 3, 4, 5, 0, 1]
+        );
+        for shape in [&[][..], &[1]] {
+            assert_eq!(turn_rows(&[7], shape, u64::MAX), [7]);
+        }
+        assert!(turn_rows(&[], &[0, 4], 7).is_empty());
+    }
+
+    #[test]
+    fn many_rows_stay_whole() {
+        let values: Vec<u8> = (0..MIN_ROWS).flat_map(|row| [row as u8, 200]).collect();
+        let turned = turn_rows(&values, &[MIN_ROWS, 2], u64::MAX / 3);
+        assert!(turned != values && turned.iter().skip(1).step_by(2).all(|value| *value == 200));
     }
 }

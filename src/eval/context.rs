@@ -136,24 +136,6 @@ impl<'a> JudgeContext<'a> {
         })
     }
 
-    /// Refuses hot caches for a task whose outputs overwrite inputs.
-    ///
-    /// # Errors
-    /// `Failure::usage`.
-    pub(super) fn ensure_cache_fits(&self) -> Result<(), Failure> {
-        let task = self.task;
-        // The outputs of one run would be the inputs of the next, and the oracle has no such inputs.
-        let is_hot = self.options.cache == Cache::Hot && !self.device.lock_file().is_host;
-        if !is_hot || task.settings.in_place.is_empty() {
-            return Ok(());
-        }
-        Err(Failure::usage(format!(
-            "task `{}` cannot be timed with hot caches: its outputs overwrite inputs (`in_place`)",
-            task.name
-        ))
-        .hint("set `eval.cache` to `cold`"))
-    }
-
     /// Records the time of what follows with another judgement's.
     pub(super) fn set_times(&mut self, times: StageTimes) {
         self.timing_lock.set_times(times.clone());

@@ -41,8 +41,7 @@ impl<'a> Judge<'a> {
     /// Compiles the oracle and the baseline, and checks the baseline on every workload of the profile.
     ///
     /// # Errors
-    /// `Failure::usage` for hot caches with a task whose outputs overwrite inputs, `Failure::reference` if the oracle or the
-    /// baseline does not work, any other error if the machinery is broken.
+    /// `Failure::reference` if the oracle or the baseline does not work, any other error if the machinery is broken.
     pub fn new(
         device: &'a dyn Device,
         task: &'a Task,
@@ -70,7 +69,6 @@ impl<'a> Judge<'a> {
 
     fn with_baseline_check(mut context: JudgeContext<'a>, is_proven: bool) -> anyhow::Result<Self> {
         let task = context.task;
-        context.ensure_cache_fits()?;
         let cases = context.workload_cases();
         context.prepare_references(&cases)?;
         let work = |case: &Case| operations(task, &case.binding);

@@ -64,7 +64,10 @@ impl KernelSet {
     ) -> JudgeResult<Self> {
         let [candidate, opponent] = open_timed(context, contest, copies.timed)?;
         let opponent = Some(opponent);
-        Self::with_oracle(context, candidate, opponent, contest.case, copies.oracle)
+        let mut kernels =
+            Self::with_oracle(context, candidate, opponent, contest.case, copies.oracle)?;
+        kernels.oracle.turn_stored_inputs(context, contest.case);
+        Ok(kernels)
     }
 
     /// Opens the candidate and the oracle for a check.
@@ -189,7 +192,11 @@ fn open_timed(
         copies,
         cache: Some(context.options.cache),
     };
-    CaseKernel::open_timed(context, contest, purpose)
+    let mut opened = CaseKernel::open_timed(context, contest, purpose)?;
+    for kernel in &mut opened {
+        kernel.turn_stored_inputs(context, contest.case);
+    }
+    Ok(opened)
 }
 
 /// The tolerance of each output, in the order of the definition.

@@ -75,14 +75,18 @@ pub(super) fn sample_plan(
     times: [Duration; 2],
     fastest: FastestKernel,
 ) -> SamplePlan {
+    // All copies would hold the same inputs, and a launch could use the outputs of the one before.
+    if case.is_stored(context.task) {
+        return SamplePlan::SINGLE;
+    }
     let shortest = shortest_run(context, case, times, fastest);
     let most = context.device.timing_copies(bytes.opponent, shortest);
-    let (runs, copies) = match context.options.cache {
-        Cache::Cold => (most, most),
+    // Each run has its own data. With hot caches the inputs of all runs fit into the cache.
+    let copies = match context.options.cache {
+        Cache::Cold => most,
         Cache::Hot => {
-            let runs = context.device.runs_per_sample(shortest).min(most);
-            // One copy of the outputs is for the run that warms the caches.
-            (runs, runs + 1)
+            let held = context.device.copies_in_cache(bytes.data);
+            context.device.runs_per_sample(shortest).min(most).min(held)
         }
     };
     if copies == 1 {
@@ -91,8 +95,8 @@ pub(super) fn sample_plan(
     let most_by_bytes = MAX_COMPARED_BYTES / bytes.data.max(1);
     let compared = most_by_bytes.clamp(1, MAX_COMPARED_COPIES as u64) as usize;
     SamplePlan {
-        runs,
-        is_spacing_known: runs == 1,
+        runs: copies,
+        is_spacing_known: false,
         runs_apart: false,
         copies: CopyCounts {
             timed: copies,

@@ -50,7 +50,6 @@ impl<'a> SpaceJudge<'a> {
         settings: SpaceSettings,
     ) -> anyhow::Result<Self> {
         let mut context = JudgeContext::open(device, task, options, limits)?;
-        context.ensure_cache_fits()?;
         let mut cases = context.workload_cases();
         if settings.workloads == SpaceWorkloads::Extremes {
             keep_extremes(&mut cases, task);
@@ -258,8 +257,11 @@ impl SpaceWorkload {
         });
         let most = context.device.timing_copies(kernel.buffer_bytes(), run);
         let copies = match cache {
-            Cache::Hot if most > 1 => context.device.runs_per_sample(run).min(most) + 1,
-            _ => most,
+            Cache::Hot => {
+                let held = context.device.copies_in_cache(kernel.data_bytes());
+                context.device.runs_per_sample(run).min(most).min(held)
+            }
+            Cache::Cold => most,
         };
         drop(kernel);
         let purpose = Purpose::Expect { copies };
@@ -312,7 +314,7 @@ impl SpaceWorkload {
         let inputs = kernel.input_hashes()?;
         let single = self.launch(context, kernel, 1)?;
         kernel.check_guards(&inputs)?;
-        self.compare(context, kernel, seed)?;
+        self.compare(kernel, seed)?;
         let started = Instant::now();
         let sample = |kernel: &mut CaseKernel, runs| {
             // Otherwise the outputs of one sample would be the inputs of the next.
@@ -330,7 +332,7 @@ impl SpaceWorkload {
         }
         let seconds = started.elapsed().as_secs_f64();
         kernel.check_guards(&inputs)?;
-        self.compare(context, kernel, seed)?;
+        self.compare(kernel, seed)?;
         kernel.check_state()?;
         Ok(TimedWorkload {
             microseconds,
@@ -340,11 +342,7 @@ impl SpaceWorkload {
 
     /// Runs of one sample, for a kernel that takes this long.
     fn runs(&self, context: &JudgeContext<'_>, time: Duration) -> usize {
-        let most = match context.options.cache {
-            Cache::Hot => self.copies.saturating_sub(1),
-            Cache::Cold => self.copies,
-        };
-        context.device.runs_per_sample(time).min(most.max(1))
+        context.device.runs_per_sample(time).min(self.copies.max(1))
     }
 
     fn launch(
@@ -363,19 +361,9 @@ impl SpaceWorkload {
     }
 
     /// Compares the outputs of the last launch with the oracle's.
-    fn compare(
-        &self,
-        context: &JudgeContext<'_>,
-        kernel: &CaseKernel,
-        seed: u64,
-    ) -> JudgeResult<()> {
+    fn compare(&self, kernel: &CaseKernel, seed: u64) -> JudgeResult<()> {
         let copies = kernel.kernel.launched_copies().to_vec();
-        // With hot caches all runs have the inputs of the first copy.
-        let inputs = copies.iter().map(|copy| match context.options.cache {
-            Cache::Hot => 0,
-            Cache::Cold => *copy as usize,
-        });
-        let inputs: Vec<usize> = inputs.collect();
+        let inputs: Vec<usize> = copies.iter().map(|copy| *copy as usize).collect();
         let expected: Vec<ExpectedValues> = (self.expected.iter())
             .map(|all| all.select_copies(&inputs))
             .collect();

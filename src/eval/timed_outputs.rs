@@ -5,10 +5,10 @@
 use std::time::{Duration, Instant};
 
 use super::anchor::OpponentFailed;
-use super::finding::JudgeResult;
+use super::finding::{JudgeError, JudgeResult};
 use super::kernel_set::{KernelSet, Side};
 use crate::base::RandomStream;
-use crate::device::{Cache, Poison};
+use crate::device::Poison;
 
 /// Share of the time that comparing with the oracle may take on a GPU. A kernel cannot predict which pairs are compared; the first pair of
 /// every session is. What is reported says which share of the launches was compared (`checked_share`).
@@ -43,7 +43,6 @@ pub(super) struct OutputChecks {
     pub(super) oracle_copies: usize,
     /// Whether every pair is compared with the oracle, however long it takes.
     checks_every_pair: bool,
-    cache: Cache,
     /// Whether the candidate's outputs are compared with the opponent's too.
     compares_sides: bool,
     started: Instant,
@@ -59,11 +58,10 @@ pub(super) struct OutputChecks {
 
 impl OutputChecks {
     /// For a session with one copy of the data.
-    pub(super) fn new(checks_every_pair: bool, cache: Cache, compares_sides: bool) -> Self {
+    pub(super) fn new(checks_every_pair: bool, compares_sides: bool) -> Self {
         Self {
             oracle_copies: 1,
             checks_every_pair,
-            cache,
             compares_sides,
             started: Instant::now(),
             oracle_check: Duration::ZERO,
@@ -109,12 +107,7 @@ impl OutputChecks {
             self.compare_with_opponent(kernels, &copies, seed)
         };
         self.runs.timed += copies.len() as u64;
-        checked.map_err(|error| {
-            error.map_finding(|mut finding| {
-                finding.reason = format!("during timing: {}", finding.reason);
-                finding
-            })
-        })?;
+        checked.map_err(during_timing)?;
         if with_oracle {
             self.oracle_check += started.elapsed();
         } else {
@@ -124,18 +117,30 @@ impl OutputChecks {
         Ok(())
     }
 
+    /// Checks the candidate's outputs of a sample that ended early: of the last run, and of others.
+    pub(super) fn check_short_sample(
+        &self,
+        kernels: &mut KernelSet,
+        seed: u64,
+        stream: &mut RandomStream,
+    ) -> JudgeResult<()> {
+        let launched = &kernels.candidate.kernel;
+        let (last, copies) = (launched.last_copy(), launched.launched_copies().to_vec());
+        let mut chosen = copies.clone();
+        stream.shuffle(&mut chosen);
+        chosen.sort_by_key(|copy| Some(*copy) != last);
+        chosen.extend_from_slice(&copies.repeat(self.oracle_copies));
+        chosen.truncate(self.oracle_copies);
+        let expected = kernels.expected(seed, &chosen)?;
+        let compared = kernels.compare(Side::Candidate, &expected, &chosen, seed);
+        compared.map_err(during_timing)?;
+        Ok(())
+    }
+
     /// Whether this pair is compared with the oracle.
     fn has_time_for_oracle(&self) -> bool {
         let spent = self.oracle_check.as_secs_f64();
         self.checks_every_pair || spent <= ORACLE_CHECK_SHARE * self.started.elapsed().as_secs_f64()
-    }
-
-    /// The copies of the inputs from which these copies of the outputs were computed.
-    fn input_copies(&self, outputs: &[u32]) -> Vec<u32> {
-        match self.cache {
-            Cache::Hot if !self.checks_every_pair => vec![0; outputs.len()],
-            _ => outputs.to_vec(),
-        }
     }
 
     /// Compares the candidate's outputs with the opponent's, which is correct and had the same inputs. Only if the oracle is so
@@ -188,7 +193,7 @@ impl OutputChecks {
             return Ok(());
         };
         let copies = vec![copy; self.oracle_copies.max(1)];
-        let expected = kernels.expected(seed, &self.input_copies(&copies))?;
+        let expected = kernels.expected(seed, &copies)?;
         match kernels.compare(Side::Opponent, &expected, &copies, seed) {
             Ok(_) => Ok(()),
             Err(error) => Err(OpponentFailed(error.into_finding()?.reason).into()),
@@ -206,15 +211,14 @@ impl OutputChecks {
     ) -> JudgeResult<()> {
         let shared = shared_copies(kernels, copies)?;
         let chosen = self.choose_copies(copies, &shared, stream);
-        let inputs = self.input_copies(&chosen);
         let started = Instant::now();
-        let expected = kernels.expected(seed, &inputs)?;
+        let expected = kernels.expected(seed, &chosen)?;
         self.oracle_launch += started.elapsed();
         self.runs.compared += chosen.len().min(copies.len()) as u64;
         // The oracle has the same inputs, and only the judge can write to its memory.
         let untouched = kernels.oracle.input_hashes_by_name()?;
         let candidate = &kernels.candidate;
-        candidate.check_inputs_unchanged(&untouched, &inputs)?;
+        candidate.check_inputs_unchanged(&untouched, &chosen)?;
         kernels.compare(Side::Candidate, &expected, &chosen, seed)?;
         let positions: Vec<usize> = (0..chosen.len())
             .filter(|position| shared.contains(&chosen[*position]))
@@ -261,6 +265,13 @@ impl OutputChecks {
         chosen.truncate(self.oracle_copies);
         chosen
     }
+}
+
+fn during_timing(error: JudgeError) -> JudgeError {
+    error.map_finding(|mut finding| {
+        finding.reason = format!("during timing: {}", finding.reason);
+        finding
+    })
 }
 
 /// The copies that both kernels ran on.

@@ -60,8 +60,6 @@ pub(super) struct TimingSession<'s, 'j> {
     is_search: bool,
     /// How long the candidate's last sample took.
     candidate_sample: Duration,
-    /// Runs of a short sample of the candidate, after which no other copy may be written; `None`: no short samples.
-    short_runs: Option<usize>,
     checks: OutputChecks,
     times: SampleTimes,
 }
@@ -92,10 +90,8 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             plan: first,
             is_search: start.is_search,
             candidate_sample: Duration::ZERO,
-            short_runs: None,
             checks: OutputChecks::new(
                 context.device.lock_file().is_host,
-                context.options.cache,
                 contest.opponent.is_kernel(),
             ),
             times: SampleTimes::default(),
@@ -115,9 +111,6 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             session.space_runs(seed)?;
         }
         session.checks.oracle_copies = session.plan.copies.oracle;
-        let runs = session.plan.runs;
-        session.short_runs =
-            (runs > 2).then(|| 1 + RandomStream::new(seed, "short", 0).below(runs - 1));
         Ok(session)
     }
 
@@ -263,7 +256,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             }
             self.take_sample(side, seed, Poison::Finite { seed }, self.plan.runs)?;
         }
-        self.check_short_sample(seed)
+        self.check_short_sample(derive_seed(seed, "short", 0))
     }
 
     fn is_slow(&self) -> bool {
@@ -372,14 +365,19 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         }
     }
 
-    /// Takes a short sample of the candidate and checks that the copies of the runs that were left out are not written: a kernel
-    /// must not do the work of later runs.
+    /// Takes a sample of the candidate that ends early, at a random run. The outputs of these runs must be there, and the copies of the
+    /// runs that were left out must not be written: a kernel must neither leave work to later runs nor do theirs.
     fn check_short_sample(&mut self, seed: u64) -> JudgeResult<()> {
-        let Some(runs) = self.short_runs else {
+        if self.plan.runs < 2 {
             return Ok(());
-        };
+        }
+        let mut stream = RandomStream::new(seed, "short", 0);
+        let runs = 1 + stream.below(self.plan.runs - 1);
         let poison = Poison::Finite { seed };
         self.take_sample(Side::Candidate, seed, poison, runs)?;
+        // Before anything is filled again.
+        self.checks
+            .check_short_sample(&mut self.kernels, seed, &mut stream)?;
         self.kernels.candidate.check_other_copies(seed, poison)
     }
 
@@ -391,7 +389,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         leader: Side,
         stream: &mut RandomStream,
     ) -> JudgeResult<PairTimes> {
-        // At random moments, because a kernel that does the work of later runs only sometimes would pass a single check.
+        // At random moments, because a kernel that does the work of other runs only sometimes would pass a single check.
         if stream.uniform() < SHORT_SAMPLE_PROBABILITY {
             self.check_short_sample(derive_seed(seed, "short", 0))?;
         }

@@ -118,6 +118,13 @@ impl Task {
         }
     }
 
+    /// Whether a regime gives this input other values.
+    pub(crate) fn regimes_redraw(&self, input: &str) -> bool {
+        self.regimes()
+            .values()
+            .any(|regime| regime.contains_key(input))
+    }
+
     /// The input regimes, by name.
     pub(crate) fn regimes(&self) -> IndexMap<String, Regime> {
         regimes::task_regimes(&self.settings, &self.definition, &self.workloads)

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
+use std::time::Instant;
 
 use tokio::task::JoinHandle;
 
@@ -12,13 +13,21 @@ use super::child::Worker;
 use crate::eval::OpponentTimes;
 use crate::verdict::DeviceIdentity;
 
+/// A worker that starts in the background.
+struct StartingWorker {
+    /// No process was started before.
+    since: Instant,
+    /// `None` in the result: it failed.
+    worker: JoinHandle<Option<Worker>>,
+}
+
 /// A device and its workers.
 pub(super) struct DeviceWorkers {
     /// `None`: the CPU of this machine.
     pub(super) gpu: Option<DeviceIdentity>,
     idle: Mutex<Vec<Worker>>,
-    /// Workers that start in the background, the oldest first. `None` in the result: it failed.
-    starting: Mutex<VecDeque<JoinHandle<Option<Worker>>>>,
+    /// Workers that start in the background, the oldest first.
+    starting: Mutex<VecDeque<StartingWorker>>,
     pub(super) active_requests: AtomicUsize,
     /// Whether a worker has become ready here, that is, the oracle and the baseline work on this device.
     pub(super) is_proven: AtomicBool,
@@ -97,9 +106,15 @@ impl DeviceWorkers {
         }
     }
 
-    pub(super) fn put_starting(&self, starting: JoinHandle<Option<Worker>>) {
+    /// Starts a worker in the background.
+    pub(super) fn put_starting(
+        &self,
+        start: impl Future<Output = Option<Worker>> + Send + 'static,
+    ) {
+        let since = Instant::now();
+        let worker = tokio::spawn(start);
         if let Ok(mut all) = self.starting.lock() {
-            all.push_back(starting);
+            all.push_back(StartingWorker { since, worker });
         }
     }
 
@@ -117,14 +132,30 @@ impl DeviceWorkers {
     /// Waits for the oldest worker that starts in the background. `None` if there is none, or if it failed.
     pub(super) async fn take_starting(&self) -> Option<Worker> {
         let oldest = self.starting.lock().ok()?.pop_front()?;
-        let mut worker = oldest.await.ok()??;
-        matches!(worker.child.try_wait(), Ok(None)).then_some(worker)
+        oldest.wait().await
+    }
+
+    /// Waits for a worker whose process was not started before `since`. `None` if there is none, or if it failed.
+    pub(super) async fn take_started_since(&self, since: Instant) -> Option<Worker> {
+        let newest = {
+            let mut all = self.starting.lock().ok()?;
+            all.back().filter(|newest| newest.since >= since)?;
+            all.pop_back()?
+        };
+        newest.wait().await
     }
 
     pub(super) fn put_back(&self, worker: Worker) {
         if let Ok(mut idle) = self.idle.lock() {
             idle.push(worker);
         }
+    }
+}
+
+impl StartingWorker {
+    async fn wait(self) -> Option<Worker> {
+        let mut worker = self.worker.await.ok()??;
+        matches!(worker.child.try_wait(), Ok(None)).then_some(worker)
     }
 }
 

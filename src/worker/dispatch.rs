@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use tokio::sync::mpsc::UnboundedSender;
@@ -58,6 +58,13 @@ pub(super) struct WorkerChoice {
     pub(super) confirming: bool,
     /// Index of the preferred device, if it is not quarantined.
     pub(super) device: Option<usize>,
+}
+
+/// Which device served a request, and when its worker had responded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ServedBy {
+    pub(super) device: usize,
+    at: Instant,
 }
 
 impl Dispatcher {
@@ -141,7 +148,7 @@ impl Dispatcher {
         Ok(identity)
     }
 
-    /// Sends a request to one worker. Returns the response and the index of the device.
+    /// Sends a request to one worker. Returns the response, and which device served it.
     ///
     /// # Errors
     /// If no worker becomes ready, if it does not respond in time or ends, or if the judge in it failed.
@@ -149,7 +156,7 @@ impl Dispatcher {
         self: Arc<Self>,
         request: &WorkerRequest,
         choice: WorkerChoice,
-    ) -> anyhow::Result<(WorkerResponse, usize)> {
+    ) -> anyhow::Result<(WorkerResponse, ServedBy)> {
         self.request_after(Compilation::NONE, request, choice).await
     }
 
@@ -162,7 +169,7 @@ impl Dispatcher {
         compilation: Compilation,
         request: &WorkerRequest,
         choice: WorkerChoice,
-    ) -> anyhow::Result<(WorkerResponse, usize)> {
+    ) -> anyhow::Result<(WorkerResponse, ServedBy)> {
         let (index, _active, mut worker) = self.obtain_worker(choice).await?;
         if choice.confirming {
             self.prepare_fresh(index);
@@ -178,6 +185,10 @@ impl Dispatcher {
             );
         };
         let response = response?;
+        let served = ServedBy {
+            device: index,
+            at: Instant::now(),
+        };
         worker.served += 1;
         if let WorkerResponse::Judged(judged) = &response {
             device.set_opponents(&judged.opponents);
@@ -185,13 +196,13 @@ impl Dispatcher {
         if device.gpu.is_some() && !may_serve_again(&worker, &response) {
             // The response need not wait until the process has freed the GPU's memory, which takes about 0.2 s.
             let next = Arc::clone(&self).replace_worker(index, worker);
-            device.put_starting(tokio::spawn(next));
+            device.put_starting(next);
         } else if !choice.confirming {
             device.put_back(worker);
         }
         match response {
             WorkerResponse::Failure(failure) => Err(failure.into_error()),
-            response => Ok((response, index)),
+            response => Ok((response, served)),
         }
     }
 
@@ -201,7 +212,7 @@ impl Dispatcher {
         let device = &self.devices[index];
         if device.gpu.is_some() && !device.has_fresh() {
             let next = Arc::clone(self).start_next(index);
-            device.put_starting(tokio::spawn(next));
+            device.put_starting(next);
         }
     }
 
@@ -224,17 +235,21 @@ impl Dispatcher {
             .ok()
     }
 
-    /// Starts a worker on a device to see whether the baseline still works there on one workload. Keeps it for the next
-    /// request.
+    /// Waits until a worker has started on the device after it served a request, to see whether the baseline still works there on one
+    /// workload. Keeps the worker for the next request.
     ///
     /// # Errors
     /// If no worker becomes ready. A GPU is then quarantined.
-    pub(super) async fn retest_device(&self, index: usize) -> anyhow::Result<()> {
-        let device = &self.devices[index];
-        // A new worker: a waiting worker may have checked the baseline before the fault.
-        let worker = self
-            .start_with_retries(device, &self.greetings.usual)
-            .await?;
+    pub(super) async fn retest_device(&self, served: ServedBy) -> anyhow::Result<()> {
+        let device = &self.devices[served.device];
+        // A waiting worker may have checked the baseline before the fault. The one in the place of the faulty worker does it after.
+        let worker = match device.take_started_since(served.at).await {
+            Some(worker) => worker,
+            None => {
+                self.start_with_retries(device, &self.greetings.usual)
+                    .await?
+            }
+        };
         device.put_back(worker);
         Ok(())
     }

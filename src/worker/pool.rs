@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::child::WorkerDied;
 use super::confirm::{ConfirmationRuns, FreshProcesses, merge_duels};
 use super::deadlines::{Deadlines, REMEDY};
-use super::dispatch::{Dispatcher, WorkerChoice};
+use super::dispatch::{Dispatcher, ServedBy, WorkerChoice};
 use super::pool_options::PoolOptions;
 use super::precompile::{Compilation, Precompiler};
 use super::profiling::Profiler;
@@ -314,16 +314,16 @@ impl WorkerPool {
                 confirming,
                 device: None,
             };
-            let (verdict, index) = match self.judge_once(request, choice).await? {
-                (Judgement::Verdict(verdict), index) => (verdict, index),
+            let (verdict, served) = match self.judge_once(request, choice).await? {
+                (Judgement::Verdict(verdict), served) => (verdict, served),
                 (same_code, _) => return Ok(same_code),
             };
             if !self.dispatcher.on_gpus() || !may_be_device_fault(&verdict) {
                 return Ok(Judgement::Verdict(verdict));
             }
             // A fresh worker checks the baseline, so it shows whether the GPU still works.
-            if self.dispatcher.retest_device(index).await.is_ok() {
-                break (verdict, index);
+            if self.dispatcher.retest_device(served).await.is_ok() {
+                break (verdict, served.device);
             }
             // The verdict of a broken GPU means nothing, unless the kernel breaks GPUs.
             broken_devices += 1;
@@ -358,19 +358,19 @@ impl WorkerPool {
         }
     }
 
-    /// Judges a kernel once. Tries another worker if the first one dies. Also returns the index of the device.
+    /// Judges a kernel once. Tries another worker if the first one dies. Also returns which device served it.
     async fn judge_once(
         &self,
         request: &WorkerRequest,
         choice: WorkerChoice,
-    ) -> anyhow::Result<(Judgement, usize)> {
+    ) -> anyhow::Result<(Judgement, ServedBy)> {
         let mut attempt = 1;
         loop {
             let dispatcher = Arc::clone(&self.dispatcher);
             let compilation = self.start_compilation(request);
             match dispatcher.request_after(compilation, request, choice).await {
-                Ok((WorkerResponse::Judged(judged), device)) => {
-                    return Ok((judged.judgement, device));
+                Ok((WorkerResponse::Judged(judged), served)) => {
+                    return Ok((judged.judgement, served));
                 }
                 Ok(_) => bail!("a worker's response to `judge` has the wrong type"),
                 Err(error) if error.is::<WorkerDied>() && attempt < MAX_ATTEMPTS => {

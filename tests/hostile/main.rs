@@ -14,7 +14,8 @@
 //! cargo test --test hostile -- --print 17 [--twin]             # prints one kernel
 //! ```
 //!
-//! For a machine with a GPU and without cargo: `KFORGE_TEST_BINARY` is the program, `KFORGE_TEST_ROOT` the repository.
+//! For a machine with a GPU and without cargo: `KFORGE_TEST_BINARY` is the program, `KFORGE_TEST_ROOT` the repository. If
+//! `CUDA_VISIBLE_DEVICES` names several GPUs, each gets programs of its own.
 
 #![expect(
     clippy::print_stdout,

@@ -112,16 +112,28 @@ pub(crate) struct Runner {
     pub(crate) backend: Backend,
     /// Programs that run at once.
     pub(crate) programs: usize,
+    /// GPUs that share the programs; empty: each program uses what it finds.
+    devices: Vec<String>,
     /// Further arguments of `kforge eval`.
     arguments: Vec<String>,
     folder: tempfile::TempDir,
 }
 
 impl Runner {
+    /// `programs`: on the CPU, or on each GPU that `CUDA_VISIBLE_DEVICES` names.
     pub(crate) fn new(backend: Backend, programs: usize, arguments: Vec<String>) -> Self {
+        let named = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+        let mut devices: Vec<_> = named
+            .split(',')
+            .map(|name| name.trim().to_owned())
+            .collect();
+        if devices.len() < 2 || backend == Backend::Cpu {
+            devices.clear();
+        }
         Self {
             backend,
-            programs,
+            programs: programs * devices.len().max(1),
+            devices,
             arguments,
             folder: tempfile::tempdir().unwrap(),
         }
@@ -308,6 +320,9 @@ impl Runner {
             std::fs::write(file, &job.source).unwrap();
         }
         let mut command = self.command(jobs[0].computation, &folder);
+        if let Some(device) = self.devices.get(number % self.devices.len().max(1)) {
+            command.env("CUDA_VISIBLE_DEVICES", device);
+        }
         command.args(timing).args(&files);
         if let Some(baseline) = baseline {
             let file = folder.join("baseline.cu");

@@ -3,7 +3,7 @@
 //!
 //! For a machine with a GPU and without cargo: `KFORGE_TEST_BINARY` is the program, `KFORGE_TEST_ROOT` the repository,
 //! `KFORGE_TEST_ROUNDS` the number of rounds, and `KFORGE_TEST_ROUND_SECONDS` an optional limit for the duration of a round (150 on an
-//! otherwise idle H100 or H200).
+//! otherwise idle H100 or H200). If `CUDA_VISIBLE_DEVICES` names several GPUs, each gets programs of its own.
 
 #![expect(
     clippy::print_stdout,
@@ -11,7 +11,7 @@
 )]
 
 use crate::harness::{Missing, TestResult, exclusive_gpu};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,8 +25,8 @@ use serde_json::Value;
 
 /// A hostile kernel may be at most this much faster than its honest twin. The bounds of both intervals are compared, and both kernels
 /// are timed in pairs with the same baseline, so the load of the machine cancels out.
-const MAX_GAIN_OVER_TWIN: f64 = 1.05;
-/// Programs that judge at once, each with three workers. More contexts on one GPU slow each other down: four programs took longer than one.
+pub(crate) const MAX_GAIN_OVER_TWIN: f64 = 1.05;
+/// Programs that judge at once on a GPU, each with three workers. More contexts on one GPU slow each other down: four programs took longer than one.
 /// `KFORGE_TEST_PROGRAMS` sets another number.
 const PROGRAMS: usize = 2;
 /// Kernels that one program judges, one after the other.
@@ -137,10 +137,16 @@ fn parse_verdicts(task: &str, output: &std::process::Output, count: usize) -> Ve
 }
 
 fn judge(task: &str, files: &[String], options: &[&str]) -> Vec<Value> {
-    let output = eval_command(task, files, "0.2")
-        .args(options)
-        .output()
-        .unwrap();
+    judge_on(task, files, options, None)
+}
+
+/// `device`: the only one that the program may use; `None`: all that it finds.
+fn judge_on(task: &str, files: &[String], options: &[&str], device: Option<&str>) -> Vec<Value> {
+    let mut command = eval_command(task, files, "0.2");
+    if let Some(device) = device {
+        command.env("CUDA_VISIBLE_DEVICES", device);
+    }
+    let output = command.args(options).output().unwrap();
     parse_verdicts(task, &output, files.len())
 }
 
@@ -148,21 +154,26 @@ fn status(verdict: &Value) -> Option<Status> {
     serde_json::from_value(verdict["status"].clone()).ok()
 }
 
-/// Timing of a first judgement: short, because most kernels need only their status.
+/// Timing of a kernel of which only the status counts: short.
 const SHORT_TIMING: [&str; 2] = ["--seconds=0.1", "--precision=0.2"];
 
 /// Judges kernels of one task in one command, so that each runs after the faults of those before it.
-fn judge_all(rows: &[ExpectedVerdict], options: &[&str]) -> Vec<(ExpectedVerdict, Value)> {
+fn judge_all(
+    rows: &[ExpectedVerdict],
+    options: &[&str],
+    device: Option<&str>,
+) -> Vec<(ExpectedVerdict, Value)> {
     let task = &rows[0].task;
     let files: Vec<_> = rows.iter().map(|row| row.file.clone()).collect();
-    let mut found = judge(task, &files, options);
+    let mut found = judge_on(task, &files, options, device);
     for (row, verdict) in rows.iter().zip(&mut found) {
         // The kernel is correct, but the machine is too busy to time it: not a finding about the kernel.
         for _ in 0..3 {
             if status(verdict) != Some(Status::Inconclusive) {
                 break;
             }
-            *verdict = judge(task, std::slice::from_ref(&row.file), options).remove(0);
+            let file = std::slice::from_ref(&row.file);
+            *verdict = judge_on(task, file, options, device).remove(0);
         }
     }
     rows.iter().cloned().zip(found).collect()
@@ -287,97 +298,95 @@ impl Summary {
     }
 }
 
-/// The hostile kernels that passed, and their honest twins, by task: both are timed in full, because only their times tell whether
-/// the hostile one gained.
-fn passed_with_twins(
-    table: &[ExpectedVerdict],
-    found: &[(ExpectedVerdict, Value)],
-) -> Vec<Vec<ExpectedVerdict>> {
-    let mut chosen = BTreeMap::<&str, BTreeSet<&str>>::new();
-    for (row, verdict) in found {
-        if let (Some(twin), Some(Status::Passed)) = (&row.twin, status(verdict)) {
-            chosen
-                .entry(&row.task)
-                .or_default()
-                .extend([row.file.as_str(), twin.as_str()]);
-        }
-    }
-    let rows = |(task, files): (&str, BTreeSet<&str>)| {
-        let rows = table.iter().filter(|row| row.task == task);
-        rows.filter(|row| files.contains(row.file.as_str()))
-            .cloned()
-            .collect()
-    };
-    chosen.into_iter().map(rows).collect()
+/// Whether a kernel is timed in full: a hostile one that may pass, and its honest twin. Only their times tell whether the hostile one
+/// gained. All others need only their status.
+fn is_timed_in_full(row: &ExpectedVerdict, table: &[ExpectedVerdict]) -> bool {
+    let is_twin = |other: &ExpectedVerdict| other.twin.as_ref() == Some(&row.file);
+    row.twin.is_some() || table.iter().any(is_twin)
 }
 
-/// Judges groups of kernels, a few groups at a time, as several users of one GPU would. Timing locks keep them apart.
-fn judge_groups(
-    what: &str,
-    groups: &[Vec<ExpectedVerdict>],
-    options: &[&str],
-) -> Vec<(ExpectedVerdict, Value)> {
+/// Kernels of one task that one program judges, with the options of their timing.
+struct Group {
+    rows: Vec<ExpectedVerdict>,
+    options: &'static [&'static str],
+}
+
+impl Group {
+    /// All kernels, in groups. What takes longest comes first, so that nothing long is left for the end: kernels that only burden the
+    /// compiler, kernels that are timed in full, large groups.
+    fn all(table: &[ExpectedVerdict]) -> Vec<Self> {
+        let mut groups = BTreeMap::<_, Vec<ExpectedVerdict>>::new();
+        for row in table {
+            let is_bomb = row.file.starts_with("bomb_");
+            let kind = (is_bomb, is_timed_in_full(row, table));
+            let group = groups.entry((kind, row.task.clone())).or_default();
+            group.push(row.clone());
+        }
+        let parts = groups.iter().flat_map(|((kind, _), rows)| {
+            let chunks = rows.chunks(KERNELS_PER_PROGRAM);
+            chunks.map(move |rows| (*kind, rows.to_vec()))
+        });
+        let mut parts: Vec<_> = parts.collect();
+        parts.sort_by_key(|(kind, rows)| std::cmp::Reverse((*kind, rows.len())));
+        let group = |((_, in_full), rows): ((bool, bool), Vec<ExpectedVerdict>)| Self {
+            rows,
+            options: if in_full { &[] } else { &SHORT_TIMING },
+        };
+        parts.into_iter().map(group).collect()
+    }
+}
+
+/// The devices that `CUDA_VISIBLE_DEVICES` names, if there are several: each gets programs of its own.
+pub(crate) fn named_devices() -> Vec<String> {
+    let named = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+    let devices: Vec<_> = named
+        .split(',')
+        .map(|name| name.trim().to_owned())
+        .collect();
+    if devices.len() > 1 {
+        devices
+    } else {
+        Vec::new()
+    }
+}
+
+/// Judges all kernels once, a few groups at a time on each device, as several users of a GPU would. Timing locks keep them apart.
+fn judge_round(round: u32, groups: &[Group]) -> Vec<(ExpectedVerdict, Value)> {
     let next = AtomicUsize::new(0);
     let found = Mutex::new(Vec::new());
-    let judge_next = || {
-        while let Some(rows) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
+    let judge_next = |device: Option<&str>| {
+        while let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
             let started = Instant::now();
-            let judged = judge_all(rows, options);
+            let judged = judge_all(&group.rows, group.options, device);
             println!(
-                "{what}, {}: {} kernels in {:.1} s",
-                rows[0].task,
-                rows.len(),
+                "round {round}, {}: {} kernels in {:.1} s",
+                group.rows[0].task,
+                group.rows.len(),
                 started.elapsed().as_secs_f64()
             );
             found.lock().unwrap().extend(judged);
         }
     };
+    let devices = named_devices();
+    let programs = setting("KFORGE_TEST_PROGRAMS").unwrap_or(PROGRAMS) * devices.len().max(1);
     std::thread::scope(|scope| {
-        for _ in 0..setting("KFORGE_TEST_PROGRAMS").unwrap_or(PROGRAMS) {
-            scope.spawn(judge_next);
+        for program in 0..programs {
+            let device = devices.get(program % devices.len().max(1));
+            scope.spawn(move || judge_next(device.map(String::as_str)));
         }
     });
     found.into_inner().unwrap()
 }
 
-/// Judges all kernels once.
-fn judge_round(
-    round: u32,
-    table: &[ExpectedVerdict],
-    groups: &[Vec<ExpectedVerdict>],
-) -> Vec<(ExpectedVerdict, Value)> {
-    let mut found = judge_groups(&format!("round {round}"), groups, &SHORT_TIMING);
-    let again = passed_with_twins(table, &found);
-    let timed = judge_groups(&format!("round {round}, timed in full"), &again, &[]);
-    for (row, verdict) in timed {
-        let place = found.iter_mut().find(|(known, _)| known.file == row.file);
-        place.expect("every kernel was judged").1 = verdict;
-    }
-    found
-}
-
 fn every_kernel_gets_its_expected_status() -> TestResult {
     let _device = device()?;
     let table = read_table();
-    let mut groups = BTreeMap::<_, Vec<ExpectedVerdict>>::new();
-    for row in &table {
-        let group = (row.file.starts_with("bomb_"), row.task.clone());
-        groups.entry(group).or_default().push(row.clone());
-    }
-    let mut groups: Vec<_> = groups
-        .values()
-        .flat_map(|rows| rows.chunks(KERNELS_PER_PROGRAM).map(<[_]>::to_vec))
-        .collect();
-    // What takes longest first, so that nothing long is left for the end: kernels that only burden the compiler, then large groups.
-    groups.sort_by_key(|rows| {
-        let is_bomb = rows[0].file.starts_with("bomb_");
-        std::cmp::Reverse((is_bomb, rows.len()))
-    });
+    let groups = Group::all(&table);
     let limit: Option<f64> = setting("KFORGE_TEST_ROUND_SECONDS");
     let mut summary = Summary::default();
     for round in 0..setting("KFORGE_TEST_ROUNDS").unwrap_or(1) {
         let started = Instant::now();
-        summary.add_round(round, &judge_round(round, &table, &groups));
+        summary.add_round(round, &judge_round(round, &groups));
         let seconds = started.elapsed().as_secs_f64();
         println!("round {round}: {seconds:.1} s");
         assert!(
@@ -390,12 +399,20 @@ fn every_kernel_gets_its_expected_status() -> TestResult {
     Ok(())
 }
 
-/// With hot caches all launches of a sample have the same inputs. A kernel that recognises its own earlier work must not gain by it.
+/// With hot caches nothing but the inputs is there before a launch. A kernel that looks for its own earlier work must not gain by it.
 fn hot_caches_spare_no_work() -> TestResult {
     let _device = device()?;
-    let files: Vec<String> = ["honest_rest", "hot_mark", "hot_output", "hot_count"]
-        .map(|name| format!("{name}.cu"))
-        .to_vec();
+    let files: Vec<String> = [
+        "honest_rest",
+        "hot_mark",
+        "hot_output",
+        "hot_count",
+        "carry_output",
+        "carry_scratch",
+        "stale_shared_array",
+    ]
+    .map(|name| format!("{name}.cu"))
+    .to_vec();
     let mut command = eval_command("scale", &files, "0.2");
     let output = command.args(["--cache", "hot"]).output().unwrap();
     let verdicts = parse_verdicts("scale", &output, files.len());

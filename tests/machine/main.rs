@@ -32,6 +32,9 @@ mod races;
 mod sandbox;
 mod shell;
 mod spaces;
+mod stored_inputs;
+#[path = "../support/stored_task.rs"]
+mod stored_task;
 mod third_party;
 
 fn main() -> std::process::ExitCode {
@@ -57,6 +60,7 @@ fn main() -> std::process::ExitCode {
         gpu::TESTS,
         gpu_racing::TESTS,
         honest_gpu::TESTS,
+        stored_inputs::TESTS,
         cuda_device::TESTS,
         prompts::TESTS,
         browser::TESTS,

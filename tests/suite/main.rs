@@ -30,6 +30,9 @@ mod run_log;
 mod seeds;
 mod simulated;
 mod sources;
+mod stored_inputs;
+#[path = "../support/stored_task.rs"]
+mod stored_task;
 mod sweeps;
 #[path = "../support/test_threads.rs"]
 mod test_threads;

@@ -18,15 +18,19 @@ use super::judge_memory::JudgeBuffer;
 use super::layout::KernelMemory;
 use super::loaded_module::LoadedModule;
 use super::module_variables::{self, ModuleVariables};
-use super::prepared_plan::{PreparedPlan, RunCopies};
+use super::prepared_plan::PreparedPlan;
 use crate::base::{RandomStream, random};
 use crate::device::refusal::{DeviceError, Refusal};
 use crate::device::{
     BoundKernel, Cache, KernelEvidence, LaunchOutcome, Launching, PersistentState, Program,
     Purpose, TimedLaunching,
 };
-use crate::kernel::plan::LaunchPlan;
+use crate::kernel::plan::{BufferRole, LaunchPlan};
 use crate::verdict::{Resources, Status};
+
+/// At least what the host needs to queue a graph, and another launch.
+const GRAPH_QUEUE_NANOSECONDS: u64 = 50_000;
+const LAUNCH_QUEUE_NANOSECONDS: u64 = 5_000;
 
 /// A kernel on a GPU, bound to its own buffers.
 pub(super) struct CudaBoundKernel {
@@ -40,8 +44,8 @@ pub(super) struct CudaBoundKernel {
     pub(super) copy_numbers: CopyNumbers,
     /// The copies that the last launch used, in ascending order.
     pub(super) launched_copies: Vec<u32>,
-    /// The copy of an untimed run before the last sample.
-    pub(super) warmed_copy: Option<u32>,
+    /// The copy of the last run.
+    last_copy: Option<u32>,
     /// The graph of the last sample. The next one gets new memory for its arguments while this one still has its own.
     graph: Option<Graph>,
     launches: u64,
@@ -94,7 +98,7 @@ impl CudaBoundKernel {
             purpose,
             copy_numbers: CopyNumbers::default(),
             launched_copies: Vec::new(),
-            warmed_copy: None,
+            last_copy: None,
             graph: None,
             launches: 0,
             parts: LaunchParts::start(),
@@ -116,22 +120,31 @@ impl CudaBoundKernel {
     }
 
     /// The copies of the next sample's runs, in order. The order is drawn for each sample, so a kernel cannot know which data
-    /// comes next. With hot caches all runs have the same inputs, and each its own outputs and scratch.
-    fn draw_runs(&self, runs: usize, is_hot: bool) -> SampleCopies {
+    /// comes next.
+    fn draw_runs(&self, runs: usize) -> Vec<u32> {
         let mut order: Vec<u32> = (0..self.memory.copies()).collect();
         RandomStream::new(random::fresh_seed(), "copies", 0).shuffle(&mut order);
-        // Not one of the timed copies, unless there is only one.
-        let warm_up = order[order.len() - 1];
-        let run = |rest: u32| RunCopies {
-            inputs: if is_hot { 0 } else { rest },
-            rest,
-        };
-        SampleCopies {
-            warm_up: run(warm_up),
-            timed: (order.into_iter().cycle().take(runs.max(1)))
-                .map(run)
-                .collect(),
+        order.into_iter().cycle().take(runs.max(1)).collect()
+    }
+
+    /// Reads the inputs of these copies, so that the cache holds them. No launch of the kernel does it: a later one could find what that
+    /// launch has left. The device waits first until the host has queued the whole sample: otherwise the clock would time the host.
+    fn warm_inputs(&self, copies: &[u32]) -> anyhow::Result<()> {
+        let buffers = self.plan.buffers.iter().enumerate();
+        let inputs: Vec<_> = buffers
+            .filter(|(_, buffer)| matches!(buffer.role, BufferRole::Input | BufferRole::InPlace))
+            .collect();
+        let launches = (inputs.len() * copies.len()) as u64;
+        self.context
+            .harness
+            .wait(GRAPH_QUEUE_NANOSECONDS + launches * LAUNCH_QUEUE_NANOSECONDS)?;
+        for (index, buffer) in inputs {
+            for copy in copies {
+                let start = self.memory.address(index, *copy);
+                self.context.harness.warm(start, buffer.bytes())?;
+            }
         }
+        Ok(())
     }
 
     /// Queues everything for one sample: cleaning, cache state, and the runs between the clock's events.
@@ -142,16 +155,14 @@ impl CudaBoundKernel {
             Purpose::Check { .. } => None,
             Purpose::Time { cache, .. } => cache,
         };
-        let is_hot = cache == Some(Cache::Hot);
         let context = Rc::clone(&self.context);
-        let copies = self.draw_runs(runs, is_hot);
-        let mut order: Vec<u32> = copies.timed.iter().map(|copies| copies.rest).collect();
+        let mut order = self.draw_runs(runs);
         let mut parts = LaunchParts::start();
         self.variables.hash_before(&context.harness)?;
         // A single run is shorter without a graph. Recording it takes about as long as the GPU needs to fill the buffers, so both go on at
         // the same time.
-        let uses_graph = copies.timed.len() > 1 || self.prepared.overlaps();
-        let recorded = (uses_graph.then(|| self.record(&copies.timed))).transpose();
+        let uses_graph = order.len() > 1 || self.prepared.overlaps();
+        let recorded = (uses_graph.then(|| self.record(&order))).transpose();
         parts.end("graph");
         // What was queued before belongs to the judge. After this, every error belongs to the kernel.
         context.gpu.synchronize()?;
@@ -171,23 +182,20 @@ impl CudaBoundKernel {
         context.harness.scrub_shared()?;
         match cache {
             Some(Cache::Cold) => clock.flush_cache(&context.harness)?,
-            // An untimed run on the same inputs.
-            Some(Cache::Hot) => (self.prepared)
-                .queue(&self.memory, copies.warm_up)
-                .map_err(kernel_error)?,
+            Some(Cache::Hot) => self.warm_inputs(&order)?,
             None => {}
         }
         clock.record_start().map_err(kernel_error)?;
         let queued = match &graph {
             Some(graph) => graph.launch(),
-            None => self.prepared.queue(&self.memory, copies.timed[0]),
+            None => self.prepared.queue(&self.memory, order[0]),
         };
         queued.map_err(kernel_error)?;
         clock.record_end().map_err(kernel_error)?;
+        self.last_copy = order.last().copied();
         order.sort_unstable();
         order.dedup();
         self.launched_copies = order;
-        self.warmed_copy = is_hot.then_some(copies.warm_up.rest);
         self.graph = graph;
         parts.end("queue");
         self.parts = parts;
@@ -199,10 +207,9 @@ impl CudaBoundKernel {
         self.context.gpu.synchronize()?;
         self.launched_copies = vec![0];
         let clock = self.context.clock.borrow();
-        let run = RunCopies { inputs: 0, rest: 0 };
         clock.record_start().map_err(kernel_error)?;
         let _ = call!(cuProfilerStart());
-        let queued = self.prepared.queue(&self.memory, run);
+        let queued = self.prepared.queue(&self.memory, 0);
         let _ = call!(cuProfilerStop());
         queued.map_err(kernel_error)?;
         clock.record_end().map_err(kernel_error)
@@ -217,18 +224,14 @@ impl CudaBoundKernel {
         let clock = self.context.clock.borrow();
         clock.record_start().map_err(kernel_error)?;
         for copy in &self.launched_copies {
-            let run = RunCopies {
-                inputs: *copy,
-                rest: *copy,
-            };
-            let queued = self.prepared.queue(&self.memory, run);
+            let queued = self.prepared.queue(&self.memory, *copy);
             queued.map_err(kernel_error)?;
         }
         clock.record_end().map_err(kernel_error)
     }
 
     /// Records these runs as a graph.
-    fn record(&self, runs: &[RunCopies]) -> Result<Graph, DeviceError> {
+    fn record(&self, runs: &[u32]) -> Result<Graph, DeviceError> {
         let graph = Graph::record(&self.context.gpu, || {
             (runs.iter()).try_for_each(|run| self.prepared.queue(&self.memory, *run))
         });
@@ -287,13 +290,6 @@ impl LaunchParts {
         self.times.push((name, self.since.elapsed()));
         self.restart();
     }
-}
-
-/// The copies of a sample.
-struct SampleCopies {
-    /// For the untimed run that warms the caches.
-    warm_up: RunCopies,
-    timed: Vec<RunCopies>,
 }
 
 /// Refuses a program whose variables are too large to compare after every sample.
@@ -385,6 +381,10 @@ impl TimedLaunching for CudaBoundKernel {
 
     fn launched_copies(&self) -> &[u32] {
         &self.launched_copies
+    }
+
+    fn last_copy(&self) -> Option<u32> {
+        self.last_copy
     }
 
     fn host_times(&self) -> &[(&'static str, Duration)] {

@@ -291,7 +291,7 @@ impl CudaBoundKernel {
         let counts = harness.count_poison(copies, poison, self.copy_numbers, launched)?;
         // There may be fewer copies of scratch than of the data.
         let used = |copy: u32| {
-            let mut used = self.launched_copies.iter().chain(&self.warmed_copy);
+            let mut used = self.launched_copies.iter();
             used.any(|data| data % copies.copies == copy)
         };
         let mut total = PoisonCount::default();

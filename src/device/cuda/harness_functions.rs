@@ -17,7 +17,7 @@ use crate::task::DType;
 const NUMERICS: &str = include_str!("../numerics.h");
 const KERNELS: &str = include_str!("numerics.cu");
 /// Kernels without a dtype parameter.
-const UNTYPED: [&str; 8] = [
+const UNTYPED: [&str; 10] = [
     "total",
     "not_finite",
     "hash",
@@ -26,6 +26,8 @@ const UNTYPED: [&str; 8] = [
     "scrub_shared",
     "hash_ranges",
     "read_through",
+    "warm",
+    "wait",
 ];
 
 /// Bytes of local memory that are overwritten in addition to those of the kernel: functions have frames at different places.

@@ -29,6 +29,8 @@ const RESULT_BYTES: usize = 1 << 20;
 const COMPARE_RESULT_WORDS: usize = 7;
 /// Thread blocks that hash one range.
 const RANGE_BLOCKS: u32 = 64;
+/// Memory that the cache fetches at once.
+const SECTOR_BYTES: u64 = 32;
 /// Lanes and elements of a piece, as in `numerics.h`.
 const LANES: u64 = 8;
 const PIECE: u64 = 4096;
@@ -429,6 +431,21 @@ impl HarnessKernels {
         let function = self.functions.untyped("read_through")?;
         let size = self.size_for(groups, 1);
         Ok(self.launch_apart(function, size, arguments!(memory, groups, sink))?)
+    }
+
+    /// Keeps the device busy for `nanoseconds`, so that what is queued meanwhile follows without a pause.
+    pub(super) fn wait(&self, mut nanoseconds: u64) -> anyhow::Result<()> {
+        let function = self.functions.untyped("wait")?;
+        let size = self.size_for(1, 1);
+        Ok(self.launch_apart(function, size, arguments!(nanoseconds))?)
+    }
+
+    /// Reads `bytes` bytes and writes nothing, so that the cache holds them.
+    pub(super) fn warm(&self, mut memory: CUdeviceptr, bytes: u64) -> anyhow::Result<()> {
+        let mut sectors = bytes.div_ceil(SECTOR_BYTES);
+        let function = self.functions.untyped("warm")?;
+        let size = self.size_for(sectors, 1);
+        Ok(self.launch_apart(function, size, arguments!(memory, sectors))?)
     }
 }
 

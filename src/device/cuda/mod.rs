@@ -84,6 +84,8 @@ const MAX_COPIED_BYTES: u64 = 6 << 30;
 const MAX_COPIES: usize = 256;
 /// The data of one sample is this many times the cache's size.
 const COPIES_TO_CACHE_RATIO: u64 = 4;
+/// The cache is this many times as large as the data that is timed hot: its halves may each hold the same lines.
+const CACHE_TO_HOT_DATA_RATIO: u64 = 3;
 
 /// Measured by timing kernels of 2 to 3 us against themselves: every process adds a few cycles to each launch, for any placement.
 const PROCESS_NOISE: Duration = Duration::from_nanos(5);
@@ -289,6 +291,11 @@ impl TimingProperties for CudaDevice {
             1 => 1,
             runs => runs.max(by_cache.min(2 * runs)).min(limit) as usize,
         }
+    }
+
+    fn copies_in_cache(&self, bytes: u64) -> usize {
+        let held = self.context.gpu.cache_bytes / CACHE_TO_HOT_DATA_RATIO / bytes.max(1);
+        held.clamp(1, MAX_COPIES as u64) as usize
     }
 
     fn runs_per_sample(&self, time: Duration) -> usize {

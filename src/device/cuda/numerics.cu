@@ -377,3 +377,21 @@ __global__ void read_through(const uint4* memory, u64 groups, u32* sink) {
     }
     if (sum == 0x9e3779b9u) *sink = sum;
 }
+
+// One thread waits, so that the device is busy while the host queues more.
+__global__ void wait(u64 nanoseconds) {
+    if (thread_index() > 0) return;
+    u64 start, now;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(start));
+    do {
+        asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+    } while (now - start < nanoseconds);
+}
+
+// Reads a word of each sector of 32 bytes, so that the cache holds all of them. Writes nothing.
+__global__ void warm(const u32* memory, u64 sectors) {
+    for (u64 i = thread_index(); i < sectors; i += thread_count()) {
+        const u32 word = *static_cast<const volatile u32*>(memory + 8 * i);
+        (void)word;
+    }
+}

@@ -27,15 +27,6 @@ use crate::verdict::{Resources, Status};
 /// Why a launch with `overlap` is refused.
 const NEVER_WAITS: &str = "a launch with `overlap` never waits for the launch before it: call `cudaGridDependencySynchronize()` before the first use of its results, or leave out `overlap`";
 
-/// The copies of the buffers that one run uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct RunCopies {
-    /// The copy of the inputs. With hot caches it is the same for all runs.
-    pub(super) inputs: u32,
-    /// The copy of everything else.
-    pub(super) rest: u32,
-}
-
 /// A plan whose functions are loaded and configured, ready to run on any copy of the buffers.
 pub(super) struct PreparedPlan {
     gpu: Rc<Gpu>,
@@ -44,10 +35,6 @@ pub(super) struct PreparedPlan {
     launches: Vec<(sys::CUfunction, Launch)>,
     /// By the id of the placement: for each copy, the encoded tensor maps.
     tensor_maps: HashMap<u64, Vec<Vec<sys::CUtensorMap>>>,
-    /// By buffer: whether it is an input that the kernel must not write.
-    is_input: Vec<bool>,
-    /// By tensor map: its buffer.
-    map_buffers: Vec<usize>,
     /// Buffers that are cleared before every run: index and size.
     zeroed: Vec<(usize, u64)>,
     /// For each launch that the next one may overlap: an event after it.
@@ -103,10 +90,6 @@ impl PreparedPlan {
                 .collect::<Result<_, _>>()?,
             launches,
             tensor_maps: HashMap::new(),
-            is_input: (plan.buffers.iter())
-                .map(|buffer| buffer.role == BufferRole::Input)
-                .collect(),
-            map_buffers: plan.tensor_maps.iter().map(|map| map.buffer).collect(),
             zeroed: zeroed.collect(),
             occupancy: lowest,
             local_bytes,
@@ -162,15 +145,11 @@ impl PreparedPlan {
         !self.joins.is_empty()
     }
 
-    /// Queues one run.
-    pub(super) fn queue(
-        &self,
-        memory: &KernelMemory,
-        copies: RunCopies,
-    ) -> Result<(), DriverError> {
+    /// Queues one run on a copy of the buffers.
+    pub(super) fn queue(&self, memory: &KernelMemory, copy: u32) -> Result<(), DriverError> {
         for (buffer, bytes) in &self.zeroed {
             call!(cuMemsetD8Async(
-                memory.address(*buffer, copies.rest),
+                memory.address(*buffer, copy),
                 0,
                 *bytes as usize,
                 self.gpu.stream
@@ -188,7 +167,7 @@ impl PreparedPlan {
                 launch,
                 overlap,
             };
-            self.queue_launch(launch, memory, copies)?;
+            self.queue_launch(launch, memory, copy)?;
         }
         // A launch that does not wait for the one before it may end first. Nothing after this run starts before both have ended.
         self.joins.iter().try_for_each(StreamEvent::wait)
@@ -198,29 +177,19 @@ impl PreparedPlan {
         &self,
         queued: QueuedLaunch<'_>,
         memory: &KernelMemory,
-        copies: RunCopies,
+        copy: u32,
     ) -> Result<(), DriverError> {
         let launch = queued.launch;
-        let copy_of = |buffer: usize| {
-            if self.is_input[buffer] {
-                copies.inputs
-            } else {
-                copies.rest
-            }
-        };
         let arguments = launch.arguments.iter();
         let mut words: Vec<u64> = arguments
             .map(|argument| match argument {
-                Argument::Buffer(buffer) => memory.address_for_kernel(*buffer, copy_of(*buffer)),
+                Argument::Buffer(buffer) => memory.address_for_kernel(*buffer, copy),
                 Argument::TensorMap(_) => 0,
                 other => numerics::argument_word(*other),
             })
             .collect();
         let maps = self.tensor_maps.get(&memory.data.id);
-        let map_of = |map: usize| {
-            let copy = copy_of(*self.map_buffers.get(map)?);
-            maps?.get(copy as usize)?.get(map)
-        };
+        let map_of = |map: usize| maps?.get(copy as usize)?.get(map);
         let mut pointers: Vec<*mut c_void> = Vec::with_capacity(words.len());
         for (word, argument) in words.iter_mut().zip(&launch.arguments) {
             let map = match argument {

@@ -199,7 +199,7 @@ class CudaClock:
                 written.fill_(1.0)
                 read.sum()
             else:
-                self.run(function, copies, order[:1])
+                self.read_inputs(copies, order)
             self.begin.record()
             if self.use_graph:
                 self.graph.replay()
@@ -208,6 +208,13 @@ class CudaClock:
             self.end.record()
         self.end.synchronize()
         return self.begin.elapsed_time(self.end) / 1e3, self.kept[-1]
+
+    def read_inputs(self, copies, order):
+        """Reads the inputs of these copies, so that the cache holds them, as kforge does for kernels."""
+        for copy in order:
+            for value in copies[copy]:
+                if self.torch.is_tensor(value) and value.numel() > 0:
+                    value.reshape(-1).view(self.torch.uint8).max()
 
     def run(self, function, copies, order):
         return [function(*copies[copy]) for copy in order]
@@ -260,7 +267,6 @@ class Baselines:
             self.clock = CudaClock(torch, self.stream, self.fill_kernels, is_cold, request["graph"])
         else:
             self.clock = Clock(torch)
-        self.is_hot = self.on_gpu and not is_cold
         self.copies = []
         for copy in range(request["copies"]):
             self.copies.append([self.argument(entry, place, copy) for place, entry in enumerate(request["inputs"])])
@@ -312,8 +318,6 @@ class Baselines:
         order = list(range(len(self.copies)))
         random.shuffle(order)
         order = [order[run % len(order)] for run in range(runs)]
-        if self.is_hot:
-            order = [0] * runs
         seconds, self.result = self.clock.sample(self.call, self.copies, order)
         return {"seconds": seconds, "copies": sorted(set(order))}
 
