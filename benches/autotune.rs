@@ -239,6 +239,7 @@ fn proposed(brief: &Brief, space: &Space, point: IndexMap<String, i64>) -> Event
         constraints: space.constraints.clone(),
         expected: None,
         edits: Default::default(),
+        shingles: None,
         tried: None,
     })
 }

@@ -112,6 +112,7 @@ fn proposed(brief: &Brief) -> Event {
         constraints: Vec::new(),
         expected: None,
         edits: Default::default(),
+        shingles: None,
         tried: None,
     })
 }

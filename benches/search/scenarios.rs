@@ -1,6 +1,8 @@
 //! The scenarios of the suite, and the strategies and settings that are compared on them.
 
-use kforge::search::{IslandSettings, OperatorWeights, SearchSettings, Strategy};
+use kforge::search::{
+    IslandSettings, NearCopyAction, NearCopySettings, OperatorWeights, SearchSettings, Strategy,
+};
 
 use crate::simulation::landscape::Landscape;
 use crate::simulation::machine::{
@@ -237,6 +239,14 @@ pub(crate) fn ablations() -> Vec<Entry> {
         islands("islands: 4, no restart", 4, |islands| {
             islands.restart_after = u64::MAX;
         }),
+        near_copies("near_copies: down_weight", NearCopyAction::DownWeight, 0.97),
+        near_copies(
+            "near_copies: down_weight, 0.9",
+            NearCopyAction::DownWeight,
+            0.9,
+        ),
+        near_copies("near_copies: refuse", NearCopyAction::Refuse, 0.97),
+        near_copies("near_copies: refuse, 0.9", NearCopyAction::Refuse, 0.9),
         changed("stop_when_unlikely: 0.05", |settings| {
             settings.stop_when_unlikely = Some(0.05);
         }),
@@ -284,6 +294,18 @@ fn islands(name: &'static str, count: u64, change: fn(&mut IslandSettings)) -> E
             let mut settings = scenario.settings();
             settings.islands.count = count;
             change(&mut settings.islands);
+            Box::new(MapElites::new(&settings, &setup, true))
+        }),
+    }
+}
+
+/// `map_elites` that refuses near-copies, or draws them less often.
+fn near_copies(name: &'static str, action: NearCopyAction, similarity: f64) -> Entry {
+    Entry {
+        name,
+        make: Box::new(move |scenario, setup| {
+            let mut settings = scenario.settings();
+            settings.near_copies = NearCopySettings { action, similarity };
             Box::new(MapElites::new(&settings, &setup, true))
         }),
     }

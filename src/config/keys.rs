@@ -41,6 +41,8 @@ search.exploration | number, 0 to 1 | | `map_elites`: share of steps whose paren
 search.islands.count | integer, 1 to 64 | | `map_elites`: parts of the search with parents, context and bars of their own; steps go to each in turn. 1 is none. Simulated searches were slower with islands (`benches/results/search-policy.md`).
 search.islands.migrate_every | integer | | The fastest kernel of each island goes to the next one whenever this many steps have brought a kernel that entered its island.
 search.islands.restart_after | integer | | An island starts again with the three fastest kernels of a faster one after this many of its steps without a measurably faster kernel.
+search.near_copies.action | `keep`, `down_weight`, `refuse` | | What happens to a kernel that has nearly all runs of five tokens in common with another. `keep`: nothing. `down_weight`: `map_elites` draws it less often as a parent than the faster of the two. `refuse`: a model's kernel that is nearly a parent or an elite is not judged.
+search.near_copies.similarity | number, up to 1 | | The share of these runs from which a kernel is a near-copy. Comments, white space and values of tunables do not count.
 search.patience | integer | never | Stop after this many steps without a kernel that is faster with 95 % confidence.
 search.target_speedup | number | never | Stop once the low end of a kernel's 95 % interval reaches this speedup.
 search.targets | map of maps | | Stop once one kernel reaches all of these, at the slow end of its 95 % interval: a workload, and `speedup` (at least), `microseconds` (of its median time, at most), or both: `{b1: {microseconds: 12}}`.

@@ -334,14 +334,19 @@ fn with_warm_starts(
     tasks
 }
 
-/// The config for the record. Without islands it has no keys of islands, and with the task's own baseline no key of it, like the records of
+/// The config for the record. It has no keys of islands, near-copies or the baseline where they have their defaults, like the records of
 /// versions that had none.
 fn record_of(config: &Config) -> Result<Value, Failure> {
     let mut record = serde_json::to_value(config)
         .map_err(|error| Failure::usage(format!("the config cannot be recorded: {error}")))?;
     let search = record.get_mut("search").and_then(Value::as_object_mut);
-    if let Some(search) = search.filter(|_| !config.search.islands.are_on()) {
-        search.shift_remove("islands");
+    if let Some(search) = search {
+        if !config.search.islands.are_on() {
+            search.shift_remove("islands");
+        }
+        if !config.search.near_copies.are_on() {
+            search.shift_remove("near_copies");
+        }
     }
     let eval = record.get_mut("eval").and_then(Value::as_object_mut);
     if let Some(eval) = eval.filter(|_| config.eval.baseline == NAIVE) {
@@ -353,14 +358,20 @@ fn record_of(config: &Config) -> Result<Value, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::search::NearCopyAction;
 
     #[test]
-    fn islands_are_recorded_only_if_there_are_any() {
-        let islands_of = |config: &Config| record_of(config).unwrap()["search"]["islands"].clone();
+    fn islands_and_near_copies_are_recorded_only_if_they_are_set() {
+        let section_of =
+            |config: &Config, key: &str| record_of(config).unwrap()["search"][key].clone();
+        let islands_of = |config: &Config| section_of(config, "islands");
         let mut config = Config::default();
         // A run that an earlier version began has the same record, so it can be resumed.
         assert_eq!(islands_of(&config), Value::Null);
         config.search.islands.count = 3;
         assert_eq!(islands_of(&config)["count"], 3);
+        assert_eq!(section_of(&config, "near_copies"), Value::Null);
+        config.search.near_copies.action = NearCopyAction::Refuse;
+        assert_eq!(section_of(&config, "near_copies")["action"], "refuse");
     }
 }

@@ -23,6 +23,7 @@ mod interrupt;
 mod journal_writer;
 mod lessons;
 mod model_stats;
+mod near_copies;
 mod open_run;
 mod operators;
 mod options;

@@ -178,8 +178,12 @@ impl TaskState<'_> {
             constraints: self.point_limits.rules(&source, &self.task),
             expected: notes.expected,
             edits: notes.edits,
+            shingles: self.shingles_of(&source),
             tried: None,
         };
+        if let Some(event) = self.near_copy(&proposed) {
+            return Ok(Some(event));
+        }
         self.place(Proposal {
             proposed,
             source: source.into(),

@@ -9,7 +9,7 @@ use super::brief::{Brief, Operator};
 use super::requests::{Replied, Sent};
 use super::seconds::EvaluationSeconds;
 use super::strongest::StrongestCompared;
-use crate::base::{Digest, exact};
+use crate::base::{Digest, Shingles, exact};
 use crate::verdict::{Duel, Status, Verdict, VerdictSummary};
 
 /// One event of a task's journal. The variant's name in snake case is the line's `event`.
@@ -71,6 +71,9 @@ pub struct Proposed {
     pub expected: Option<f64>,
     #[serde(default, skip_serializing_if = "EditCounts::is_empty")]
     pub edits: EditCounts,
+    /// What it is compared by with other kernels. `None` where `search.near_copies` does not compare kernels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shingles: Option<Shingles>,
     /// Points of its tunables that were tried before it was judged (`search.tune_first`). It has the values of the fastest. `None` if none
     /// were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -139,7 +142,7 @@ pub struct Failed {
     #[serde(skip_serializing)]
     pub step: u64,
     pub reason: FailedReason,
-    /// `duplicate`: the step that has the same code.
+    /// `duplicate`: the step that has the same code. `near_copy`: the step whose code is nearly the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub of: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -191,6 +194,8 @@ pub enum FailedReason {
     NoOp,
     /// The code equals that of an earlier candidate: the source apart from comments and white space, or what the compiler made of it.
     Duplicate,
+    /// The kernel of a model is nearly that of a parent or an elite (`search.near_copies`).
+    NearCopy,
     /// kforge could not judge the candidate and gave up. The step is closed so that the search can continue.
     HarnessError,
 }

@@ -40,7 +40,9 @@ impl Outcome {
         match self {
             Outcome::Open | Outcome::Passed | Outcome::Dismissed => false,
             Outcome::NotPassed(status) => status != Status::Inconclusive,
-            Outcome::Failed(reason) => reason != FailedReason::Duplicate,
+            Outcome::Failed(reason) => {
+                !matches!(reason, FailedReason::Duplicate | FailedReason::NearCopy)
+            }
         }
     }
 

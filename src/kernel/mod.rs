@@ -24,6 +24,7 @@ mod note;
 pub mod plan;
 mod point;
 mod point_rules;
+mod shingles;
 mod space;
 pub mod syntax;
 #[cfg(test)]

@@ -41,12 +41,17 @@ impl Kernel {
 
     /// The hash of the family: the same for all kernels that differ only in their point.
     pub fn family(&self) -> Digest {
+        Digest::of(self.at_lowest_point())
+    }
+
+    /// The file of the family's member with the lowest values, or its own if no other point can be written into it.
+    pub(super) fn at_lowest_point(&self) -> String {
         let lowest = self
             .space()
             .into_iter()
             .filter_map(|(name, values)| Some((name, *values.first()?)))
             .collect();
-        Digest::of(with_point(self, &lowest).unwrap_or_else(|| self.text.clone()))
+        with_point(self, &lowest).unwrap_or_else(|| self.text.clone())
     }
 }
 

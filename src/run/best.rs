@@ -197,6 +197,7 @@ mod tests {
             constraints: Vec::new(),
             expected: None,
             edits: EditCounts::default(),
+            shingles: None,
             tried: None,
         })
     }

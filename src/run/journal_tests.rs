@@ -25,6 +25,7 @@ fn events() -> Vec<Event> {
         Event::Proposed(Proposed {
             form: None,
             edits: Default::default(),
+            shingles: None,
             tried: None,
             constraints: Vec::new(),
             expected: None,

@@ -89,6 +89,11 @@ impl Families {
         number
     }
 
+    /// The number of a family; `None` if no candidate of it was added.
+    pub(super) fn number_of(&self, digest: &Digest) -> Option<u32> {
+        self.by_digest.get(digest).copied()
+    }
+
     /// Whether a candidate of the family was added.
     pub(super) fn knows(&self, digest: &Digest) -> bool {
         self.by_digest.contains_key(digest)

@@ -349,7 +349,18 @@ impl Search {
             _ => {}
         }
         self.note_point(step, &folded);
+        self.note_shingles(step, &folded);
         folded
+    }
+
+    /// Records what later kernels are compared by with a candidate that passed.
+    fn note_shingles(&mut self, step: u64, folded: &FoldedCandidate) {
+        let proposed = folded.proposed.as_ref();
+        let shingles = proposed.and_then(|proposed| proposed.shingles.as_ref());
+        if let Some(shingles) = shingles.filter(|_| folded.outcome.is_complete_pass()) {
+            let (settings, was_added) = (self.settings.near_copies, folded.outcome.was_added());
+            self.near_copies.note(settings, step, shingles, was_added);
+        }
     }
 
     /// Records the result at a candidate's point in its family.

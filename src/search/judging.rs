@@ -1,4 +1,4 @@
-//! What the judgement of a candidate gets from the search: what to beat, and which code not to repeat.
+//! What the judgement of a candidate gets from the search: what to beat, and which code not to repeat. Also which kernels get no judgement.
 //!
 //! Both depend on which verdicts have arrived, so they do not belong to the state. The journal has the result of the judgement.
 
@@ -6,9 +6,11 @@ use super::Search;
 use super::archive::Archive;
 use super::incumbents::Incumbents;
 use super::known_code::KnownCode;
+use super::near_copies::{NearCopyAction, NearCopySettings};
 use super::pending::CandidateResult;
 use super::settings::Strategy;
 use crate::base::Digest;
+use crate::event::Proposed;
 
 impl Search {
     /// What a candidate must beat now: the elites that no confirmation has refuted, and the starting kernels that have passed before their
@@ -63,6 +65,34 @@ impl Search {
             Some(KnownCode { code, step })
         };
         steps.into_iter().filter_map(known).collect()
+    }
+
+    /// Whether a proposal needs its shingles.
+    pub fn compares_shingles(&self) -> bool {
+        self.settings.near_copies.are_on()
+    }
+
+    /// The parent or elite that the kernel of a model is a near-copy of: the most similar one. `None` if it is to be judged. A kernel of
+    /// the same family is none: it has another point.
+    pub fn near_copy_of(&self, proposed: &Proposed) -> Option<u64> {
+        let NearCopySettings { action, similarity } = self.settings.near_copies;
+        if action != NearCopyAction::Refuse || !proposed.operator.asks_model() {
+            return None;
+        }
+        let own = proposed.shingles.as_ref()?;
+        let family = self.families.number_of(&proposed.family);
+        let elites = self.archive.elites().iter().map(|elite| elite.step);
+        let others = proposed.parents.iter().copied().chain(elites);
+        let similar = others.filter_map(|step| {
+            let is_family = family.is_some() && family == self.ledger.family(step);
+            let alike = self.near_copies.similarity(step, own)?;
+            (alike >= similarity && !is_family).then_some((alike, step))
+        });
+        let most_similar = similar.max_by(|one, other| {
+            // Of equals the earlier step.
+            one.0.total_cmp(&other.0).then(other.1.cmp(&one.1))
+        });
+        most_similar.map(|(_, step)| step)
     }
 
     /// Whether two steps are known to have the same compiled code.

@@ -52,6 +52,7 @@ mod judging;
 mod known_code;
 mod ledger;
 mod model_brief;
+mod near_copies;
 mod order;
 mod parent_pool;
 mod pending;
@@ -83,6 +84,7 @@ pub use islands::IslandSettings;
 pub use known_code::KnownCode;
 pub use ledger::{ArchiveDecision, StepOutcome};
 pub(crate) use ledger::{OperatorCounts, SearchCounts, StepRecord};
+pub use near_copies::{NearCopyAction, NearCopySettings};
 pub use order::FoldOrder;
 pub(crate) use results::{ResultCounts, Results};
 pub(crate) use settings::FeatureSources;
@@ -99,6 +101,7 @@ use in_flight::StepsInFlight;
 use islands::Islands;
 use known_code::CodeLog;
 use ledger::Ledger;
+use near_copies::NearCopies;
 use pending::PendingStep;
 use planner::Planner;
 
@@ -146,6 +149,7 @@ pub struct Search {
     /// Steps whose source is in the folder of a later step that proposed it first, and that later step.
     source_steps: BTreeMap<u64, u64>,
     code_log: CodeLog,
+    near_copies: NearCopies,
     results: Results,
     /// The starting kernels whose last verdict passed and was timed in full, and their speedups.
     start_speedups: BTreeMap<u64, f64>,
@@ -193,6 +197,7 @@ impl Search {
             beside_strongest: BTreeMap::new(),
             source_steps: BTreeMap::new(),
             code_log: CodeLog::default(),
+            near_copies: NearCopies::default(),
             results: Results::default(),
             start_speedups: BTreeMap::new(),
         };

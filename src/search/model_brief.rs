@@ -249,6 +249,7 @@ mod tests {
     use crate::search::archive::Archive;
     use crate::search::families::Families;
     use crate::search::ledger::Ledger;
+    use crate::search::near_copies::NearCopies;
     use crate::search::view::ModelPool;
     use crate::verdict::Speedup;
 
@@ -297,6 +298,7 @@ mod tests {
             island: None,
             ledger: &ledger,
             families: &families,
+            near_copies: &NearCopies::default(),
             model_pool: &ModelPool::default(),
         };
         let different = |shown: &[u64], count| {

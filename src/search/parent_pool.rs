@@ -72,7 +72,7 @@ impl ParentPool {
     }
 
     /// Draws a parent for a step. Of the elites: with probability `search.exploration` one that was a parent of few briefs so far, by the
-    /// weight 1 / (1 + briefs)², else one of the fastest by the weight 1 / rank². `turn`: see
+    /// weight 1 / (1 + briefs)², else one of the fastest by the weight 1 / rank². Near-copies may weigh less (`near_copies`). `turn`: see
     /// [`Population::draw`].
     pub(super) fn draw(
         &self,
@@ -90,13 +90,17 @@ impl ParentPool {
             }
             Self::Elites(_) => {
                 let square = |count: u64| 1.0 / ((count * count) as f64);
-                let weights: Vec<f64> = if stream.uniform() < view.settings.exploration {
+                let mut weights: Vec<f64> = if stream.uniform() < view.settings.exploration {
                     let uses = |step| history.uses.get(step).copied().unwrap_or(0);
                     steps.iter().map(|step| square(1 + uses(step))).collect()
                 } else {
                     let ranks = 1..=steps.len().min(MAX_EXPLOITED) as u64;
                     ranks.map(square).collect()
                 };
+                let factors = view.near_copies.factors(steps);
+                for (weight, factor) in weights.iter_mut().zip(factors) {
+                    *weight *= factor;
+                }
                 let index = stream.weighted_index(&weights).unwrap_or(0);
                 steps.get(index).copied()
             }

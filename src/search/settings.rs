@@ -9,6 +9,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::islands::IslandSettings;
+use super::near_copies::{NearCopyAction, NearCopySettings};
 use crate::base::Failure;
 use crate::base::text::did_you_mean;
 use crate::event::Operator;
@@ -149,6 +150,8 @@ pub struct SearchSettings {
     pub history: u64,
     /// `evolve` with `map_elites`: parts of the search with parents of their own.
     pub islands: IslandSettings,
+    /// What happens to kernels that are nearly the same as another.
+    pub near_copies: NearCopySettings,
     /// `evolve`: how many times, at most, a model is asked to repair one kernel.
     pub repairs: u64,
     /// `tune`: the number of consecutive failures after which it restarts from the best kernel, or from a new one if none has passed.
@@ -251,6 +254,7 @@ impl Default for SearchSettings {
             context: 24,
             history: 40,
             islands: IslandSettings::default(),
+            near_copies: NearCopySettings::default(),
             repairs: 2,
             restart_after: 3,
             mode: SearchMode::Evolve,
@@ -301,6 +305,7 @@ impl SearchSettings {
         }
         self.check_operators()?;
         self.check_islands()?;
+        self.check_near_copies()?;
         if self.mode == SearchMode::Tune && self.strategy != Strategy::MapElites {
             return Err(Failure::usage(
                 "`search.strategy` has no effect in mode `tune`, which edits one kernel",
@@ -397,6 +402,26 @@ impl SearchSettings {
                 "`search.islands` needs `kforge evolve` with the strategy `map_elites`",
             )
             .hint("remove `search.islands.count`, or set it to 1"));
+        }
+        Ok(())
+    }
+
+    fn check_near_copies(&self) -> Result<(), Failure> {
+        let NearCopySettings { action, similarity } = self.near_copies;
+        if !(similarity > 0.0 && similarity <= 1.0) {
+            let expected = "a number above 0 and up to 1";
+            return Err(invalid_value(
+                "near_copies.similarity",
+                expected,
+                similarity,
+            ));
+        }
+        let has_cells = self.mode == SearchMode::Evolve && self.strategy == Strategy::MapElites;
+        if action == NearCopyAction::DownWeight && (!has_cells || self.islands.are_on()) {
+            return Err(Failure::usage(
+                "`search.near_copies.action: down_weight` needs `kforge evolve` with the strategy `map_elites` and without islands",
+            )
+            .hint("remove it, or set it to `refuse`"));
         }
         Ok(())
     }
@@ -562,6 +587,14 @@ mod tests {
             (
                 "islands: {count: 2}\nstrategy: beam",
                 "`search.islands` needs `kforge evolve` with the strategy `map_elites`\n\nhint: remove `search.islands.count`, or set it to 1",
+            ),
+            (
+                "near_copies: {similarity: 1.5}",
+                "`search.near_copies.similarity`: expected a number above 0 and up to 1, found `1.5`",
+            ),
+            (
+                "near_copies: {action: down_weight}\nislands: {count: 2}",
+                "`search.near_copies.action: down_weight` needs `kforge evolve` with the strategy `map_elites` and without islands\n\nhint: remove it, or set it to `refuse`",
             ),
             (
                 "confirm: 0",

@@ -5,6 +5,7 @@
 use super::archive::Archive;
 use super::families::Families;
 use super::ledger::Ledger;
+use super::near_copies::NearCopies;
 use super::settings::SearchSettings;
 
 /// The models that a search may choose from, and the strategy cards that it may give them.
@@ -27,5 +28,6 @@ pub(super) struct SearchView<'a> {
     pub(super) island: Option<u32>,
     pub(super) ledger: &'a Ledger,
     pub(super) families: &'a Families,
+    pub(super) near_copies: &'a NearCopies,
     pub(super) model_pool: &'a ModelPool,
 }

@@ -70,6 +70,7 @@ impl Search {
                 island,
                 ledger: &self.ledger,
                 families: &self.families,
+                near_copies: &self.near_copies,
                 model_pool: if may_ask_model {
                     &self.model_pool
                 } else {

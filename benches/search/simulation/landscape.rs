@@ -3,7 +3,7 @@
 //! A landscape knows no noise, no cost and no clock; `machine` and `simulator` add those.
 
 use indexmap::IndexMap;
-use kforge::base::Digest;
+use kforge::base::{Digest, Shingles};
 use kforge::event::{Brief, FailedReason};
 use kforge::verdict::Status;
 
@@ -24,7 +24,26 @@ pub(crate) struct Kernel {
     pub(crate) fault: u8,
 }
 
+/// The parts of the code of an algorithm. Each transformation adds tokens to one part.
+const PARTS: u32 = u32::BITS;
+/// Tokens of a part, and those that a transformation adds to it.
+const PART_TOKENS: u32 = 20;
+const ADDED_TOKENS: u32 = 30;
+
 impl Kernel {
+    /// The shingles of an imagined source. Two algorithms have no shingle in common.
+    pub(crate) fn shingles(&self) -> Shingles {
+        let algorithm = self.algorithm;
+        let mut tokens = Vec::new();
+        for part in 0..PARTS {
+            tokens.extend((0..PART_TOKENS).map(|token| format!("{algorithm} {part} {token}")));
+            if self.has(1 << part) {
+                tokens.extend((0..ADDED_TOKENS).map(|token| format!("{part} {token}")));
+            }
+        }
+        Shingles::of(tokens.iter().map(String::as_str))
+    }
+
     /// The hash of its source.
     pub(crate) fn digest(&self) -> Digest {
         Digest::of(self.bytes(&self.point))

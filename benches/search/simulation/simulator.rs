@@ -338,10 +338,18 @@ impl<'s> Simulator<'s> {
             constraints: Vec::new(),
             expected: None,
             edits: Default::default(),
+            shingles: (self.strategy.compares_shingles()).then(|| kernel.shingles()),
             tried: None,
         };
         if self.step_of.contains_key(&proposed.kernel) {
             return self.accept(proposed);
+        }
+        if let Some(of) = self.strategy.near_copy_of(&proposed) {
+            return self.fail(Failed {
+                of: Some(of),
+                detail: Some(proposed.detail),
+                ..failed(step, FailedReason::NearCopy)
+            });
         }
         let points = self.strategy.points_to_try(&proposed);
         let others = points.iter();

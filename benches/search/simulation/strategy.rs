@@ -42,6 +42,16 @@ pub(crate) trait Strategy {
         Vec::new()
     }
 
+    /// Whether it compares the sources of kernels.
+    fn compares_shingles(&self) -> bool {
+        false
+    }
+
+    /// The kernel of which this one is a near-copy that is not judged.
+    fn near_copy_of(&self, _proposed: &Proposed) -> Option<u64> {
+        None
+    }
+
     /// The compiled code that a candidate must not repeat.
     fn known_code(&self, _step: u64) -> Vec<KnownCode> {
         Vec::new()

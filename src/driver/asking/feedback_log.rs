@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::task_parts::JudgedSteps;
-use crate::event::{Event, Operator};
+use crate::event::{Event, FailedReason, Operator};
 use crate::propose::prompt::{Feedback, HistoryEntry, describe_failed_step, describe_trials};
 use crate::search::StepOutcome;
 
@@ -156,11 +156,11 @@ impl FeedbackLog {
             step,
             operator: record.operator,
             parents: record.parents.to_vec(),
-            // A duplicate made a change too, which must not be tried again.
-            detail: if matches!(record.outcome, StepOutcome::Failed(_)) {
-                String::new()
-            } else {
-                record.detail.to_string()
+            // A duplicate or near-copy made a change too, which must not be tried again.
+            detail: match record.outcome {
+                StepOutcome::Failed(FailedReason::NearCopy) => record.detail.to_string(),
+                StepOutcome::Failed(_) => String::new(),
+                _ => record.detail.to_string(),
             },
             expected: self.expected.get(&step).copied(),
             result,

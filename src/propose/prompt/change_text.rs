@@ -177,6 +177,10 @@ pub(crate) fn describe_failed_step(failed: &Failed) -> String {
             Some(step) => return format!("the same code as step {step}"),
             None => "the same code as an earlier step",
         },
+        FailedReason::NearCopy => match failed.of {
+            Some(step) => return format!("nearly the same code as step {step}, so not judged"),
+            None => "nearly the same code as an earlier step, so not judged",
+        },
         FailedReason::HarnessError => "not judged",
     };
     text.to_owned()

@@ -28,6 +28,7 @@ fn tell(search: &mut Search, step: u64, verdict: Verdict) -> Vec<SearchUpdate> {
     search.tell(&Event::Proposed(Proposed {
         form: None,
         edits: Default::default(),
+        shingles: None,
         tried: None,
         constraints: Vec::new(),
         expected: None,
@@ -177,6 +178,7 @@ fn code_of_parents_and_elites_must_not_be_repeated() {
     search.tell(&Event::Proposed(Proposed {
         form: None,
         edits: Default::default(),
+        shingles: None,
         tried: None,
         constraints: Vec::new(),
         expected: None,
@@ -202,6 +204,7 @@ fn candidate_that_compiles_to_known_code_is_a_duplicate() {
         Event::Proposed(Proposed {
             form: None,
             edits: Default::default(),
+            shingles: None,
             tried: None,
             constraints: Vec::new(),
             expected: None,

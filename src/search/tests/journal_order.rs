@@ -245,6 +245,7 @@ fn a_duplicate_is_decided_by_the_journal() {
         search.tell(&Event::Proposed(Proposed {
             form: None,
             edits: Default::default(),
+            shingles: None,
             tried: None,
             constraints: Vec::new(),
             expected: None,

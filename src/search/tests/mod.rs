@@ -5,6 +5,7 @@ mod dismissed;
 mod fairness;
 mod islands;
 mod journal_order;
+mod near_copies;
 mod order;
 mod retire;
 mod steps;
@@ -398,6 +399,7 @@ impl ScriptedRun {
         self.tell(Event::Proposed(Proposed {
             form: None,
             edits: Default::default(),
+            shingles: None,
             tried: None,
             constraints: Vec::new(),
             expected: None,

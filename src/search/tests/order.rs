@@ -296,6 +296,7 @@ fn fold_random_step(search: &mut Search, step: u64) {
     search.tell(&Event::Proposed(Proposed {
         form: None,
         edits: Default::default(),
+        shingles: None,
         tried: None,
         constraints: Vec::new(),
         expected: None,

@@ -36,6 +36,7 @@ impl MutatingRun {
         self.tell(Event::Proposed(Proposed {
             form: None,
             edits: Default::default(),
+            shingles: None,
             tried: None,
             constraints: Vec::new(),
             expected: None,

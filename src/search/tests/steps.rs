@@ -21,6 +21,7 @@ fn proposed(search: &Search, step: u64, text: &str) -> Event {
     Event::Proposed(Proposed {
         form: None,
         edits: Default::default(),
+        shingles: None,
         tried: None,
         constraints: Vec::new(),
         expected: None,

@@ -44,6 +44,7 @@ impl Tuner {
         self.search.tell(&Event::Proposed(Proposed {
             form: None,
             edits: Default::default(),
+            shingles: None,
             tried: None,
             constraints: Vec::new(),
             expected: None,

@@ -24,6 +24,7 @@ fn proposal(brief: &Brief, family: &str) -> Proposed {
     Proposed {
         form: None,
         edits: Default::default(),
+        shingles: None,
         tried: None,
         constraints: vec!["ROWS * UNROLL <= 8".to_owned()],
         expected: None,

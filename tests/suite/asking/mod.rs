@@ -12,6 +12,7 @@ mod keys;
 mod kills;
 mod mailbox;
 pub(crate) mod model;
+mod near_copies;
 mod program;
 mod replay;
 mod run_log;

@@ -18,7 +18,7 @@ use kforge::llm::{BudgetLimits, Client, LlmSettings};
 use kforge::propose::prompt::Templates;
 use kforge::report::{Observer, SilentObserver};
 use kforge::run::RunRecord;
-use kforge::search::{FoldOrder, Search};
+use kforge::search::{FoldOrder, NearCopySettings, Search};
 use kforge::verdict::DeviceIdentity;
 
 use crate::driver::scripted::{judges, options_in};
@@ -45,6 +45,7 @@ pub(crate) struct Scenario {
     pub(crate) max_judging_ms: u64,
     /// Weights of the operators.
     pub(crate) operators: Value,
+    pub(crate) near_copies: NearCopySettings,
     pub(crate) order: FoldOrder,
 }
 
@@ -80,6 +81,7 @@ impl Scenario {
             target: None,
             max_judging_ms: 0,
             operators: json!({"propose": 4, "edit": 8, "crossover": 1, "repair": 2, "autotune": 0.5, "mutate": 0.5, "recombine": 0}),
+            near_copies: NearCopySettings::default(),
             order: FoldOrder::Journal,
         }
     }
@@ -97,6 +99,7 @@ impl Scenario {
         let tasks = [crate::asking::run_log::TASK];
         let mut options = options_in(self.order, directory, &tasks, self.steps);
         options.search.operators = serde_json::from_value(self.operators.clone())?;
+        options.search.near_copies = self.near_copies;
         options.search.target_speedup = self.target;
         let templates = Arc::new(Templates::embedded()?);
         options.record.prompts = Some(templates.version().to_owned());

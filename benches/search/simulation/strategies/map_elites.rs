@@ -114,6 +114,14 @@ impl Strategy for MapElites {
         self.search.points_to_try(proposed)
     }
 
+    fn compares_shingles(&self) -> bool {
+        self.search.compares_shingles()
+    }
+
+    fn near_copy_of(&self, proposed: &Proposed) -> Option<u64> {
+        self.search.near_copy_of(proposed)
+    }
+
     fn known_code(&self, step: u64) -> Vec<KnownCode> {
         if self.knows_code {
             self.search.code_to_avoid(step)
