@@ -275,10 +275,12 @@ impl Summary {
             self.by_other
                 .extend(other.map(|found| format!("{} ({found})", row.file)));
             for mismatch in mismatches(row, verdict, &all) {
-                self.wrong.push(format!(
+                let text = format!(
                     "round {round}, {}: {mismatch}: {}",
                     row.file, verdict["reason"]
-                ));
+                );
+                println!("{text}");
+                self.wrong.push(text);
             }
         }
     }
@@ -311,14 +313,23 @@ struct Group {
     options: &'static [&'static str],
 }
 
+/// A kernel that only burdens the compiler.
+fn is_bomb(row: &ExpectedVerdict) -> bool {
+    row.file.starts_with("bomb_")
+}
+
 impl Group {
+    /// Whether its kernels never reach the GPU.
+    fn only_compiles(&self) -> bool {
+        self.rows.iter().all(is_bomb)
+    }
+
     /// All kernels, in groups. What takes longest comes first, so that nothing long is left for the end: kernels that only burden the
     /// compiler, kernels that are timed in full, large groups.
     fn all(table: &[ExpectedVerdict]) -> Vec<Self> {
         let mut groups = BTreeMap::<_, Vec<ExpectedVerdict>>::new();
         for row in table {
-            let is_bomb = row.file.starts_with("bomb_");
-            let kind = (is_bomb, is_timed_in_full(row, table));
+            let kind = (is_bomb(row), is_timed_in_full(row, table));
             let group = groups.entry((kind, row.task.clone())).or_default();
             group.push(row.clone());
         }
@@ -350,26 +361,35 @@ pub(crate) fn named_devices() -> Vec<String> {
     }
 }
 
-/// Judges all kernels once, a few groups at a time on each device, as several users of a GPU would. Timing locks keep them apart.
+/// Judges all kernels once, a few groups at a time on each device, as several users of a GPU would. Timing locks keep them apart. What only
+/// compiles takes no such place.
 fn judge_round(round: u32, groups: &[Group]) -> Vec<(ExpectedVerdict, Value)> {
     let next = AtomicUsize::new(0);
     let found = Mutex::new(Vec::new());
+    let judge = |group: &Group, device: Option<&str>| {
+        let started = Instant::now();
+        let judged = judge_all(&group.rows, group.options, device);
+        println!(
+            "round {round}, {}: {} kernels in {:.1} s",
+            group.rows[0].task,
+            group.rows.len(),
+            started.elapsed().as_secs_f64()
+        );
+        found.lock().unwrap().extend(judged);
+    };
+    let (compiled, launched): (Vec<_>, Vec<_>) =
+        groups.iter().partition(|group| group.only_compiles());
     let judge_next = |device: Option<&str>| {
-        while let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let started = Instant::now();
-            let judged = judge_all(&group.rows, group.options, device);
-            println!(
-                "round {round}, {}: {} kernels in {:.1} s",
-                group.rows[0].task,
-                group.rows.len(),
-                started.elapsed().as_secs_f64()
-            );
-            found.lock().unwrap().extend(judged);
+        while let Some(group) = launched.get(next.fetch_add(1, Ordering::Relaxed)) {
+            judge(group, device);
         }
     };
     let devices = named_devices();
     let programs = setting("KFORGE_TEST_PROGRAMS").unwrap_or(PROGRAMS) * devices.len().max(1);
     std::thread::scope(|scope| {
+        for group in compiled {
+            scope.spawn(|| judge(group, devices.first().map(String::as_str)));
+        }
         for program in 0..programs {
             let device = devices.get(program % devices.len().max(1));
             scope.spawn(move || judge_next(device.map(String::as_str)));
