@@ -36,3 +36,4 @@ mod test_threads;
 mod tune;
 mod tune_first;
 mod watch;
+mod watch_network;
