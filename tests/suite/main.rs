@@ -25,6 +25,7 @@ mod profiling;
 mod program;
 mod racing;
 mod replies;
+mod report_refresh;
 mod reports;
 mod run_log;
 mod seeds;
