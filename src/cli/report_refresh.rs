@@ -1,20 +1,24 @@
-//! The report of a run while it works: written again from its files, at most once a minute.
+//! The report of a run while it works: written again from its files, at most once a minute, or as often as an environment variable says.
 //!
 //! A thread of its own reads the journals as `kforge report` does, so it can neither change nor hold up the run. Where the device is
 //! the host, it waits while a launch is timed.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::report;
-use crate::base::files;
+use crate::base::{Failure, files};
 use crate::device::LockFile;
 use crate::eval::TimingLock;
 use crate::run::RunDirectory;
 
 /// The shortest time between two reports.
 const MIN_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Environment variable with another such time, in seconds.
+const INTERVAL_VARIABLE: &str = "KFORGE_REPORT_SECONDS";
 
 /// The report of a long run takes long: it is written at most for this share of the time.
 const MAX_SHARE: u32 = 50;
@@ -35,14 +39,15 @@ impl ReportRefresh {
     /// Starts the thread. `host_lock`: the lock of the processor, if kernels run on it.
     ///
     /// # Errors
-    /// If the lock cannot be opened, or no thread can be started.
+    /// If the lock cannot be opened, or no thread can be started. A usage failure if `KFORGE_REPORT_SECONDS` is no time.
     pub(super) fn start(directory: &Path, host_lock: Option<LockFile>) -> anyhow::Result<Self> {
+        let min_interval = min_interval(std::env::var_os(INTERVAL_VARIABLE).as_deref())?;
         let shared = Arc::new(Shared::default());
         let lock = host_lock.map(TimingLock::open).transpose()?;
         let (directory, of_thread) = (directory.to_owned(), shared.clone());
         std::thread::Builder::new()
             .name("report".to_owned())
-            .spawn(move || refresh(&directory, lock.as_ref(), &of_thread))?;
+            .spawn(move || refresh(&directory, min_interval, lock.as_ref(), &of_thread))?;
         Ok(Self { shared })
     }
 
@@ -69,28 +74,55 @@ impl Shared {
     }
 }
 
-fn refresh(directory: &Path, lock: Option<&TimingLock>, shared: &Shared) {
-    let mut interval = MIN_INTERVAL;
+/// The shortest time between two reports. `setting`: the value of the environment variable.
+fn min_interval(setting: Option<&OsStr>) -> anyhow::Result<Duration> {
+    let Some(setting) = setting else {
+        return Ok(MIN_INTERVAL);
+    };
+    let seconds = setting.to_str().and_then(|text| text.trim().parse().ok());
+    let interval = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    match interval {
+        Some(interval) if interval > Duration::ZERO => Ok(interval),
+        _ => Err(Failure::usage(format!(
+            "{INTERVAL_VARIABLE} is `{}`: expected a number of seconds above 0",
+            setting.display()
+        ))
+        .hint("the report of a working run is written again at most once in this time; unset it for once a minute")
+        .into()),
+    }
+}
+
+fn refresh(directory: &Path, min_interval: Duration, lock: Option<&TimingLock>, shared: &Shared) {
+    let mut interval = min_interval;
     let mut last_bytes = 0;
     while shared.wait(interval) {
         let bytes = report::journal_bytes(directory);
         if bytes == last_bytes {
             continue;
         }
-        let started = Instant::now();
-        match write(directory, lock, shared) {
+        let mut work = Duration::ZERO;
+        match write(directory, lock, shared, &mut work) {
             Ok(()) => last_bytes = bytes,
             Err(error) => tracing::debug!("the report was not written again: {error:#}"),
         }
-        interval = MIN_INTERVAL.max(started.elapsed() * MAX_SHARE);
+        interval = min_interval.max(work * MAX_SHARE);
     }
 }
 
-fn write(directory: &Path, lock: Option<&TimingLock>, shared: &Shared) -> anyhow::Result<()> {
+/// `work`: receives how long it takes to make the page, without the wait for the lock.
+fn write(
+    directory: &Path,
+    lock: Option<&TimingLock>,
+    shared: &Shared,
+    work: &mut Duration,
+) -> anyhow::Result<()> {
     let path: PathBuf = RunDirectory::new(directory).report();
     let page = {
         let _guard = lock.map(TimingLock::shared).transpose()?;
-        report::page_of(directory)?
+        let started = Instant::now();
+        let page = report::page_of(directory);
+        *work = started.elapsed();
+        page?
     };
     let is_stopped = shared.lock();
     if *is_stopped {
@@ -102,6 +134,17 @@ fn write(directory: &Path, lock: Option<&TimingLock>, shared: &Shared) -> anyhow
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn interval_is_a_minute_unless_a_time_is_given() {
+        let interval = |setting: Option<&str>| min_interval(setting.map(OsStr::new));
+        assert_eq!(interval(None).unwrap(), Duration::from_secs(60));
+        assert_eq!(interval(Some("2.5")).unwrap(), Duration::from_millis(2500));
+        for wrong in ["", "0", "-1", "NaN", "1e300", "a minute"] {
+            let error = interval(Some(wrong)).unwrap_err().to_string();
+            assert!(error.contains("expected a number of seconds"), "{error}");
+        }
+    }
 
     #[test]
     fn stopped_refresh_ends_its_wait_at_once() {

@@ -26,6 +26,10 @@ const POLL_SHARE: u32 = 10;
 /// A run whose process is gone, and whose files do not change for this time, has ended.
 const GONE_AFTER: Duration = Duration::from_secs(3);
 
+/// A run that has ended, and of whose steps some cannot be read, is waited for if its files changed within this time: on a network disk its
+/// own journal may be visible first.
+const LAST_LINES_WITHIN: Duration = Duration::from_secs(10);
+
 /// How often the state is printed where the output is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -172,6 +176,7 @@ fn run_end(follower: &RunFollower, quiet: Duration, once: bool) -> Option<WatchE
     match (end, process) {
         // It may write its report, or have been resumed just now.
         (Some(_), RunProcess::Running) => once.then_some(WatchEnd::StillRuns),
+        (Some(_), _) if !once && quiet < LAST_LINES_WITHIN && follower.lacks_lines() => None,
         (Some(end), _) => Some(end),
         (None, RunProcess::Gone) if once || quiet >= GONE_AFTER => Some(WatchEnd::Gone),
         (None, _) => once.then_some(WatchEnd::StillRuns),
@@ -265,7 +270,7 @@ impl WatchView {
 
     /// Shows the state of the run. `is_last`: it is the last time.
     fn show(&mut self, follower: &mut RunFollower, is_last: bool) -> anyhow::Result<()> {
-        let damage: Vec<_> = follower.damage().map(str::to_owned).collect();
+        let damage: Vec<_> = follower.damage(is_last).map(str::to_owned).collect();
         for text in damage {
             if !self.damage.contains(&text) {
                 // The hint that follows is for a resume.

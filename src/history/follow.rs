@@ -1,7 +1,8 @@
 //! Follows a run from its files: reads what is new in its journals, again and again.
 //!
 //! The run may be on another machine, and its disk on the network: nothing is locked, nothing is asked of the system but the contents
-//! of files, and a last line that is not complete yet is read the next time. Changes nothing.
+//! of files (`tail`), and a last line that is not complete yet is read the next time. Files may become visible in another order than they
+//! were written. Changes nothing.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,13 +15,11 @@ use super::reader::{Reader, TaskParts};
 use super::run::archive_axes;
 use super::run_log::{RunLine, RunLog, RunState, TaskLog};
 use super::step::Outcome;
+use super::tail::{Growth, JournalTail, MAX_LOOKS};
 use super::task::TaskHistory;
-use crate::event::{Cost, FailedReason, Operator};
+use crate::event::{BestOfTask, Cost, FailedReason, Operator};
 use crate::report::{Activity, BestCandidate, Improvement, LiveTask, Standing};
-use crate::run::{
-    Journal, JournalPosition, LineHead, ParseLine, RunDirectory, RunRecord, host_name,
-    now_milliseconds, parse_timestamp,
-};
+use crate::run::{RunDirectory, RunRecord, host_name, now_milliseconds, parse_timestamp};
 use crate::verdict::Status;
 
 /// A run that is followed.
@@ -32,6 +31,10 @@ pub(crate) struct RunFollower {
     tasks: Vec<FollowedTask>,
     /// How many changes the user had accepted when the tasks were read.
     accepted: usize,
+    /// How many sessions the run had when its record was read.
+    recorded_sessions: usize,
+    /// For how many looks a record that may have changed could not be read.
+    unread_looks: u32,
 }
 
 /// A task of a run that is followed.
@@ -41,6 +44,8 @@ struct FollowedTask {
     activity: Activity,
     /// How many sessions the activity knows.
     sessions: usize,
+    /// How many starts of sessions were known when the journal was read.
+    starts: usize,
 }
 
 /// What is known about the process that works on a run.
@@ -51,23 +56,6 @@ pub(crate) enum RunProcess {
     Gone,
     /// It runs, or ran, on another machine.
     Elsewhere,
-}
-
-/// A journal that is read bit by bit.
-#[derive(Default)]
-struct JournalTail {
-    position: JournalPosition,
-    /// What could not be read, and the length of the file then.
-    damage: Option<(u64, String)>,
-}
-
-/// What a look at a journal has brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Growth {
-    None,
-    New,
-    /// It was changed otherwise than by new lines: everything must be read again.
-    Replaced,
 }
 
 impl RunFollower {
@@ -88,6 +76,8 @@ impl RunFollower {
             log: RunLog::default(),
             tasks: Vec::new(),
             accepted: 0,
+            recorded_sessions: 0,
+            unread_looks: 0,
         };
         follower.read_again()?;
         Ok(Some(follower))
@@ -98,15 +88,15 @@ impl RunFollower {
     /// # Errors
     /// If the record of the run can no longer be read.
     pub(crate) fn poll(&mut self) -> Result<(bool, Vec<(String, Improvement)>)> {
-        let sessions = self.log.sessions.len();
         let growth = self.read_run();
-        if growth == Growth::Replaced || self.log.accepted != self.accepted {
+        let is_changed = growth == Growth::Replaced || self.log.accepted != self.accepted;
+        if is_changed || self.has_passed_a_start() {
             self.read_again()?;
             return Ok((true, Vec::new()));
         }
-        if self.log.sessions.len() != sessions {
+        if self.log.sessions.len() != self.recorded_sessions {
             // A resume may have other limits.
-            self.record = RunRecord::read(&self.folder)?;
+            self.read_record()?;
         }
         let mut has_grown = growth == Growth::New;
         let mut improvements = Vec::new();
@@ -121,12 +111,45 @@ impl RunFollower {
         Ok((has_grown, improvements))
     }
 
+    /// Whether lines of a session were read before the line that says where it starts. On a network disk the task's journal may be visible
+    /// first.
+    fn has_passed_a_start(&self) -> bool {
+        let mut tasks = self.tasks.iter().zip(&self.log.tasks);
+        tasks.any(|(task, log)| {
+            let mut new = log.starts.iter().skip(task.starts);
+            new.any(|start| *start < task.journal.lines())
+        })
+    }
+
+    /// Reads the record again. A record that cannot be read now is read at the next look. Returns whether it was read.
+    fn read_record(&mut self) -> Result<bool> {
+        match RunRecord::read(&self.folder) {
+            Ok(record) => {
+                self.record = record;
+                self.recorded_sessions = self.log.sessions.len();
+                self.unread_looks = 0;
+                Ok(true)
+            }
+            Err(error) => {
+                self.unread_looks += 1;
+                if self.unread_looks < MAX_LOOKS {
+                    Ok(false)
+                } else {
+                    Err(error)
+                }
+            }
+        }
+    }
+
     /// Reads everything from the start.
     fn read_again(&mut self) -> Result<()> {
-        self.record = RunRecord::read(&self.folder)?;
+        if !self.read_record()? {
+            return Ok(());
+        }
         self.journal = JournalTail::default();
         self.log = RunLog::new(self.record.tasks.len());
         self.read_run();
+        self.recorded_sessions = self.log.sessions.len();
         self.accepted = self.log.accepted;
         self.tasks.clear();
         for ((name, task), log) in self.record.tasks.iter().zip(&self.log.tasks) {
@@ -141,6 +164,7 @@ impl RunFollower {
                 reader: Reader::new(name, parts),
                 activity: Activity::default(),
                 sessions: 0,
+                starts: 0,
             };
             task.read(log, &mut Vec::new());
             self.tasks.push(task);
@@ -161,11 +185,22 @@ impl RunFollower {
         self.log.state()
     }
 
-    /// What could not be read: each text names its file and line.
-    pub(crate) fn damage(&self) -> impl Iterator<Item = &str> {
+    /// What cannot be read: each text names its file and line. `is_last`: there will be no other look.
+    pub(crate) fn damage(&self, is_last: bool) -> impl Iterator<Item = &str> {
         let tasks = self.tasks.iter().map(|task| &task.journal);
         let journals = std::iter::once(&self.journal).chain(tasks);
-        journals.filter_map(|journal| journal.damage.as_ref().map(|(_, text)| text.as_str()))
+        journals.filter_map(move |journal| journal.damage(is_last))
+    }
+
+    /// Whether the run's journal counts steps, or names a best kernel, that are not in the tasks' journals yet.
+    pub(crate) fn lacks_lines(&self) -> bool {
+        let mut tasks = self.tasks.iter().zip(&self.log.tasks);
+        tasks.any(|(task, log)| {
+            let history = task.reader.history();
+            let best = log.best.as_ref().filter(|best| best.confirmed);
+            let is_confirmed = |best: &BestOfTask| history.confirmations.contains_key(&best.step);
+            history.ended() < log.steps || !best.is_none_or(is_confirmed)
+        })
     }
 
     /// What could not be judged by which task, such as a failed oracle.
@@ -201,8 +236,11 @@ impl RunFollower {
 
     /// Whether every task has a kernel that is confirmed to be faster than the baseline.
     pub(crate) fn has_result(&self) -> bool {
-        let mut tasks = self.tasks.iter();
-        tasks.all(|task| task.reader.history().best().is_some())
+        let mut tasks = self.tasks.iter().zip(&self.log.tasks);
+        tasks.all(|(task, log)| {
+            let is_reported = log.best.as_ref().is_some_and(|best| best.confirmed);
+            is_reported || task.reader.history().best().is_some()
+        })
     }
 
     /// The tasks in order: the state of each, `None` before it was started, and its figures now.
@@ -258,11 +296,12 @@ impl FollowedTask {
         {
             self.sessions = sessions.len();
             // The first line of the session, if there is one, has done it already.
-            if log.starts.last() == Some(&self.journal.position.lines()) {
+            if log.starts.last() == Some(&self.journal.lines()) {
                 self.activity
                     .restart(parse_timestamp(&last.time).unwrap_or(0));
             }
         }
+        self.starts = log.starts.len();
         if growth == Growth::New {
             self.reader.fill_archive();
         }
@@ -320,48 +359,6 @@ impl FollowedTask {
                 Vec::new()
             },
             quiet,
-        }
-    }
-}
-
-impl JournalTail {
-    /// Passes each new line to `visit`. A journal that does not exist yet has none.
-    fn read<L: ParseLine>(
-        &mut self,
-        path: &Path,
-        mut visit: impl FnMut(&LineHead<'_>, L),
-    ) -> Growth {
-        // The length as the file system knows it now. Opening the file asks a network disk for it.
-        let length = std::fs::File::open(path).and_then(|file| file.metadata());
-        let Ok(length) = length.map(|metadata| metadata.len()) else {
-            return Growth::None;
-        };
-        if let Some((damaged_length, _)) = &self.damage {
-            // It was repaired, or is written again.
-            return if *damaged_length == length {
-                Growth::None
-            } else {
-                Growth::Replaced
-            };
-        }
-        if length < self.position.bytes() {
-            return Growth::Replaced;
-        }
-        if length == self.position.bytes() {
-            return Growth::None;
-        }
-        let before = self.position;
-        let read = Journal::read_new(path, &mut self.position, |head, line: L| {
-            visit(head, line);
-            Ok(())
-        });
-        if let Err(error) = read {
-            self.damage = Some((length, format!("{error:#}")));
-        }
-        if self.position == before {
-            Growth::None
-        } else {
-            Growth::New
         }
     }
 }

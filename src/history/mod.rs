@@ -15,6 +15,7 @@ mod reader;
 mod run;
 mod run_log;
 mod step;
+mod tail;
 mod tally;
 mod task;
 

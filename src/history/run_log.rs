@@ -63,6 +63,8 @@ pub(super) struct TaskLog {
     pub(super) self_tests: Vec<crate::verdict::SelfTest>,
     /// `None` before it was started.
     pub(super) state: Option<RunState>,
+    /// How many steps it had when a process last ended its work on it.
+    pub(super) steps: u64,
     /// What the last process that ended its work on the task reported.
     pub(super) best: Option<BestOfTask>,
 }
@@ -129,6 +131,7 @@ impl TaskLog {
             }
             RunEvent::TaskEnded(ended) if ended.task == name => {
                 self.best.clone_from(&ended.best);
+                self.steps = ended.steps;
                 let failed = ended.why.is_none() && ended.failure.is_some();
                 self.state = Some(if failed {
                     RunState::Failed

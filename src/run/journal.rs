@@ -71,15 +71,14 @@ impl Journal {
     }
 
     /// Passes the lines after `position` to `visit`, and moves the position behind those that are complete. For a reader that follows a
-    /// journal while another process writes it. See `read`.
+    /// journal while another process writes it. `file`: the journal, which errors call `path`. See `read`.
     pub(crate) fn read_new<L: ParseLine>(
         path: &Path,
+        file: &File,
         position: &mut JournalPosition,
         mut visit: impl FnMut(&LineHead<'_>, L) -> Result<()>,
     ) -> Result<()> {
-        let file =
-            File::open(path).map_err(|error| files::explain_io_error("open", path, error))?;
-        scan_new(path, &file, position, &mut visit)
+        scan_new(path, file, position, &mut visit)
     }
 
     /// Whether the journal has no line yet.

@@ -1,9 +1,14 @@
 //! Sweeps from outside: names, one folder, one resume, a kill in the middle, the table at the end, `runs`, `report`, `compare`, errors.
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::asking::model::{complete_reply, delayed, document, reply_to};
+use crate::asking::program::openai_model;
+use crate::asking::run_log::RequestLog;
+use crate::llm::server::Server;
 use crate::program::{CommandResult, Workspace};
 
 /// A quick search of the small task.
@@ -179,6 +184,102 @@ fn sweep_continues_after_kills_and_repeats_nothing() {
             ended.stdout
         );
     }
+}
+
+#[test]
+fn sweep_over_a_setting_of_a_model_pays_for_no_request_twice() {
+    let folder = Workspace::with_small_task();
+    let server = Server::start(|number, seen| {
+        let reply = complete_reply(seen, &reply_to(&document(seen), number));
+        delayed(reply, Duration::from_millis(100))
+    });
+    let model = openai_model(&server.url, "");
+    folder.write(
+        "models.yaml",
+        &format!(
+            "tasks: [softmax]\nsteps: 5\nseed: 5\nbackend: cpu\nprofile: quick\noutput: s\n\
+             eval: {{seconds: 0.3, precision: 0.9}}\n\
+             search: {{operators: {{mutate: 0, autotune: 0, recombine: 0}}}}\nbudget: {{confirm_share: 0}}\nllm:\n{model}\n"
+        ),
+    );
+    let runs = ["llm.temperature=0.2", "llm.temperature=0.8"];
+    let temperatures = [0.2, 0.8];
+    let requests = || {
+        let seen = server.seen();
+        let of = |temperature: f64| {
+            let bodies = seen.iter().map(|seen| seen.json()["temperature"].clone());
+            bodies.filter(|found| *found == temperature).count()
+        };
+        temperatures.map(of)
+    };
+    // Killed in the second run, after a reply.
+    let start = [
+        "evolve",
+        "--config=models.yaml",
+        "--set=llm.temperature=0.2,0.8",
+    ];
+    let mut command = folder.command(&start);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let second = folder
+        .path()
+        .join("s")
+        .join(runs[1])
+        .join("softmax/events.jsonl");
+    let deadline = Instant::now() + Duration::from_secs(300);
+    let is_replied = || {
+        let text = std::fs::read_to_string(&second);
+        text.is_ok_and(|text| text.contains("\"event\":\"replied\""))
+    };
+    while !is_replied() {
+        assert!(child.try_wait().unwrap().is_none() && Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let [first_before, second_before] = requests();
+    let ended = folder.run(&["resume", "s"]).comes_to_its_end();
+
+    let [first, second] = requests();
+    assert_eq!(first, first_before, "the first run had ended");
+    let logs = runs.map(|run| RequestLog::read(&folder.path().join("s").join(run)));
+    for (run, log) in runs.iter().zip(&logs) {
+        let asked = journal(&folder, run).matches("\"event\":\"asked\"").count();
+        assert_eq!(asked, 5, "{run}");
+        // Each reply is to a request of its own step.
+        let mut replies: Vec<_> = log.replied.iter().map(|one| (one.step, one.ask)).collect();
+        replies.dedup();
+        assert!(
+            replies.len() == log.replied.len() && !replies.is_empty(),
+            "{replies:?}"
+        );
+        assert!(
+            ended.stdout.contains(&format!("\n{run} ")),
+            "{}",
+            ended.stdout
+        );
+    }
+    assert_eq!(first, logs[0].replied.len());
+    // What was in flight when the process was killed is sent again.
+    let lost = second - logs[1].replied.len();
+    assert!(
+        lost <= second_before && lost <= 4,
+        "{second} requests, {lost} lost"
+    );
+
+    assert!(
+        ended
+            .stdout
+            .ends_with("\n  to compare:\n    kforge compare s\n")
+    );
+    let compared = folder.run(&["compare", "s"]).exits_with(0).stdout;
+    assert!(runs.iter().all(|run| compared.contains(run)), "{compared}");
+    let listed = folder.run(&["runs", "s", "--format=json"]).exits_with(0);
+    let listed: Vec<Value> = serde_json::from_str(&listed.stdout).unwrap();
+    assert!(
+        listed.iter().all(|run| run["state"] == "finished"),
+        "{listed:?}"
+    );
 }
 
 /// Complete lines of all journals of the tasks.

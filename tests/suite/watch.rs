@@ -61,7 +61,7 @@ fn send(child: &Child, signal: libc::c_int) {
 }
 
 /// A finished search of a few steps.
-fn finished_search() -> Workspace {
+pub(crate) fn finished_search() -> Workspace {
     let folder = Workspace::with_small_task();
     let mut command = folder.command(&SEARCH);
     command.arg("--steps=5");
@@ -191,13 +191,13 @@ fn wrong_paths_are_refused() {
 }
 
 /// A process on a terminal of its own.
-struct OnTerminal {
-    child: Child,
-    terminal: std::fs::File,
+pub(crate) struct OnTerminal {
+    pub(crate) child: Child,
+    pub(crate) terminal: std::fs::File,
 }
 
 impl OnTerminal {
-    fn start(mut command: Command, columns: u16) -> Self {
+    pub(crate) fn start(mut command: Command, columns: u16) -> Self {
         let size = libc::winsize {
             ws_row: 24,
             ws_col: columns,

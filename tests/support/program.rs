@@ -6,12 +6,13 @@ use std::process::{Command, Output};
 use std::sync::LazyLock;
 
 /// Variables that would bring the machine's own settings, or a key that costs money, into a test.
-const CLEARED_VARIABLES: [&str; 11] = [
+const CLEARED_VARIABLES: [&str; 12] = [
     "FIB_DATASET_PATH",
     "KFORGE_CONFIG",
     "KFORGE_OUTPUT",
     "KFORGE_BACKEND",
     "KFORGE_LOG",
+    "KFORGE_REPORT_SECONDS",
     "ANTHROPIC_API_KEY",
     "OPENAI_API_KEY",
     "GEMINI_API_KEY",
