@@ -33,6 +33,7 @@ mod sandbox;
 mod shell;
 mod spaces;
 mod third_party;
+mod torch_functions;
 
 fn main() -> std::process::ExitCode {
     harness::prepare_environment();
@@ -51,6 +52,7 @@ fn main() -> std::process::ExitCode {
         python_oracle::TESTS,
         datasets::TESTS,
         kernelbench::TESTS,
+        torch_functions::TESTS,
         sandbox::TESTS,
         spaces::TESTS,
         shell::TESTS,
