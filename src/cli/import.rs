@@ -1,6 +1,7 @@
 //! `kforge tasks import`: tasks from the formats of other tools, as folders in `tasks/`.
 //!
-//! `task` reads datasets and makes the texts; `import_kernelbench` asks Python what a problem is. A task that cannot be imported is reported,
+//! `task` reads datasets and makes the texts; `import_kernelbench` and `import_torch` ask Python what a
+//! problem or a function is. A task that cannot be imported is reported,
 //! and the others are imported. Overwrites nothing.
 
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use super::exit::{self, Exit};
 use super::import_kernelbench::{self, KernelBenchArgs};
 use super::import_report::{Report, Written, write_task};
+use super::import_torch::{self, TorchArgs};
 use super::output::Format;
 use crate::base::Failure;
 use crate::base::text::did_you_mean;
@@ -28,6 +30,9 @@ enum Source {
     /// Import problems of KernelBench.
     #[command(name = "kernelbench", after_help = import_kernelbench::help())]
     KernelBench(KernelBenchArgs),
+    /// Import a PyTorch function.
+    #[command(after_help = import_torch::help())]
+    Torch(TorchArgs),
 }
 
 /// Arguments of an import of a dataset.
@@ -56,14 +61,17 @@ pub(super) fn help() -> String {
     exit::help(
         NOTE,
         &[
-            ("kforge tasks import flashinfer_trace", "all definitions"),
             (
                 "kforge tasks import flashinfer_trace --only gemm_n4096_k4096",
-                "one definition",
+                "a definition of a dataset",
             ),
             (
                 "kforge tasks import kernelbench KernelBench --level 1 --problem 23",
                 "a problem of KernelBench",
+            ),
+            (
+                "kforge tasks import torch model.py:rmsnorm --axis rows=64,1000,4096",
+                "a PyTorch function",
             ),
         ],
         exit::WRITE_CODES,
@@ -74,6 +82,7 @@ pub(super) fn help() -> String {
 pub(super) fn import(arguments: &ImportArgs) -> anyhow::Result<Exit> {
     match &arguments.source {
         Some(Source::KernelBench(arguments)) => import_kernelbench::import(arguments),
+        Some(Source::Torch(arguments)) => import_torch::import(arguments),
         None => import_dataset(&arguments.dataset),
     }
 }

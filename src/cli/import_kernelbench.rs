@@ -5,9 +5,10 @@
 
 use std::io::{BufRead, BufReader, Lines};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 
 use anyhow::Context;
+use indexmap::IndexMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -15,18 +16,21 @@ use super::exit::{self, Exit};
 use super::import_report::{Report, Written, check_is_new, write_task};
 use super::kernelbench_problems::{Problem, ProblemArgs};
 use super::output::Format;
-use crate::base::{Failure, environment};
+use super::python_script::{module_is_missing, not_started, python_command, with_epilogue};
+use crate::base::Failure;
 use crate::device::find_python;
-use crate::task::{ForeignInput, ForeignTask, TensorSpec, Tolerance};
+use crate::task::{ForeignInput, ForeignOutput, ForeignTask, TensorSpec, Tolerance};
 
 /// The parts of the script, in order: what they define is used by those after them.
 const SCRIPT: &str = concat!(
     include_str!("naive_kernel/values.py"),
+    include_str!("naive_kernel/sizes.py"),
     include_str!("naive_kernel/elements.py"),
     include_str!("naive_kernel/views.py"),
     include_str!("naive_kernel/reductions.py"),
     include_str!("naive_kernel/products.py"),
     include_str!("naive_kernel/kernel.py"),
+    include_str!("described_values.py"),
     include_str!("kernelbench.py")
 );
 /// What makes an oracle of a problem. It follows the problem's own text.
@@ -205,6 +209,10 @@ fn foreign_task(
         shape: shape.map(|shape| shape.iter().map(u64::to_string).collect()),
         value,
     };
+    let bound = match precision {
+        "fp32" => 1e-4,
+        _ => 1e-2,
+    };
     let is_single = described.outputs.len() == 1;
     let outputs = described.outputs.iter().enumerate().map(|(index, output)| {
         let name = if is_single {
@@ -212,7 +220,14 @@ fn foreign_task(
         } else {
             format!("output_{index}")
         };
-        (name, tensor(&output.dtype, Some(&output.shape), None))
+        ForeignOutput {
+            name,
+            tensor: tensor(&output.dtype, Some(&output.shape), None),
+            tolerance: Tolerance {
+                rtol: bound,
+                atol_rms: bound,
+            },
+        }
     });
     let inputs = described.inputs.iter().map(|input| ForeignInput {
         name: input.name.clone(),
@@ -220,17 +235,11 @@ fn foreign_task(
         distribution: input.distribution.clone(),
     });
     // JSON of texts and whole numbers is Python too.
-    let complete = |epilogue: &str| {
-        source.trim_end().to_owned()
-            + &epilogue
-                .replace("\"STATE\"", &described.state.to_string())
-                .replace("\"GIVEN\"", &described.given.to_string())
-                .replace("\"PRECISION\"", &format!("\"{}\"", dtype_of(precision)))
-    };
-    let bound = match precision {
-        "fp32" => 1e-4,
-        _ => 1e-2,
-    };
+    let values = [
+        ("\"STATE\"", described.state.to_string()),
+        ("\"GIVEN\"", described.given.to_string()),
+        ("\"PRECISION\"", format!("\"{}\"", dtype_of(precision))),
+    ];
     let file = problem.file.file_name().unwrap_or_default();
     ForeignTask {
         name: problem.name.clone(),
@@ -240,14 +249,12 @@ fn foreign_task(
         ),
         inputs: inputs.collect(),
         outputs: outputs.collect(),
-        tolerance: Tolerance {
-            rtol: bound,
-            atol_rms: bound,
-        },
+        axes: IndexMap::new(),
+        hidden: Map::new(),
         regimes: described.regimes.clone(),
         kernel: described.kernel.clone(),
-        oracle: complete(ORACLE),
-        baselines: complete(BASELINES),
+        oracle: with_epilogue(source, ORACLE, &values),
+        baselines: with_epilogue(source, BASELINES, &values),
     }
 }
 
@@ -260,22 +267,13 @@ struct Describer {
 
 impl Describer {
     fn start(python: &Path, problems: &[&Problem], precision: &str) -> Result<Self, Failure> {
-        let mut command = Command::new(python);
+        let mut command = python_command(python, SCRIPT);
         command
-            .args(["-c", SCRIPT])
             .arg(dtype_of(precision))
             .args(problems.iter().map(|problem| &problem.file))
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .env("CUDA_VISIBLE_DEVICES", "")
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
-        for name in environment::withheld_variables() {
-            command.env_remove(name);
-        }
-        let not_started = |error: &dyn std::fmt::Display| {
-            Failure::environment(format!("failed to start `{}`: {error}", python.display()))
-        };
+        let not_started = |error: &dyn std::fmt::Display| not_started(python, error);
         let mut child = command.spawn().map_err(|error| not_started(&error))?;
         let stdout = child.stdout.take();
         let stdout = stdout.ok_or_else(|| not_started(&"it has no standard output"))?;
@@ -294,14 +292,9 @@ impl Describer {
         let described: Described =
             serde_json::from_str(&line?).context("Python's answer cannot be read")?;
         let file = problem.file.display();
-        let python = self.python.display();
         if let Some(module) = &described.missing_module {
-            return Ok(Some(Err(Failure::environment(format!(
-                "{file}: it imports `{module}`, which `{python}` does not have"
-            ))
-            .hint(format!(
-                "install it with `{python} -m pip install {module}`, or set `KFORGE_PYTHON` to an interpreter that has it"
-            )))));
+            let subject = format!("{file}: it");
+            return Ok(Some(Err(module_is_missing(&subject, module, &self.python))));
         }
         Ok(Some(match &described.error {
             Some(error) => Err(Failure::usage(format!("{file}: {error}"))),

@@ -9,7 +9,7 @@ use crate::base::Failure;
 use crate::base::text::quote_list;
 use crate::task::{Signature, TensorSpec};
 
-const SCRIPT: &str = include_str!("signature.py");
+const SCRIPT: &str = concat!(include_str!("signature.py"), "\n\nmain()\n");
 
 /// What the script prints.
 #[derive(Deserialize)]

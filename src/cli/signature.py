@@ -27,7 +27,7 @@ def text_of(node):
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
-def described(text):
+def described_tensor(text):
     """`float16[rows, columns]` as a tensor."""
     found = SHAPED.match(text)
     return found and {"dtype": found[1], "shape": re.split(r"[,\s]+", found[2].strip()) if found[2].strip() else []}
@@ -39,8 +39,8 @@ def tensor(node):
         return None
     text = text_of(node)
     if text is not None:
-        if described(text):
-            return described(text)
+        if described_tensor(text):
+            return described_tensor(text)
         try:
             return tensor(ast.parse(text, mode="eval").body)
         except SyntaxError:
@@ -50,7 +50,7 @@ def tensor(node):
         texts = [text_of(part) for part in parts[1:]]
         name = last_name(node.value)
         if name == "Annotated":
-            return next((described(text) for text in texts if text and described(text)), None)
+            return next((described_tensor(text) for text in texts if text and described_tensor(text)), None)
         if name.lower() in JAXTYPING and texts and texts[0] is not None:
             return {"dtype": JAXTYPING[name.lower()], "shape": texts[0].split()}
         return None
@@ -102,6 +102,3 @@ def main():
         inputs.append({"name": argument.arg, "tensor": found and {**found, "value": value(default)}})
     outputs = [tensor(node) for node in results(function.returns)]
     print(json.dumps({"inputs": inputs, "outputs": outputs, "source": ast.get_source_segment(source, function)}))
-
-
-main()

@@ -65,6 +65,11 @@ const NAMES: [&str; 11] = [
 ];
 
 impl DType {
+    /// The dtype of this name, or a hint.
+    pub(crate) fn named(name: &str) -> Result<Self, String> {
+        serde_json::from_value(serde_json::Value::from(name)).map_err(|_| Self::hint_for(name))
+    }
+
     /// A hint for a name that is no dtype.
     pub(super) fn hint_for(name: &str) -> String {
         let plain = name.strip_prefix("torch.").unwrap_or(name).to_lowercase();

@@ -1,4 +1,4 @@
-//! A task from what another tool's problem takes and gives, with sizes that never change and an oracle in Python.
+//! A task from what another tool's problem, or a function, takes and gives, with an oracle in Python.
 //!
 //! Writes texts and no files. Knows no format: `cli` asks Python what a problem is.
 
@@ -21,8 +21,11 @@ pub(crate) struct ForeignTask {
     /// Where it is from, in one line.
     pub(crate) origin: String,
     pub(crate) inputs: Vec<ForeignInput>,
-    pub(crate) outputs: Vec<(String, TensorSpec)>,
-    pub(crate) tolerance: Tolerance,
+    pub(crate) outputs: Vec<ForeignOutput>,
+    /// The axes that vary or are computed. All others are numbers in the shapes.
+    pub(crate) axes: IndexMap<String, AxisSpec>,
+    /// Ranges of the sizes of hidden shapes, as `task.yaml` has them.
+    pub(crate) hidden: Map<String, Value>,
     /// Other values of inputs, by the name of the regime, as `task.yaml` has them.
     pub(crate) regimes: Map<String, Value>,
     /// The text of `naive.cu`; `None`: it is a draft.
@@ -41,12 +44,28 @@ pub(crate) struct ForeignFiles {
     pub(crate) kernels: Vec<(String, String)>,
 }
 
+impl ForeignFiles {
+    /// How many workloads the task has.
+    pub(crate) fn workloads(&self) -> usize {
+        let is_workloads = |file: &&(String, String)| file.0 == "workloads.jsonl";
+        let file = self.task.iter().find(is_workloads);
+        file.map_or(0, |(_, text)| text.lines().count())
+    }
+}
+
 /// An input, and how to draw it. A scalar has its value in `tensor`.
 pub(crate) struct ForeignInput {
     pub(crate) name: String,
     pub(crate) tensor: TensorSpec,
     /// As `task.yaml` has it.
     pub(crate) distribution: Option<Value>,
+}
+
+/// An output, and how exact a kernel must be.
+pub(crate) struct ForeignOutput {
+    pub(crate) name: String,
+    pub(crate) tensor: TensorSpec,
+    pub(crate) tolerance: Tolerance,
 }
 
 impl ForeignTask {
@@ -60,8 +79,10 @@ impl ForeignTask {
             inputs: inputs
                 .map(|input| (input.name.clone(), input.tensor.clone()))
                 .collect(),
-            outputs: self.outputs.iter().cloned().collect(),
-            axes: IndexMap::<String, AxisSpec>::new(),
+            outputs: (self.outputs.iter())
+                .map(|output| (output.name.clone(), output.tensor.clone()))
+                .collect(),
+            axes: self.axes.clone(),
             reference: self.oracle.clone(),
         };
         let (definition_text, choices) = signature.definition(&self.name)?;
@@ -95,12 +116,13 @@ impl ForeignTask {
         let mut text = format!("# {}\n", self.origin);
         text += &names.lines();
         text += "baselines: {naive: naive.cu}\nstart: [naive.cu]\n";
-        let Tolerance { rtol, atol_rms } = self.tolerance;
         text += "# An element x passes if |x - r| <= atol_rms * rms(r) + rtol * |r|, where r is the oracle's value.\ntolerance:\n";
-        for (name, _) in &self.outputs {
+        for output in &self.outputs {
+            let Tolerance { rtol, atol_rms } = output.tolerance;
+            let name = &output.name;
             text += &format!("  {name}: {{rtol: {rtol:?}, atol_rms: {atol_rms:?}}}\n");
         }
-        text += "# As the problem's own inputs are.\ninputs:\n";
+        text += "# How inputs are drawn.\ninputs:\n";
         for input in &self.inputs {
             if let Some(distribution) = &input.distribution {
                 text += &format!("  {}: {distribution}\n", input.name);
@@ -117,6 +139,12 @@ impl ForeignTask {
         if !fixed.is_empty() {
             let names: Vec<_> = fixed.iter().map(|input| input.name.as_str()).collect();
             text += &format!("fixed: [{}]\n", names.join(", "));
+        }
+        if !self.hidden.is_empty() {
+            text += "# Candidates are also checked on shapes that nobody names.\nhidden:\n";
+            for (axis, range) in &self.hidden {
+                text += &format!("  {axis}: {range}\n");
+            }
         }
         text += "# Candidates are checked on these inputs too.\n";
         text + &format!("regimes: {}\n", json!(self.regimes))

@@ -39,12 +39,12 @@ pub use definition::{AxisKind, Binding, Definition, DefinitionAxis, Tensor};
 pub use distribution::{CumulativeTotal, Distribution, DistributionKind, Norm};
 pub(crate) use draft::{
     AxisSpec, DRAFT_MARK, Signature, TaskDraft, TensorSpec, draft_from_signature, draft_task,
-    example_task,
+    example_task, usual_tolerance,
 };
 pub use dtype::DType;
 pub use files::{TaskFiles, embedded_lists, embedded_names};
 pub use find::local_names;
-pub(crate) use foreign::{ForeignInput, ForeignTask};
+pub(crate) use foreign::{ForeignInput, ForeignOutput, ForeignTask};
 pub(crate) use schema::task_schema;
 pub use settings::Tolerance;
 pub(crate) use settings::{

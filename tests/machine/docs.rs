@@ -7,8 +7,8 @@
 //! - `<!-- with: ARGS -->`: add ARGS to every `kforge` command of the block, so that it ends soon.
 //! - `<!-- exit: N -->`: the last command exits with N instead of 0; `N or M`: with one of them.
 //! - `<!-- exact -->`: standard output is exactly what the page shows.
-//! - `<!-- needs: WORDS -->`: skip the block where one of the words is not available here: `gpu`, `nvrtc`, `jq`; `pip`, `key`,
-//!   `build`, `server` and `dataset` never are in a test.
+//! - `<!-- needs: WORDS -->`: skip the block where one of the words is not available here: `gpu`, `nvrtc`, `torch`, `jq`; `pip`,
+//!   `key`, `build`, `server` and `dataset` never are in a test.
 //!
 //! Every page is a test, and so is every block that is skipped: it is reported as ignored, with what it needs.
 //!
@@ -22,6 +22,7 @@ use libtest_mimic::Trial;
 
 use crate::harness::{Missing, TestResult, exclusive_gpu, trial};
 use crate::program::{self, clear_environment, program, root};
+use crate::python_oracle::find_torch;
 
 /// A fenced block with its directions.
 struct Block {
@@ -119,6 +120,7 @@ fn missing(needs: &str) -> Option<&str> {
     let available = |need: &str| match need {
         "gpu" => kforge::device::cuda::list_gpus().is_ok_and(|gpus| !gpus.is_empty()),
         "nvrtc" => kforge::device::cuda::compiler::find_toolkit().is_ok(),
+        "torch" => find_torch().is_ok(),
         "jq" => has_program("jq"),
         "pip" | "key" | "build" | "server" | "dataset" => false,
         other => panic!("`needs: {other}` is not a known need"),

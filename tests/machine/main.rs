@@ -36,6 +36,7 @@ mod stored_inputs;
 #[path = "../support/stored_task.rs"]
 mod stored_task;
 mod third_party;
+mod torch_functions;
 
 fn main() -> std::process::ExitCode {
     harness::prepare_environment();
@@ -54,6 +55,7 @@ fn main() -> std::process::ExitCode {
         python_oracle::TESTS,
         datasets::TESTS,
         kernelbench::TESTS,
+        torch_functions::TESTS,
         sandbox::TESTS,
         spaces::TESTS,
         shell::TESTS,

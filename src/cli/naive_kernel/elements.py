@@ -13,7 +13,7 @@ class Elements:
             for argument in arguments:
                 if not isinstance(argument, Value):
                     # A number next to floating-point values is one too.
-                    texts.append(number(float(argument) if is_float and not isinstance(argument, bool) else argument))
+                    texts.append(float_text(argument) if is_float and not isinstance(argument, bool) else number(argument))
                 else:
                     text = argument.broadcast(indices)
                     texts.append(f"float({text})" if is_float and not argument.is_float and argument.dtype != "bool" else text)

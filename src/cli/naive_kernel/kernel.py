@@ -13,8 +13,9 @@ def is_known(base):
 class Translator(Elements, Views, Reductions, Products):
     """Translates the nodes of a graph, in order."""
 
-    def __init__(self, graph):
+    def __init__(self, graph, symbols=None):
         self.graph = graph
+        self.symbols = symbols
         self.inputs = []
         self.writer = Writer()
         self.values = {}
@@ -58,7 +59,9 @@ class Translator(Elements, Views, Reductions, Products):
             return parts[node.args[1]]
         base = base_of(node.target)
         self.parts_used = {user.args[1] for user in node.users if getattr(user.target, "__name__", "") == "getitem"}
-        meta = node.meta.get("val")
+        meta = self.meta_of(node.meta.get("val"))
+        if isinstance(meta, int):
+            return meta
         method = getattr(self, "op_" + base, None)
         arguments = [self.read(argument) for argument in node.args]
         options = {key: self.read(value) for key, value in node.kwargs.items()}
@@ -77,6 +80,22 @@ class Translator(Elements, Views, Reductions, Products):
             return self.writer.store(value)
         return value
 
+    def meta_of(self, value):
+        import torch
+
+        if isinstance(value, (list, tuple)):
+            return [self.meta_of(part) for part in value]
+        if torch.is_tensor(value):
+            return Meta([self.size_of(size) for size in value.shape], value.dtype)
+        if isinstance(value, (torch.SymFloat, torch.SymBool)):
+            raise NotTranslated("a number that depends on the size of an axis")
+        return self.size_of(value)
+
+    def size_of(self, value):
+        import torch
+
+        return self.symbols.size(value) if isinstance(value, torch.SymInt) else value
+
     def read(self, argument):
         import torch
 
@@ -87,30 +106,44 @@ class Translator(Elements, Views, Reductions, Products):
         return argument
 
 
-def naive_kernel(function, values, names, output_names, origin):
-    """The text of a kernel file that computes the function. `names`: those of the values; a number is an argument by value."""
+def graph_of(called, tensors, mode):
+    """The graph of a function, without views and changes in place. `mode`: that of tensors without values."""
+    import contextlib
+
     import torch
     import torch._decomp
+    from torch._dispatch.python import enable_python_dispatcher
     from torch.fx.experimental.proxy_tensor import make_fx
 
     known = torch._decomp.decomposition_table.items()
     table = {overload: make for overload, make in known if not is_known(base_of(overload))}
+    with torch.no_grad(), mode or contextlib.nullcontext(), enable_python_dispatcher() if mode else contextlib.nullcontext():
+        return make_fx(torch.func.functionalize(called, remove="mutations_and_views"), decomposition_table=table)(*tensors)
+
+
+def naive_kernel(function, values, names, output_names, origin, symbols=None, shapes=None):
+    """The text of a kernel file that computes the function. `names`: those of the values; a number is an argument by value. With variable
+    axes: `symbols`, and `shapes` with names of axes for tensors, whose values are not used."""
+    import torch
+
     # A number by value is a tensor of no dimensions while the function is traced.
     given = [torch.tensor(value) if isinstance(value, float) else value for value in values]
+    if symbols:
+        with_axes = lambda value, shape: symbols.tensor(shape or [], value.dtype) if torch.is_tensor(value) else value
+        given = [with_axes(value, shape) for value, shape in zip(given, shapes)]
     tensors = [value for value in given if torch.is_tensor(value)]
 
     def called(*tensors):
         left = iter(tensors)
         return function(*[next(left) if torch.is_tensor(value) else value for value in given])
 
-    with torch.no_grad():
-        graph = make_fx(torch.func.functionalize(called, remove="mutations_and_views"), decomposition_table=table)(*tensors)
-    translator = Translator(graph)
+    translator = Translator(graph_of(called, tensors, symbols and symbols.mode), symbols)
     writer = translator.writer
+    writer.axes = set(symbols.sizes) if symbols else set()
     for name, value, original in zip(names, given, values):
         if isinstance(original, float):
             translator.inputs.append(ByValue(name, "float32", writer.uses))
         elif torch.is_tensor(value):
-            translator.inputs.append(writer.stored(name, list(value.shape), dtype_of(value)))
+            translator.inputs.append(writer.stored(name, [translator.size_of(size) for size in value.shape], dtype_of(value)))
     translator.run(output_names)
     return writer.text(origin)

@@ -35,7 +35,7 @@ class Reductions:
             return one.at([own[dim] for dim in range(rank)])
 
         if length >= LONG and count_of(shape) <= PARTS:
-            share = -(-length // PARTS)
+            share = ceil_div(length, PARTS)
             neutral = {"sum": "0.0f", "prod": "1.0f", "amax": "-INFINITY", "amin": "INFINITY", "any": "0.0f", "all": "1.0f"}[kind]
 
             def first(indices):
@@ -52,7 +52,7 @@ class Reductions:
         return self.reduce(meta, one, dims, "sum")
 
     def op_mean(self, meta, one, dims=None, _keep=False, **_options):
-        return self.reduce(meta, one, dims, "sum", lambda total, length: f"{total} / {length}.0f")
+        return self.reduce(meta, one, dims, "sum", lambda total, length: f"{total} / {float_text(length)}")
 
     def op_prod(self, meta, one, dim=None, _keep=False, **_options):
         return self.reduce(meta, one, None if dim is None else [dim], "prod")
@@ -80,7 +80,7 @@ class Reductions:
         squares = Value(one.shape, "float32", lambda indices: f"square({one.at(indices)} - {wide.broadcast(indices)})")
         length = count_of([one.shape[dim] for dim in dims])
         divisor = max(length - (1 if correction is None else correction), 0)
-        total = self.reduce(variance, squares, dims, "sum", lambda total, _: f"{total} / {float(divisor)}f")
+        total = self.reduce(variance, squares, dims, "sum", lambda total, _: f"{total} / {float_text(divisor)}")
         return [total, means.viewed(list(mean.shape))]
 
     def op_var(self, meta, one, dims=None, correction=1, keepdim=False):

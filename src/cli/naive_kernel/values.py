@@ -7,7 +7,8 @@ are scratch buffers. Intermediate results are float32. Whatever is not known her
 import math
 import re
 
-BLOCK = 256
+# Threads of a block: the first is used, and a search tries the others.
+BLOCKS = [256, 64, 128, 512]
 # Terms of a sum that are added up before they are added to the others: the error of a long sum in order would be large.
 PART = 512
 # A result with few elements is first computed in parts, if it has at least this many terms.
@@ -172,9 +173,11 @@ class Writer:
         self.headers = set()
         self.uses = {}
         self.most_elements = 0
+        # Names of variable axes.
+        self.axes = set()
 
     def stored(self, name, shape, dtype):
-        self.most_elements = max(self.most_elements, count_of(shape))
+        self.most_elements = max(self.most_elements, int(count_of(shape)))
         if dtype not in TYPES:
             raise NotTranslated(f"dtype {dtype}")
         return Stored(name, shape, dtype, self.uses)
@@ -205,25 +208,26 @@ class Writer:
         out = name or f"result_{len(self.launches)}"
         kept = dtype if name else {"float16": "float32", "bfloat16": "float32", "bool": "int8"}.get(dtype, dtype)
         if name is None:
-            sizes = ", ".join(map(str, shape)) or "1"
+            sizes = ", ".join(map(in_header, shape)) or "1"
             self.scratch.append(f'  {out}: {{dtype: {kept}, shape: "{sizes}"}}\n')
         self.uses.clear()
         lines, value = body(split("element", shape))
         total = count_of(shape)
-        parameters = [f"{kind} p_{buffer}" for buffer, kind in self.uses.items()] + [f"{TYPES[kept]}* p_{out}"]
-        arguments = [*self.uses, out]
-        self.headers.update(header for kind, header in HEADERS.items() if any(TYPES[kind] in parameter for parameter in parameters))
         stores = {"float16": f"__float2half({value})", "bfloat16": f"__float2bfloat16({value})"}
+        text = "".join(f"    {line}\n" for line in [f"if (element >= {total}) return;", *lines, f"p_{out}[element] = {stores.get(kept, value)};"])
+        axes = [axis for axis in dict.fromkeys(re.findall(r"\bn_(\w+)", text)) if axis in self.axes]
+        parameters = [f"{kind} p_{buffer}" for buffer, kind in self.uses.items()] + [f"{TYPES[kept]}* p_{out}"]
+        parameters += [f"index_t n_{axis}" for axis in axes]
+        arguments = [*self.uses, out, *axes]
+        self.headers.update(header for kind, header in HEADERS.items() if any(TYPES[kind] in parameter for parameter in parameters))
         kernel = f"step_{len(self.launches)}"
         self.launches.append(
-            f"  - kernel: {kernel}\n    grid: {max(-(-total // BLOCK), 1)}\n    block: {BLOCK}\n    args: {', '.join(arguments)}\n"
+            f"  - kernel: {kernel}\n    grid: ceil_div({in_header(total)}, BLOCK)\n    block: BLOCK\n    args: {', '.join(arguments)}\n"
         )
-        text = "".join(f"    {line}\n" for line in lines)
         self.functions.append(
             f"__global__ void {kernel}({', '.join(parameters)}) {{\n"
-            f"    const index_t element = (index_t)blockIdx.x * {BLOCK} + threadIdx.x;\n"
-            f"    if (element >= {total}) return;\n{text}"
-            f"    p_{out}[element] = {stores.get(kept, value)};\n}}\n"
+            f"    const index_t element = (index_t)blockIdx.x * BLOCK + threadIdx.x;\n"
+            f"{text}}}\n"
         )
         return self.stored(out, shape, kept)
 
@@ -250,7 +254,7 @@ class Writer:
         scratch = "scratch:\n" + "".join(self.scratch) if self.scratch else ""
         includes = "".join(f"#include <{header}>\n" for header in sorted(self.headers))
         return (
-            f"/* kforge\nlaunch:\n{''.join(self.launches)}{scratch}*/\n\n// {origin}\n\n"
+            f"/* kforge\nlaunch:\n{''.join(self.launches)}tunables:\n  BLOCK: {BLOCKS}\n{scratch}*/\n\n// {origin}\n\n"
             + includes + f"typedef {self.index_type()} index_t;\n" + "\n".join(["", HELPERS, *(text for _, text in self.constants.values()), *self.functions])
         )
 

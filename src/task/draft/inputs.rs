@@ -12,6 +12,7 @@ use crate::task::Binding;
 use crate::task::defaults::traffic;
 use crate::task::definition::{Definition, Tensor};
 use crate::task::dtype::DType;
+use crate::task::settings::Tolerance;
 
 /// The most elements of all tensors of a workload.
 const MAX_ELEMENTS: u64 = 1 << 24;
@@ -324,6 +325,16 @@ fn usual_size(axis: &str, index: usize) -> i64 {
         SIZES[index] * 8
     } else {
         SIZES[index]
+    }
+}
+
+/// The tolerance of a dtype, for an oracle in double precision.
+pub(crate) fn usual_tolerance(dtype: DType) -> Tolerance {
+    let (rtol, atol_rms) = tolerance(dtype);
+    let number = |text: &str| text.parse().unwrap_or_default();
+    Tolerance {
+        rtol: number(rtol),
+        atol_rms: number(atol_rms),
     }
 }
 

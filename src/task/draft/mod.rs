@@ -12,7 +12,7 @@ use super::definition_reader::read_definition;
 use super::problems::{Problems, TaskFile};
 use crate::base::Failure;
 use inputs::DraftInputs;
-pub(crate) use inputs::FileNames;
+pub(crate) use inputs::{FileNames, usual_tolerance};
 pub(crate) use kernels::DRAFT_MARK;
 pub(super) use signature::DraftChoices;
 pub(crate) use signature::{AxisSpec, Signature, TensorSpec};

@@ -2,7 +2,7 @@
 
 use crate::program::{CommandResult, Workspace};
 
-const COMMANDS: [&str; 28] = [
+const COMMANDS: [&str; 29] = [
     "",
     "evolve",
     "tune",
@@ -25,6 +25,7 @@ const COMMANDS: [&str; 28] = [
     "tasks check",
     "tasks import",
     "tasks import kernelbench",
+    "tasks import torch",
     "tasks new",
     "doctor",
     "init",

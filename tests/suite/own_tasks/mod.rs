@@ -7,6 +7,7 @@ mod drafts;
 mod init;
 mod kernelbench;
 mod mistakes;
+mod torch_functions;
 
 use crate::program::{CommandResult, Workspace};
 
