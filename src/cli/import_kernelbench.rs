@@ -31,6 +31,7 @@ const SCRIPT: &str = concat!(
     include_str!("naive_kernel/products.py"),
     include_str!("naive_kernel/kernel.py"),
     include_str!("described_values.py"),
+    include_str!("kernelbench_sizes.py"),
     include_str!("kernelbench.py")
 );
 /// What makes an oracle of a problem. It follows the problem's own text.

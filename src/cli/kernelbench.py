@@ -34,15 +34,30 @@ def argument_names(model, count):
 
 
 class Problem:
-    """A model on the CPU, and its inputs."""
+    """A model on the CPU, and its inputs. Where these are large, the model is run with smaller ones."""
 
     def __init__(self, path, precision):
         import torch
 
         self.namespace = load(path)
         self.dtype = getattr(torch, precision)
+        self.sizes = self.find_sizes(path)
         self.model = self.new_model(42)
-        self.given = [self.cast(value) for value in self.namespace["get_inputs"]()]
+        get_inputs = self.sizes.small_inputs() if self.sizes else self.namespace["get_inputs"]
+        self.given = [self.cast(value) for value in get_inputs()]
+
+    def find_sizes(self, path):
+        """The sizes of the problem; `None` if the code cannot be run without values."""
+        try:
+            return Sizes(path, self.namespace, self.cast)
+        except (Exception, SystemExit):
+            return None
+
+    def full_shapes(self):
+        """What `forward` takes and gives, in the problem's own sizes."""
+        if self.sizes:
+            return self.sizes.full.given, self.sizes.full.outputs
+        return self.given, self.run(1, {})
 
     def new_model(self, seed):
         import torch
@@ -107,7 +122,11 @@ def kernel_of(problem, inputs, state, values, outputs):
         return tuple(outputs_of("forward", torch.func.functional_call(problem.model, known, values[:count])))
 
     origin = "The operations of the problem one after the other, one thread for each element. Written by kforge."
-    return naive_kernel(function, values, [entry["name"] for entry in inputs], names, origin)
+    mode = problem.sizes and problem.sizes.mode
+    if mode:
+        with mode:
+            values = [torch.empty(value.shape, dtype=value.dtype) if torch.is_tensor(value) else value for value in values]
+    return naive_kernel(function, values, [entry["name"] for entry in inputs], names, origin, mode=mode)
 
 
 def describe(path, precision):
@@ -118,6 +137,10 @@ def describe(path, precision):
     given = problem.given
     names = [plain_name(name, taken) for name in argument_names(problem.model, len(given))]
     inputs = [argument(name, value, notes) for name, value in zip(names, given)]
+    full_inputs, full_outputs = problem.full_shapes()
+    for entry, value in zip(inputs, full_inputs):
+        if entry["shape"] is not None:
+            entry["shape"] = list(value.shape) or [1]
     if differ(problem.run(1, {}), problem.run(2, {})):
         raise Refused("two calls give different outputs (dropout?), so there is nothing to compare with")
     state, drawn = [], {}
@@ -133,8 +156,9 @@ def describe(path, precision):
         if not bool(torch.isfinite(value).all()):
             of = "its own inputs" if not bool(torch.isfinite(expected).all()) else f"inputs drawn as {json.dumps(inputs)[:200]}"
             raise Refused(f"output {index + 1} has values that are not finite, with {of}")
-    outputs = [{"dtype": dtype_name(value), "shape": list(value.shape) or [1]} for value in results]
-    kernel = kernel_or_note(lambda: kernel_of(problem, inputs, [entry["name"] for entry in state], [*usual, *drawn.values()], len(outputs)), notes)
+    outputs = [{"dtype": dtype_name(value), "shape": list(full.shape) or [1]} for value, full in zip(results, full_outputs)]
+    values = [*full_inputs, *drawn.values()]
+    kernel = kernel_or_note(lambda: kernel_of(problem, inputs, [entry["name"] for entry in state], values, len(outputs)), notes)
     return {
         "kernel": kernel,
         "inputs": inputs,

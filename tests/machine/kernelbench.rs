@@ -11,6 +11,7 @@ use crate::python_oracle::find_torch;
 tests!(
     problems_become_tasks_and_judge_kernels,
     networks_become_tasks_and_baselines,
+    a_problem_with_large_tensors_is_imported_in_little_memory,
     a_level_is_judged_and_continued,
     operations_of_all_kinds_get_a_kernel,
 );
@@ -139,6 +140,60 @@ for name in sys.argv[1:]:
 "#;
 
 /// Small networks with nested modules, normalisations over the batch, convolutions, and a mask in a buffer.
+/// 13 GB of inputs and outputs, and arithmetic for an hour.
+const LARGE: &str = "import torch
+import torch.nn as nn
+
+class Model(nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(features))
+
+    def forward(self, x, y):
+        return torch.matmul(x, y.T) * self.scale[0] + torch.relu(x.sum(dim=1, keepdim=True))
+
+rows, columns = 65536, 1024 * 24
+features = 8
+
+def get_inputs():
+    return [torch.randn(rows, columns), torch.rand(rows // 2, columns)]
+
+def get_init_inputs():
+    return [features]
+";
+
+/// Its shapes are found without values, and what depends on values with smaller sizes.
+fn a_problem_with_large_tensors_is_imported_in_little_memory() -> TestResult {
+    let python = find_torch()?;
+    let folder = Workspace::new();
+    folder.write("1_Large.py", LARGE);
+    let mut command = folder.command(&["tasks", "import", "kernelbench", "1_Large.py"]);
+    let result = CommandResult::of(&command.env("KFORGE_PYTHON", &python).output().unwrap());
+    result.assert_exit(0, &[]);
+    result.shows(&["tasks/kb_1_Large: 1 workload; 2 inputs and 1 of the model"]);
+    let definition = folder.read("tasks/kb_1_Large/definition.json");
+    let definition: Value = serde_json::from_str(&definition).unwrap();
+    let shape = |kind: &str, name: &str| definition[kind][name]["shape"].to_string();
+    assert_eq!(shape("inputs", "x"), r#"["65536","24576"]"#);
+    assert_eq!(shape("inputs", "y"), r#"["32768","24576"]"#);
+    assert_eq!(shape("inputs", "scale"), r#"["8"]"#);
+    assert_eq!(shape("outputs", "output"), r#"["65536","32768"]"#);
+    let settings = folder.read("tasks/kb_1_Large/task.yaml");
+    for line in [
+        "  x: {\"normal\":1.0}\n",
+        "  y: {\"uniform\":[0.0,1.0]}\n",
+        "large_rows",
+    ] {
+        assert!(settings.contains(line), "{settings}");
+    }
+    let kernel = folder.read("kernels/kb_1_Large/naive.cu");
+    assert!(
+        kernel.contains("24576") && kernel.contains("32768"),
+        "{kernel}"
+    );
+    Ok(())
+}
+
 fn networks_become_tasks_and_baselines() -> TestResult {
     let python = find_torch()?;
     let folder = Workspace::new();

@@ -121,9 +121,9 @@ def graph_of(called, tensors, mode):
         return make_fx(torch.func.functionalize(called, remove="mutations_and_views"), decomposition_table=table)(*tensors)
 
 
-def naive_kernel(function, values, names, output_names, origin, symbols=None, shapes=None):
+def naive_kernel(function, values, names, output_names, origin, symbols=None, shapes=None, mode=None):
     """The text of a kernel file that computes the function. `names`: those of the values; a number is an argument by value. With variable
-    axes: `symbols`, and `shapes` with names of axes for tensors, whose values are not used."""
+    axes: `symbols`, and `shapes` with names of axes for tensors, whose values are not used. `mode`: that of tensors without values."""
     import torch
 
     # A number by value is a tensor of no dimensions while the function is traced.
@@ -137,7 +137,7 @@ def naive_kernel(function, values, names, output_names, origin, symbols=None, sh
         left = iter(tensors)
         return function(*[next(left) if torch.is_tensor(value) else value for value in given])
 
-    translator = Translator(graph_of(called, tensors, symbols and symbols.mode), symbols)
+    translator = Translator(graph_of(called, tensors, symbols.mode if symbols else mode), symbols)
     writer = translator.writer
     writer.axes = set(symbols.sizes) if symbols else set()
     for name, value, original in zip(names, given, values):
