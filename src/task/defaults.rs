@@ -2,6 +2,8 @@
 //!
 //! Pure: from the definition and the workloads.
 
+use indexmap::IndexMap;
+
 use super::definition::{Definition, Tensor};
 use super::settings::{MIN_BLOCKS, Profile, RegimeChoice, TaskSettings, WorkloadChoice};
 use super::workload::Workload;
@@ -75,11 +77,16 @@ pub(super) fn traffic(definition: &Definition) -> String {
         .inputs
         .values()
         .filter(|input| !has_indices && !input.optional && input.shape.is_some());
-    let sizes: Vec<_> = inputs
-        .chain(definition.outputs.values())
-        .map(bytes)
-        .collect();
-    sizes.join(" + ")
+    // A network has hundreds of parameters, of few different shapes.
+    let mut sizes = IndexMap::<String, usize>::new();
+    for size in inputs.chain(definition.outputs.values()).map(bytes) {
+        *sizes.entry(size).or_default() += 1;
+    }
+    let terms = sizes.into_iter().map(|(size, count)| match count {
+        1 => size,
+        _ => format!("{count} * {size}"),
+    });
+    terms.collect::<Vec<_>>().join(" + ")
 }
 
 /// The bytes of a tensor, as an expression.

@@ -8,6 +8,8 @@ use crate::task::{DType, Tensor};
 
 /// The most memory for the buffers of one kernel. A larger shape is refused here, before the operating system kills the process.
 const MAX_BUFFER_BYTES: u64 = 16 << 30;
+/// The same for an oracle, whose outputs are in double precision.
+const MAX_ORACLE_BYTES: u64 = 2 * MAX_BUFFER_BYTES;
 
 /// The buffers of a kernel. Inputs without a shape have none, and neither have outputs that overwrite an input.
 pub(super) fn bind(
@@ -59,7 +61,12 @@ pub(super) fn bind(
             shape: scratch_shape(names, name, scratch)?,
         });
     }
-    check_total(&buffers)?;
+    let max = if target.is_oracle {
+        MAX_ORACLE_BYTES
+    } else {
+        MAX_BUFFER_BYTES
+    };
+    check_total(&buffers, max)?;
     Ok(buffers)
 }
 
@@ -88,14 +95,14 @@ fn scratch_shape(
 }
 
 /// Sizes may be so large that their product does not fit 64 bits.
-fn check_total(buffers: &[Buffer]) -> Result<(), BindError> {
+fn check_total(buffers: &[Buffer], max: u64) -> Result<(), BindError> {
     let total = buffers.iter().try_fold(0u64, |total, buffer| {
         let mut sizes = buffer.shape.iter();
         let bytes = sizes.try_fold(buffer.dtype.bytes(), |bytes, size| bytes.checked_mul(*size))?;
         total.checked_add(bytes)
     });
-    if total.is_none_or(|total| total > MAX_BUFFER_BYTES) {
-        let max = MAX_BUFFER_BYTES >> 30;
+    if total.is_none_or(|total| total > max) {
+        let max = max >> 30;
         return Err(too_large(format!("the buffers take more than {max} GiB")));
     }
     Ok(())
