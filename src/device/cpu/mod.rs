@@ -40,6 +40,7 @@ mod shared_declarations;
 mod shared_memory;
 mod source;
 mod source_checks;
+mod taken_names;
 #[doc(hidden)]
 pub mod texts;
 mod toolchain;

@@ -21,6 +21,7 @@ use super::expansion::{check_expansion, without_own_words};
 use super::explain::explain;
 use super::heap_calls::refuse_heap_calls;
 use super::runtime_build::{self, build_runtime, visit_sources};
+use super::taken_names::TakenNames;
 use crate::base::{Digest, temporary};
 use crate::device::argument_checks::{mismatch_refusal, plain_messages};
 use crate::device::cache::{self, CacheLease, ImageCache, write_failure};
@@ -30,6 +31,9 @@ use crate::verdict::{Resources, Status};
 
 /// The result of the preprocessor in its folder.
 const PREPROCESSED: &str = "joined.ii";
+
+/// What a compiled kernel must not have. A program that was not checked for all of it is compiled again.
+const OBJECT_CHECKS: &str = "calls of the heap; names of the C library";
 
 /// A compiler with its runtime, and the cache of compiled programs.
 #[derive(Debug)]
@@ -43,6 +47,7 @@ pub(super) struct Toolchain {
     empty_folder: PathBuf,
     fingerprint: Digest,
     builds: Vec<Build>,
+    taken_names: TakenNames,
 }
 
 /// A translation unit to compile.
@@ -85,6 +90,7 @@ impl Toolchain {
         programs.prune();
         Ok(Self {
             builds: runtime_build::available_builds(&runtime),
+            taken_names: TakenNames::of_runtime(&runtime),
             compiler,
             runner,
             runtime,
@@ -200,6 +206,13 @@ impl Toolchain {
         {
             return Ok(Some(refusal));
         }
+        if task.build == Build::Fast
+            && let Some(refusal) = self
+                .taken_names
+                .refuse(&folder.join("unit.o"), &task.unit.source)?
+        {
+            return Ok(Some(refusal));
+        }
         let link = self.runner.link_command(
             &LinkTask {
                 runtime: &self.runtime,
@@ -307,6 +320,7 @@ fn fingerprint(compiler: &HostCompiler) -> Digest {
         compile_flags(Build::Race, false).concat(),
         START_FLAGS.concat(),
         link_flags(true).concat(),
+        OBJECT_CHECKS.to_owned(),
     ];
     visit_sources(&mut |path, contents| {
         parts.extend([path.display().to_string(), Digest::of(contents).to_string()]);
