@@ -55,11 +55,9 @@ impl Scenario {
     /// One search. The number is the seed of landscape, search and machine.
     pub(crate) fn run(&self, entry: &Entry, number: u64) -> RunRecord {
         let landscape = (self.landscape)(number);
-        let concurrency = self.machine.models.map_or(0, |models| models.concurrency);
         let setup = Setup {
             seed: SEARCH_SEED + number,
-            // As `config::resolve` chooses it.
-            window: 2 * (self.machine.in_flight + concurrency) as u64,
+            window: self.machine.window(),
             starts: landscape.starts().len() as u64,
             models: self.machine.models.map_or(&[], |models| models.names),
         };
@@ -265,6 +263,9 @@ pub(crate) fn ablations() -> Vec<Entry> {
         changed("tune_first: 4", |settings| settings.tune_first = Some(4)),
         changed("tune_first: 8", |settings| settings.tune_first = Some(8)),
         changed("window: 1", |settings| settings.window = Some(1)),
+        changed("window: 2", |settings| settings.window = Some(2)),
+        changed("window: 3", |settings| settings.window = Some(3)),
+        changed("window: 4", |settings| settings.window = Some(4)),
         changed("window: 32", |settings| settings.window = Some(32)),
         Entry {
             name: "eval.racing: false",

@@ -26,7 +26,7 @@ eval.racing | boolean | | Stop judging a kernel as soon as it surely cannot reac
 eval.require_sandbox | boolean | | Fail unless the full sandbox is available.
 search.mode | `evolve`, `tune` | | `evolve` fills an archive of kernels of different kinds; `tune` edits one kernel with a model. `kforge tune` sets it.
 search.strategy | `map_elites`, `elite_pool`, `mu_plus_lambda`, `beam`, `random` | | `evolve`: which kernels become parents. `map_elites`: elites of all cells of the archive; `elite_pool`: half the three latest, half by a softmax over the log speedup; `mu_plus_lambda`: the five fastest in turn; `beam`: the five fastest at the start of each generation of 40 steps; `random`: any that passed.
-search.window | integer, up to 100000 | `evolve`: twice what runs at once; `tune`: 1 | The maximum number of steps in flight. Steps that ask a model take at most half of it, unless no other operator is used.
+search.window | integer, up to 100000 | `evolve`: twice what runs at once, or just that on the CPU without models; `tune`: 1 | The maximum number of steps in flight. Steps that ask a model take at most half of it, unless no other operator is used.
 search.features | map of lists | | Axes of the archive: a [feature](#features) and the ascending edges of its bins. A value belongs to the bin of the last edge not above it. A new run leaves out axes that its device cannot supply, and says so.
 search.operators.autotune | number | | Weight of `autotune`: change the values of tunables. 0 switches an operator off.
 search.operators.mutate | number | | Weight of `mutate`: transform the syntax tree.

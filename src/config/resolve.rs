@@ -18,7 +18,7 @@ use crate::base::{Failure, random};
 use crate::device::Cache;
 use crate::llm::{BudgetLimits, LlmSettings, ModelList};
 use crate::run::{RunDirectory, RunRecord};
-use crate::search::{FeatureSources, FoldOrder, SearchMode, SearchSettings};
+use crate::search::{FeatureSources, FoldOrder, NearCopyAction, SearchMode, SearchSettings};
 use crate::task::{Task, TaskFiles};
 use crate::verdict::DeviceIdentity;
 
@@ -71,7 +71,7 @@ fn resolve_with(
         count => count * IN_FLIGHT_PER_GPU,
     });
     let search = choose_search(config, backend, recorded.is_none(), &mut choices);
-    let window = choose_window(&config.search, &llm, in_flight);
+    let window = choose_window(&config.search, &llm, backend, in_flight);
     let seed = config.seed.unwrap_or_else(|| random::fresh_seed() >> 32);
     let default_output = || PathBuf::from("outputs").join(name);
     let output = config.output.clone().unwrap_or_else(default_output);
@@ -212,6 +212,10 @@ fn without_effect(
             !llm.lessons.is_empty() && !has_models(llm),
         ),
         (
+            "search.near_copies: without effect (no model is asked, and it refuses only their kernels)",
+            config.search.near_copies.action == NearCopyAction::Refuse && !has_models(llm),
+        ),
+        (
             "search.target_roofline: without effect (no floor is known on a CPU or with hot caches)",
             config.search.target_roofline.is_some() && lacks_floors,
         ),
@@ -272,11 +276,20 @@ fn check_kernels_can_be_made(search: &SearchSettings, llm: &LlmSettings) -> Resu
     Ok(())
 }
 
-/// The number of steps in flight. Default: twice what runs at once; 1 for `tune`.
-fn choose_window(search: &SearchSettings, llm: &LlmSettings, in_flight: usize) -> u64 {
-    let requests = if has_models(llm) { llm.concurrency } else { 0 };
+/// The number of steps in flight. Default: twice what runs at once; on a CPU without models no more than that; 1 for `tune`.
+fn choose_window(
+    search: &SearchSettings,
+    llm: &LlmSettings,
+    backend: &str,
+    in_flight: usize,
+) -> u64 {
     let default = match search.mode {
-        SearchMode::Evolve => 2 * (in_flight + requests) as u64,
+        // Own operators need no time worth hiding, and a brief that waits is decided without the results of the steps before it.
+        SearchMode::Evolve if backend == "cpu" && !has_models(llm) => in_flight as u64,
+        SearchMode::Evolve => {
+            let requests = if has_models(llm) { llm.concurrency } else { 0 };
+            2 * (in_flight + requests) as u64
+        }
         // Each edit starts from the result of the one before.
         SearchMode::Tune => 1,
     };
@@ -358,7 +371,24 @@ fn record_of(config: &Config) -> Result<Value, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::search::NearCopyAction;
+
+    #[test]
+    fn only_a_search_that_hides_waits_has_more_steps_in_flight_than_run_at_once() {
+        let with = |models: &str, backend, window| {
+            let llm: LlmSettings = serde_yaml::from_str(models).unwrap();
+            let search = SearchSettings {
+                window,
+                ..SearchSettings::default()
+            };
+            choose_window(&search, &llm, backend, 3)
+        };
+        let no_models = "models: []";
+        let models = "{models: [mailbox], concurrency: 4}";
+        assert_eq!(with(no_models, "cpu", None), 3);
+        assert_eq!(with(no_models, "cuda", None), 6);
+        assert_eq!(with(models, "cpu", None), 14);
+        assert_eq!(with(no_models, "cpu", Some(5)), 5);
+    }
 
     #[test]
     fn islands_and_near_copies_are_recorded_only_if_they_are_set() {

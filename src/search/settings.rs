@@ -110,7 +110,8 @@ pub struct SearchSettings {
     /// `evolve`: which kernels become parents.
     pub strategy: Strategy,
     /// The maximum number of steps in flight. Steps that ask a model take at most half of it, so that kforge's own operators have the
-    /// rest, if they are used. From 1 to 100,000. Default: 2 × (`eval.in_flight` + `llm.concurrency` if there are models); 1 for `tune`.
+    /// rest, if they are used. From 1 to 100,000. Default: 2 × (`eval.in_flight` + `llm.concurrency` if there are models); on a CPU without models `eval.in_flight`;
+    /// 1 for `tune`.
     pub window: Option<u64>,
     /// The axes of the archive: a feature, and the edges of its bins in ascending order, at most 1,000. Bin 0 has the values below the
     /// first edge, and bin i those with `edge[i - 1] <= value < edge[i]`, counting edges from 0. More axes make more cells: more kinds

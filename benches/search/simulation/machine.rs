@@ -158,6 +158,18 @@ pub(crate) struct Measurement {
 }
 
 impl Machine {
+    /// The default of `search.window`, as `config::resolve` chooses it.
+    pub(crate) fn window(&self) -> u64 {
+        // Only on a CPU compiling needs the device.
+        let is_cpu = self.costs.compile > 0.0;
+        let steps = match self.models {
+            None if is_cpu => self.in_flight,
+            None => 2 * self.in_flight,
+            Some(models) => 2 * (self.in_flight + models.concurrency),
+        };
+        steps as u64
+    }
+
     /// Times a kernel with this true log speedup. With a bar (a log speedup), the timing may end early.
     pub(crate) fn measure(&self, truth: f64, bar: Option<f64>, dice: &mut Dice) -> Measurement {
         self.measure_part(1.0, truth, bar, dice)

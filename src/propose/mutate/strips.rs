@@ -1,4 +1,4 @@
-//! Rewrites a counting loop as a loop over strips of a fixed number of iterations, with an inner loop over each strip.
+//! Rewrites a counting loop as a loop over strips of some iterations, with an inner loop over each strip.
 //!
 //! `split_accumulator` and `strip_mine` share it. The order of all effects of the body is kept; only the accumulators that are
 //! given are combined in another order.
@@ -49,8 +49,10 @@ pub(super) struct Strips<'s, 't, 'a> {
     pub counting_loop: &'s CountingLoop<'t, 'a>,
     /// Variables that get one copy per iteration of a strip.
     pub accumulators: &'s [Accumulator<'t, 'a>],
-    /// Iterations in a strip.
-    pub count: i64,
+    /// Iterations in a strip: a number, or the name of a tunable.
+    pub count: &'s str,
+    /// All values that `count` can have.
+    pub counts: &'s [i64],
     /// The index among the loops that are rewritten together, which keeps new names apart.
     pub index: usize,
 }
@@ -74,7 +76,7 @@ impl<'t> Strips<'_, 't, '_> {
         let (sum, stride) = match step.as_str() {
             "1" => (
                 format!("{} + {part}", counting_loop.variable),
-                count.to_string(),
+                count.to_owned(),
             ),
             _ => (
                 format!("{} + {part} * {step}", counting_loop.variable),
@@ -88,7 +90,8 @@ impl<'t> Strips<'_, 't, '_> {
         }
         let mut bound = scope.text(counting_loop.bound).to_owned();
         let mut rest = String::new();
-        if !counting_loop.has_trip_multiple_of(scope, count) {
+        let is_whole = |count: &i64| counting_loop.has_trip_multiple_of(scope, *count);
+        if !self.counts.iter().all(is_whole) {
             let whole = self.remainder_name();
             let type_name = self.remainder_type();
             let value = self.whole_strips_bound(type_name);
@@ -199,7 +202,7 @@ impl<'t> Strips<'_, 't, '_> {
         };
         let stride = match counting_loop.step {
             Some(step) if scope.text(step) != "1" => format!("({count} * {})", signed(step)),
-            _ => count.to_string(),
+            _ => count.to_owned(),
         };
         let bound = signed(counting_loop.bound);
         if scope.text(counting_loop.start) == "0" {
