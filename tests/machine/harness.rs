@@ -82,9 +82,9 @@ pub(crate) fn listed(modules: &[&'static [NamedTest]]) -> Vec<Trial> {
 /// Runs tests with the options of `cargo test`.
 pub(crate) fn run(tests: Vec<Trial>) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Many tests wait for most of their time, for a lock or a server: with a thread for each core, cores are idle.
+    // Many tests wait for most of their time, for a lock or a server, as in `tests/support/test_threads.rs`.
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    arguments.test_threads.get_or_insert(2 * cores);
+    arguments.test_threads.get_or_insert(3 * cores);
     libtest_mimic::run(&arguments, tests).exit_code()
 }
 

@@ -335,7 +335,7 @@ const REPEATED: [&str; 50] = [
 
 /// Texts of half a megabyte that take long in quadratic time: the name of each, and the text.
 fn hostile_replies() -> Vec<(String, String)> {
-    let repeat = |text: &str| text.repeat((1 << 19) / text.len());
+    let repeat = |text: &str| text.repeat((1 << 17) / text.len());
     REPEATED
         .iter()
         .map(|text| (format!("{text:?}"), repeat(text)))
@@ -346,9 +346,8 @@ fn hostile_replies() -> Vec<(String, String)> {
         .collect()
 }
 
-/// Processor time that a test build may take for what an optimized one does in some tens of milliseconds. Quadratic time takes
-/// minutes.
-const MAX_SECONDS: f64 = 3.0;
+/// Processor time that a test build may take for what an optimized one does in some milliseconds. Quadratic time takes many seconds.
+const MAX_SECONDS: f64 = 1.0;
 
 /// Processor time of this thread, in seconds: unlike wall time, it does not depend on the load of the machine.
 fn thread_seconds() -> f64 {
@@ -364,8 +363,8 @@ fn thread_seconds() -> f64 {
 
 #[test]
 fn hostile_replies_are_read_in_linear_time() {
-    let kernel = kernel("softmax_block.cu").repeat(130);
-    assert!(kernel.len() > 200_000);
+    let kernel = kernel("softmax_block.cu").repeat(33);
+    assert!(kernel.len() > 50_000);
     let mut slow = Vec::new();
     let mut timed = |name: &str, work: &mut dyn FnMut()| {
         let start = thread_seconds();
@@ -383,7 +382,7 @@ fn hostile_replies_are_read_in_linear_time() {
             old: old.to_owned(),
             new: "x".to_owned(),
         };
-        let part: String = text.chars().take(100_000).collect();
+        let part: String = text.chars().take(25_000).collect();
         timed(&format!("edit of {name}"), &mut || {
             let edits = [edit(&text), edit(&part)];
             if let AppliedEdits::Missed { faults } = apply_edits(&kernel, &edits, 2) {

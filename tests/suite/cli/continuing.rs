@@ -25,8 +25,21 @@ const SEARCH: [&str; 11] = [
 /// A program as the model, whose replies contain no kernel.
 const CHATTING_MODEL: &str = "--set=llm.models=[{provider: command, command: [sh, -c, 'cat > /dev/null; echo no'], max_output_tokens: 1000}]";
 
+/// No step after the starting kernels uses kforge's own operators.
+const ONLY_MODELS: &str = "--set=search.operators={mutate: 0, recombine: 0, autotune: 0}";
+
 fn evolve(folder: &Workspace, more: &[&str]) -> CommandResult {
     folder.run(&[&SEARCH, more].concat())
+}
+
+/// A search that asks models.
+fn evolve_with_models(folder: &Workspace, more: &[&str]) -> CommandResult {
+    let search = SEARCH.iter().copied();
+    let mut arguments: Vec<_> = search
+        .filter(|argument| *argument != "--no-model")
+        .collect();
+    arguments.extend(more);
+    folder.run(&arguments)
 }
 
 /// The command that the results name, as arguments.
@@ -133,7 +146,12 @@ fn steps_and_time() {
 #[test]
 fn spent_time_is_named_by_every_resume_until_time_is_added() {
     let folder = Workspace::with_small_task();
-    let result = evolve(&folder, &["--steps=5000", "--budget-seconds=8"]);
+    // A model that takes its time spends the budget: judging would load the machine for as long.
+    let slow = CHATTING_MODEL.replace("echo no", "sleep 0.4; echo no");
+    let result = evolve_with_models(
+        &folder,
+        &["--steps=5000", "--budget-seconds=8", &slow, ONLY_MODELS],
+    );
     result.assert_run_ended(&[]);
     assert!(result.stdout.contains("the time budget of 8 s is spent"));
     let steps = asked(&folder);
@@ -298,14 +316,9 @@ fn nothing_left_to_try() {
 #[test]
 fn budget_for_models() {
     let folder = Workspace::with_small_task();
-    let arguments: Vec<&str> = SEARCH
-        .iter()
-        .copied()
-        .filter(|argument| *argument != "--no-model")
-        .chain(["--steps=400", CHATTING_MODEL, "--budget-tokens=60000"])
-        .chain(["--set=search.operators={mutate: 0, recombine: 0, autotune: 0}"])
-        .collect();
-    let result = folder.run(&arguments);
+    let limits = ["--steps=400", "--budget-tokens=60000"];
+    let models = [CHATTING_MODEL, ONLY_MODELS];
+    let result = evolve_with_models(&folder, &[limits, models].concat());
     result.assert_run_ended(&[]);
     assert!(
         result.stdout.contains("the budget for models is spent"),
@@ -346,13 +359,7 @@ fn budget_for_models() {
 #[test]
 fn mailbox_lists_the_files_that_it_waits_for() {
     let folder = Workspace::with_small_task();
-    let arguments: Vec<&str> = SEARCH
-        .iter()
-        .copied()
-        .filter(|argument| *argument != "--no-model")
-        .chain(["--steps=7", "--model=mailbox", "--no-wait"])
-        .collect();
-    let result = folder.run(&arguments);
+    let result = evolve_with_models(&folder, &["--steps=7", "--model=mailbox", "--no-wait"]);
     result.assert_exit(6, &["\n    kforge resume out\n"]);
     let steps = folder.path().join("out/softmax/steps");
     let mut open = Vec::new();
@@ -390,14 +397,8 @@ fn mailbox_lists_the_files_that_it_waits_for() {
 #[test]
 fn model_that_cannot_be_asked_names_the_command() {
     let folder = Workspace::with_small_task();
-    let arguments: Vec<&str> = SEARCH
-        .iter()
-        .copied()
-        .filter(|argument| *argument != "--no-model")
-        .chain(["--steps=20"])
-        .chain(["--set=llm.models=[{provider: command, command: [./absent]}]"])
-        .collect();
-    let result = folder.run(&arguments);
+    let absent = "--set=llm.models=[{provider: command, command: [./absent]}]";
+    let result = evolve_with_models(&folder, &["--steps=7", absent, ONLY_MODELS]);
     result.assert_exit(3, &["./absent", "`kforge resume out`"]);
     folder.write("absent", "#!/bin/sh\ncat > /dev/null\necho no kernel\n");
     let program = folder.path().join("absent");

@@ -1,5 +1,7 @@
 //! Warps, cooperative groups, atomics, and language features.
 
+use std::time::Duration;
+
 use kforge::device::Compiled;
 use kforge::device::cpu::CpuDevice;
 use kforge::verdict::Status;
@@ -371,7 +373,7 @@ fn printf_output_and_failed_assertions_are_reported() {
         block: 1,
         count: 1,
     }
-    .launch(&device)
+    .launch_within(&device, Duration::from_secs(3))
     .unwrap_err();
     assert_eq!(refusal.status, Status::TimedOut);
     assert_eq!(refusal.evidence.log.as_deref(), Some("on the way\n"));

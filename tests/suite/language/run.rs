@@ -46,6 +46,15 @@ impl TestProgram<'_> {
     }
 
     pub(crate) fn launch(&self, device: &CpuDevice) -> Result<Vec<i64>, Box<Refusal>> {
+        self.launch_within(device, DEADLINE)
+    }
+
+    /// With another deadline, for a kernel that never ends.
+    pub(crate) fn launch_within(
+        &self,
+        device: &CpuDevice,
+        deadline: Duration,
+    ) -> Result<Vec<i64>, Box<Refusal>> {
         let program = match self.compile(device) {
             Compiled::Ready(program) => program,
             Compiled::Refused(refusal) => return Err(Box::new(refusal)),
@@ -77,7 +86,7 @@ impl TestProgram<'_> {
             Opened::Ready(arm) => arm,
             Opened::Refused(refusal) => return Err(Box::new(refusal)),
         };
-        if let LaunchOutcome::Fault(refusal) = arm.launch(DEADLINE).unwrap() {
+        if let LaunchOutcome::Fault(refusal) = arm.launch(deadline).unwrap() {
             return Err(Box::new(refusal));
         }
         let bytes = arm.bytes(0).unwrap();
