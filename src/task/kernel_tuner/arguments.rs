@@ -4,7 +4,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::space::Space;
-use super::{element_type, plain};
 use crate::base::expression::Expression;
 use crate::task::DType;
 use crate::task::draft::TensorSpec;
@@ -236,4 +235,28 @@ fn size_of(text: &str, problem: &[i64], space: &Space) -> Option<i64> {
     let expression = Expression::parse(&text).ok()?;
     // Kernel Tuner has lists of values here, so that other names cannot be meant.
     expression.evaluate(&|_| None).ok()
+}
+
+/// A text, or the text of a number.
+pub(super) fn plain(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// The dtype of a C type, and how many of its elements the type has.
+fn element_type(name: &str) -> Option<(DType, i64)> {
+    let plain = name.trim_end_matches(|letter: char| letter.is_ascii_digit());
+    let lanes = |base: &str| name[base.len()..].parse().unwrap_or(1);
+    Some(match (name, plain) {
+        ("bool", _) => (DType::Bool, 1),
+        ("int8" | "uint8", _) => (DType::Int8, 1),
+        ("int16" | "uint16", _) => (DType::Int16, 1),
+        ("int32" | "uint32" | "int", _) => (DType::Int32, 1),
+        ("int64" | "uint64", _) => (DType::Int64, 1),
+        (_, "half") => (DType::Float16, lanes("half")),
+        (_, "float") => (DType::Float32, lanes("float")),
+        (_, "double") => (DType::Float64, lanes("double")),
+        _ => return None,
+    })
 }

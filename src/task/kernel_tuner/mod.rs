@@ -14,9 +14,9 @@ use serde_json::{Map, Value};
 
 use super::foreign::{ForeignOracle, ForeignOutput, ForeignTask};
 use super::settings::Tolerance;
-use super::{DType, usual_tolerance};
+use super::usual_tolerance;
 use crate::base::Failure;
-use arguments::{Argument, Role};
+use arguments::{Argument, Role, plain};
 use kernel::KernelText;
 pub(crate) use results::fastest_configuration;
 use space::Space;
@@ -305,13 +305,6 @@ impl Sizes {
     }
 }
 
-/// A text, or the text of a number.
-fn plain(value: &Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
-}
-
 /// Other values of the inputs, for checks: those that `task.yaml` has for random ones by default do not reach constants.
 fn regimes(arguments: &[Argument]) -> Map<String, Value> {
     let mut regimes = Map::new();
@@ -324,21 +317,4 @@ fn regimes(arguments: &[Argument]) -> Map<String, Value> {
         }
     }
     regimes
-}
-
-/// The dtype of a C type, and how many of its elements the type has.
-fn element_type(name: &str) -> Option<(DType, i64)> {
-    let plain = name.trim_end_matches(|letter: char| letter.is_ascii_digit());
-    let lanes = |base: &str| name[base.len()..].parse().unwrap_or(1);
-    Some(match (name, plain) {
-        ("bool", _) => (DType::Bool, 1),
-        ("int8" | "uint8", _) => (DType::Int8, 1),
-        ("int16" | "uint16", _) => (DType::Int16, 1),
-        ("int32" | "uint32" | "int", _) => (DType::Int32, 1),
-        ("int64" | "uint64", _) => (DType::Int64, 1),
-        (_, "half") => (DType::Float16, lanes("half")),
-        (_, "float") => (DType::Float32, lanes("float")),
-        (_, "double") => (DType::Float64, lanes("double")),
-        _ => return None,
-    })
 }
