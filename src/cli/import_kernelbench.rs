@@ -19,7 +19,7 @@ use super::output::Format;
 use super::python_script::{module_is_missing, not_started, python_command, with_epilogue};
 use crate::base::Failure;
 use crate::device::find_python;
-use crate::task::{ForeignInput, ForeignOutput, ForeignTask, TensorSpec, Tolerance};
+use crate::task::{ForeignInput, ForeignOracle, ForeignOutput, ForeignTask, TensorSpec, Tolerance};
 
 /// The parts of the script, in order: what they define is used by those after them.
 const SCRIPT: &str = concat!(
@@ -254,8 +254,9 @@ fn foreign_task(
         hidden: Map::new(),
         regimes: described.regimes.clone(),
         kernel: described.kernel.clone(),
-        oracle: with_epilogue(source, ORACLE, &values),
-        baselines: with_epilogue(source, BASELINES, &values),
+        in_place: IndexMap::new(),
+        oracle: ForeignOracle::Python(with_epilogue(source, ORACLE, &values)),
+        baselines: Some(with_epilogue(source, BASELINES, &values)),
     }
 }
 

@@ -17,8 +17,8 @@ use super::python_script::{module_is_missing, not_started, python_command, with_
 use crate::base::{Failure, yaml};
 use crate::device::find_python;
 use crate::task::{
-    AxisSpec, DType, Distribution, ForeignInput, ForeignOutput, ForeignTask, Signature, TensorSpec,
-    Tolerance, usual_tolerance,
+    AxisSpec, DType, Distribution, ForeignInput, ForeignOracle, ForeignOutput, ForeignTask,
+    Signature, TensorSpec, Tolerance, usual_tolerance,
 };
 
 /// The parts of the script, in order: what they define is used by those after them.
@@ -384,8 +384,9 @@ fn foreign_task(
         hidden: described.hidden.clone(),
         regimes: described.regimes.clone(),
         kernel: described.kernel.clone(),
-        oracle: with_epilogue(&source, ORACLE, &values),
-        baselines: with_epilogue(&source, BASELINES, &values),
+        in_place: IndexMap::new(),
+        oracle: ForeignOracle::Python(with_epilogue(&source, ORACLE, &values)),
+        baselines: Some(with_epilogue(&source, BASELINES, &values)),
     })
 }
 

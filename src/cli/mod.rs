@@ -26,6 +26,7 @@ mod exit;
 mod export;
 mod grid;
 mod import;
+mod import_kernel_tuner;
 mod import_kernelbench;
 mod import_report;
 mod import_torch;

@@ -1,6 +1,6 @@
-//! A task from what another tool's problem, or a function, takes and gives, with an oracle in Python.
+//! A task from what another tool's problem or kernel, or a function, takes and gives.
 //!
-//! Writes texts and no files. Knows no format: `cli` asks Python what a problem is.
+//! Writes texts and no files. Knows no format: `cli` asks Python what a problem is, and `kernel_tuner` reads T1 files.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,12 +28,29 @@ pub(crate) struct ForeignTask {
     pub(crate) hidden: Map<String, Value>,
     /// Other values of inputs, by the name of the regime, as `task.yaml` has them.
     pub(crate) regimes: Map<String, Value>,
+    /// Outputs that overwrite an input, and that input.
+    pub(crate) in_place: IndexMap<String, String>,
     /// The text of `naive.cu`; `None`: it is a draft.
     pub(crate) kernel: Option<String>,
-    /// The text of `oracle.py`.
-    pub(crate) oracle: String,
+    pub(crate) oracle: ForeignOracle,
     /// The text of `baselines.py`.
-    pub(crate) baselines: String,
+    pub(crate) baselines: Option<String>,
+}
+
+/// The text of an oracle.
+pub(crate) enum ForeignOracle {
+    Python(String),
+    Kernel(String),
+}
+
+impl ForeignOracle {
+    /// The name of its file, and its text.
+    fn file(&self) -> (&'static str, &str) {
+        match self {
+            Self::Python(text) => ("oracle.py", text),
+            Self::Kernel(text) => ("oracle.cu", text),
+        }
+    }
 }
 
 /// The files of a task, by name.
@@ -83,14 +100,18 @@ impl ForeignTask {
                 .map(|output| (output.name.clone(), output.tensor.clone()))
                 .collect(),
             axes: self.axes.clone(),
-            reference: self.oracle.clone(),
+            reference: match &self.oracle {
+                ForeignOracle::Python(text) => text.clone(),
+                ForeignOracle::Kernel(_) => String::new(),
+            },
         };
+        let (oracle_name, oracle) = self.oracle.file();
         let (definition_text, choices) = signature.definition(&self.name)?;
         let definition = Definition::parse(&definition_text, "definition.json")?;
         let names = FileNames {
             definition: "definition.json",
             workloads: "workloads.jsonl",
-            oracle: "oracle.py",
+            oracle: oracle_name,
         };
         let guesses = guess(&definition, &definition_text, &names, &choices, true);
         let files = ForeignFiles {
@@ -98,15 +119,18 @@ impl ForeignTask {
                 ("definition.json".to_owned(), definition_text + "\n"),
                 ("workloads.jsonl".to_owned(), guesses.workloads),
                 ("task.yaml".to_owned(), self.settings(&names)),
-                ("oracle.py".to_owned(), self.oracle.clone()),
+                (oracle_name.to_owned(), oracle.to_owned()),
             ],
-            kernels: vec![
-                (
+            kernels: [
+                Some((
                     "naive.cu".to_owned(),
                     self.kernel.clone().unwrap_or(guesses.kernel),
-                ),
-                ("baselines.py".to_owned(), self.baselines.clone()),
-            ],
+                )),
+                (self.baselines.clone()).map(|text| ("baselines.py".to_owned(), text)),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
         };
         self.check(&files)?;
         Ok(files)
@@ -144,6 +168,12 @@ impl ForeignTask {
             text += "# Candidates are also checked on shapes that nobody names.\nhidden:\n";
             for (axis, range) in &self.hidden {
                 text += &format!("  {axis}: {range}\n");
+            }
+        }
+        if !self.in_place.is_empty() {
+            text += "# The output may use the memory of the input.\nin_place:\n";
+            for (output, input) in &self.in_place {
+                text += &format!("  {output}: {input}\n");
             }
         }
         text += "# Candidates are checked on these inputs too.\n";

@@ -23,6 +23,7 @@ mod dtype;
 mod files;
 mod find;
 mod foreign;
+mod kernel_tuner;
 mod load;
 mod problems;
 mod regimes;
@@ -44,7 +45,8 @@ pub(crate) use draft::{
 pub use dtype::DType;
 pub use files::{TaskFiles, embedded_lists, embedded_names};
 pub use find::local_names;
-pub(crate) use foreign::{ForeignInput, ForeignOutput, ForeignTask};
+pub(crate) use foreign::{ForeignInput, ForeignOracle, ForeignOutput, ForeignTask};
+pub(crate) use kernel_tuner::{TuningProblem, TuningTask, fastest_configuration};
 pub(crate) use schema::task_schema;
 pub use settings::Tolerance;
 pub(crate) use settings::{

@@ -10,7 +10,7 @@ use kforge::task::{Task, TaskFiles, embedded_names};
 
 use crate::harness::{Missing, TestResult, tests};
 use crate::oracles::find_python;
-use crate::program::{CommandResult, Workspace};
+use crate::program::{CommandResult, Workspace, fixture};
 
 tests!(
     numpy_oracle_agrees_with_the_kernel_oracle,
@@ -21,6 +21,7 @@ tests!(
     python_oracle_admits_a_task_by_its_tolerance,
     faults_of_a_python_oracle_are_reported,
     numpy_reads_every_dtype,
+    a_tuned_kernel_is_judged_by_an_oracle_in_python,
 );
 
 /// Everything that NumPy oracles are given: bfloat16 tensors, and scalars.
@@ -425,4 +426,23 @@ fn files_of_copy(dtype: &str) -> TaskFiles {
     ]);
     files.kernels = BTreeMap::from([("naive.cu".to_owned(), kernel)]);
     files
+}
+
+/// A kernel of Kernel Tuner, which is its own oracle otherwise.
+fn a_tuned_kernel_is_judged_by_an_oracle_in_python() -> TestResult {
+    let python = find_python()?;
+    let folder = Workspace::new();
+    for file in ["matmul.json", "matmul.cu", "matmul.py"] {
+        let text = std::fs::read_to_string(fixture("kernel_tuner").join(file)).unwrap();
+        folder.write(file, &text);
+    }
+    let import = ["tasks", "import", "kernel-tuner", "matmul.json"];
+    let result = folder.run(&[&import[..], &["--oracle=matmul.py"]].concat());
+    result
+        .exits_with(0)
+        .shows(&["tasks/matmul: 1 workload; 3 tunables, 2 constraints\n"]);
+    let mut check = folder.command(&["tasks", "check", "matmul", "--profile=quick"]);
+    let check = check.env("KFORGE_PYTHON", &python).output().unwrap();
+    CommandResult::of(&check).exits_with(0).shows(&["admitted"]);
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use crate::program::{CommandResult, Workspace};
 
-const COMMANDS: [&str; 29] = [
+const COMMANDS: [&str; 30] = [
     "",
     "evolve",
     "tune",
@@ -24,6 +24,7 @@ const COMMANDS: [&str; 29] = [
     "tasks show",
     "tasks check",
     "tasks import",
+    "tasks import kernel-tuner",
     "tasks import kernelbench",
     "tasks import torch",
     "tasks new",

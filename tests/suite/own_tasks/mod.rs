@@ -5,6 +5,7 @@ mod datasets;
 mod definitions;
 mod drafts;
 mod init;
+mod kernel_tuner;
 mod kernelbench;
 mod mistakes;
 mod torch_functions;
