@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 
 use super::exit::{self, Exit};
+use super::import_gpu_mode::{self, GpuModeArgs};
 use super::import_kernel_tuner::{self, KernelTunerArgs};
 use super::import_kernelbench::{self, KernelBenchArgs};
 use super::import_report::{Report, Written, write_task};
@@ -31,6 +32,9 @@ enum Source {
     /// Import problems of KernelBench.
     #[command(name = "kernelbench", after_help = import_kernelbench::help())]
     KernelBench(KernelBenchArgs),
+    /// Import a problem of GPU MODE.
+    #[command(name = "gpu-mode", after_help = import_gpu_mode::help())]
+    GpuMode(GpuModeArgs),
     /// Import a kernel and its configuration space from a T1 file of Kernel Tuner.
     #[command(name = "kernel-tuner", after_help = import_kernel_tuner::help())]
     KernelTuner(KernelTunerArgs),
@@ -86,6 +90,7 @@ pub(super) fn help() -> String {
 pub(super) fn import(arguments: &ImportArgs) -> anyhow::Result<Exit> {
     match &arguments.source {
         Some(Source::KernelBench(arguments)) => import_kernelbench::import(arguments),
+        Some(Source::GpuMode(arguments)) => import_gpu_mode::import(arguments),
         Some(Source::KernelTuner(arguments)) => import_kernel_tuner::import(arguments),
         Some(Source::Torch(arguments)) => import_torch::import(arguments),
         None => import_dataset(&arguments.dataset),

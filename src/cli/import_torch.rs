@@ -4,21 +4,18 @@
 //! (`naive_kernel/`). The function's own code becomes the oracle, and baselines.
 
 use std::path::Path;
-use std::process::Stdio;
 
 use indexmap::IndexMap;
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::described_function::DescribedFunction;
 use super::exit::{self, Exit};
 use super::import_report::{Report, Written, check_is_new, write_task};
 use super::output::Format;
-use super::python_script::{module_is_missing, not_started, python_command, with_epilogue};
+use super::python_script::with_epilogue;
 use crate::base::{Failure, yaml};
-use crate::device::find_python;
 use crate::task::{
-    AxisSpec, DType, Distribution, ForeignInput, ForeignOracle, ForeignOutput, ForeignTask,
-    Signature, TensorSpec, Tolerance, usual_tolerance,
+    AxisSpec, DType, Distribution, ForeignOracle, ForeignTask, Signature, TensorSpec,
 };
 
 /// The parts of the script, in order: what they define is used by those after them.
@@ -114,7 +111,8 @@ pub(super) fn import(arguments: &TorchArgs) -> anyhow::Result<Exit> {
     check_is_new(task, ["naive.cu", "baselines.py"])?;
     let signature = signature(arguments)?;
     let request = request(&function, &signature, &arguments.draws)?;
-    let described = describe(&function, &request)?;
+    let place = &function.place;
+    let described = DescribedFunction::ask(SCRIPT, &request, "a PyTorch function", place)?;
     let task = foreign_task(arguments, &function, &signature, &described)?;
     let files = task.files()?;
     let folder = write_task(&task.name, &files.task, &files.kernels)?;
@@ -122,7 +120,7 @@ pub(super) fn import(arguments: &TorchArgs) -> anyhow::Result<Exit> {
         task: task.name,
         folder,
         workloads: files.workloads(),
-        notes: notes(&described),
+        notes: described.all_notes(),
     };
     report.add(&arguments.function, Ok(written))?;
     report.finish()
@@ -247,121 +245,14 @@ fn draw(text: &str) -> Result<(String, Value), Failure> {
     Ok((name.trim().to_owned(), value))
 }
 
-/// What the script prints.
-#[derive(Deserialize)]
-struct Described {
-    error: Option<String>,
-    missing_module: Option<String>,
-    #[serde(default)]
-    inputs: Vec<DescribedTensor>,
-    /// For each input its name, if it is passed by it.
-    #[serde(default)]
-    by_name: Vec<Option<String>>,
-    #[serde(default)]
-    outputs: Vec<DescribedTensor>,
-    /// Expressions of axes that only outputs have.
-    #[serde(default)]
-    axes: IndexMap<String, String>,
-    #[serde(default)]
-    hidden: Map<String, Value>,
-    #[serde(default)]
-    regimes: Map<String, Value>,
-    #[serde(default)]
-    is_exact: bool,
-    kernel: Option<String>,
-    #[serde(default)]
-    notes: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct DescribedTensor {
-    name: String,
-    dtype: String,
-    shape: Option<Vec<String>>,
-    value: Option<f64>,
-    distribution: Option<Value>,
-}
-
-impl DescribedTensor {
-    fn spec(&self) -> TensorSpec {
-        TensorSpec {
-            dtype: self.dtype.clone(),
-            shape: self.shape.clone(),
-            value: self.value,
-        }
-    }
-}
-
-fn describe(function: &FunctionName, request: &Value) -> anyhow::Result<Described> {
-    let python = find_python("a PyTorch function")?;
-    let mut command = python_command(&python, SCRIPT);
-    let output = command
-        .arg(request.to_string())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .output()
-        .map_err(|error| not_started(&python, &error))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let place = &function.place;
-    let described: Described = serde_json::from_str(&text).map_err(|_| {
-        let log = String::from_utf8_lossy(&output.stderr);
-        let last = log.trim().lines().last().unwrap_or_default();
-        Failure::usage(format!("{place}: Python ended without an answer: {last}"))
-            .hint("call the function with Python yourself; it may need more memory")
-    })?;
-    match (described.missing_module.as_deref(), &described.error) {
-        (Some("torch"), _) => Err(Failure::environment(format!(
-            "`{}` has no PyTorch, which calls `{}`",
-            python.display(),
-            function.name
-        ))
-        .hint(format!(
-            "install it with `{} -m pip install torch`, or set `KFORGE_PYTHON` to an interpreter that has it",
-            python.display()
-        ))
-        .into()),
-        (Some(module), _) => Err(module_is_missing(place, module, &python).into()),
-        (None, Some(error)) => Err(Failure::usage(format!("{place}: {error}")).into()),
-        (None, None) => Ok(described),
-    }
-}
-
 fn foreign_task(
     arguments: &TorchArgs,
     function: &FunctionName,
     signature: &Signature,
-    described: &Described,
+    described: &DescribedFunction,
 ) -> Result<ForeignTask, Failure> {
-    let mut outputs = Vec::new();
-    for output in &described.outputs {
-        let usual = DType::named(&output.dtype).map(usual_tolerance);
-        let usual = usual.map_err(|hint| {
-            let dtype = &output.dtype;
-            let message = format!(
-                "the output `{}` is {dtype}, which kforge does not know",
-                output.name
-            );
-            Failure::usage(message).hint(hint)
-        })?;
-        let factor = if described.is_exact { 1.0 } else { 2.0 };
-        outputs.push(ForeignOutput {
-            name: output.name.clone(),
-            tensor: output.spec(),
-            tolerance: Tolerance {
-                rtol: arguments.rtol.unwrap_or(factor * usual.rtol),
-                atol_rms: arguments.atol_rms.unwrap_or(factor * usual.atol_rms),
-            },
-        });
-    }
-    let inputs = described.inputs.iter().map(|input| ForeignInput {
-        name: input.name.clone(),
-        tensor: input.spec(),
-        distribution: input.distribution.clone(),
-    });
     let mut axes = signature.axes.clone();
-    for (axis, expression) in &described.axes {
-        axes.insert(axis.clone(), AxisSpec::Expression(expression.clone()));
-    }
+    axes.extend(described.new_axes());
     let source = function.source()?;
     // A text in JSON is one in Python too.
     let python_text = |name: &Option<String>| {
@@ -378,8 +269,8 @@ fn foreign_task(
     Ok(ForeignTask {
         name: arguments.name.clone().unwrap_or(function.name.clone()),
         origin: format!("The PyTorch function `{}`.", arguments.function),
-        inputs: inputs.collect(),
-        outputs,
+        inputs: described.foreign_inputs(),
+        outputs: described.foreign_outputs(arguments.rtol, arguments.atol_rms)?,
         axes,
         hidden: described.hidden.clone(),
         regimes: described.regimes.clone(),
@@ -388,21 +279,4 @@ fn foreign_task(
         oracle: ForeignOracle::Python(with_epilogue(&source, ORACLE, &values)),
         baselines: Some(with_epilogue(&source, BASELINES, &values)),
     })
-}
-
-/// What a person should know.
-fn notes(described: &Described) -> Vec<String> {
-    let shape = |tensor: &DescribedTensor| {
-        let axes = tensor.shape.as_ref().map(|axes| axes.join(", "));
-        format!(
-            "{} {}[{}]",
-            tensor.name,
-            tensor.dtype,
-            axes.unwrap_or_default()
-        )
-    };
-    let outputs: Vec<_> = described.outputs.iter().map(shape).collect();
-    let mut notes = vec![format!("gives {}", outputs.join(", "))];
-    notes.extend(described.notes.clone());
-    notes
 }

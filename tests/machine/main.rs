@@ -13,6 +13,7 @@ mod datasets;
 mod docs;
 mod exports;
 mod gpu;
+mod gpu_mode;
 mod gpu_racing;
 mod harness;
 #[path = "../support/header_cases.rs"]
@@ -56,6 +57,7 @@ fn main() -> std::process::ExitCode {
         datasets::TESTS,
         kernelbench::TESTS,
         torch_functions::TESTS,
+        gpu_mode::TESTS,
         sandbox::TESTS,
         spaces::TESTS,
         shell::TESTS,

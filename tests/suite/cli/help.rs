@@ -2,7 +2,7 @@
 
 use crate::program::{CommandResult, Workspace};
 
-const COMMANDS: [&str; 30] = [
+const COMMANDS: [&str; 31] = [
     "",
     "evolve",
     "tune",
@@ -24,6 +24,7 @@ const COMMANDS: [&str; 30] = [
     "tasks show",
     "tasks check",
     "tasks import",
+    "tasks import gpu-mode",
     "tasks import kernel-tuner",
     "tasks import kernelbench",
     "tasks import torch",

@@ -4,6 +4,7 @@ mod coverage;
 mod datasets;
 mod definitions;
 mod drafts;
+mod gpu_mode;
 mod init;
 mod kernel_tuner;
 mod kernelbench;

@@ -1,0 +1,245 @@
+
+
+"""Prints what a problem of GPU MODE takes and gives, as one line of JSON. Runs its reference on the CPU.
+
+Argument: JSON with `files` (texts of the Python files by name), `benchmarks` and `tests` (arguments of `generate_input`). What the reference
+takes, a tensor or nested tuples and dictionaries, becomes a list of inputs; the answer says how to put them together again.
+"""
+
+import inspect
+import re
+
+# Arguments of `generate_input` that say nothing about shapes.
+NO_SIZES = ("seed",)
+
+
+class Part:
+    """A number or tensor of the data, for each case."""
+
+    def __init__(self, path, values):
+        self.path = path
+        self.values = values
+        words = [word for word in path if isinstance(word, str)]
+        self.name = "_".join(words) or ("x" if not path else "input_" + "_".join(map(str, path)))
+
+
+def structure_of(values, path, parts):
+    """The structure of the data of all cases, and its parts."""
+    import torch
+
+    first = values[0]
+    if any(type(one) is not type(first) for one in values):
+        raise Refused("`generate_input` gives data of different types in different cases")
+    if isinstance(first, (tuple, list)):
+        if any(len(one) != len(first) for one in values):
+            raise Refused("`generate_input` gives lists of different lengths in different cases")
+        inner = [structure_of([one[place] for one in values], [*path, place], parts) for place in range(len(first))]
+        return {"kind": "list" if isinstance(first, list) else "tuple", "parts": inner}
+    if isinstance(first, dict):
+        if any(list(one) != list(first) for one in values):
+            raise Refused("`generate_input` gives dictionaries with different keys in different cases")
+        return {"kind": "dict", "parts": {key: structure_of([one[key] for one in values], [*path, str(key)], parts) for key in first}}
+    if torch.is_tensor(first) or isinstance(first, (bool, int, float)):
+        parts.append(Part(path, values))
+        return {"kind": "part", "part": len(parts) - 1}
+    if first is None or isinstance(first, str):
+        if any(one != first for one in values):
+            raise Refused("`generate_input` gives different texts in different cases")
+        return {"kind": "value", "value": first}
+    raise Refused(f"`generate_input` gives a {type(first).__name__}: kforge knows tensors, numbers, tuples, lists and dictionaries")
+
+
+class Shapes:
+    """The axes of tensors, from their sizes in all cases. `timed`: how many of the cases are timed; they are the first."""
+
+    def __init__(self, cases, timed):
+        self.timed = timed
+        is_number = lambda value: isinstance(value, int) and not isinstance(value, bool)
+        names = [name for name in cases[0] if name not in NO_SIZES and all(is_number(case.get(name)) for case in cases)]
+        self.numbers = {name: [case[name] for case in cases] for name in names}
+        self.axes = {}
+
+    def axis(self, sizes, fallback):
+        """The name of the axis that has these sizes, or a number."""
+        if len(set(sizes)) == 1:
+            return str(sizes[0])
+        known = {**self.axes, **{name: (values, None) for name, values in self.numbers.items()}}
+        for name, (values, expression) in known.items():
+            if values == sizes:
+                self.axes.setdefault(name, (values, expression))
+                return name
+        varying = {name: values for name, values in self.numbers.items() if len(set(values)) > 1}
+        for name, values in varying.items():
+            for other, more in varying.items():
+                if [one * two for one, two in zip(values, more)] == sizes:
+                    self.axes.setdefault(name, (values, None))
+                    self.axes.setdefault(other, (more, None))
+                    self.axes[fallback] = (sizes, f"{name} * {other}")
+                    return fallback
+        self.axes[fallback] = (sizes, None)
+        return fallback
+
+    def request(self):
+        """The axes as a user would describe them."""
+        return {name: {"expression": text} if text else {"sizes": sizes[: self.timed]} for name, (sizes, text) in self.axes.items()}
+
+
+class GpuModeProblem:
+    """The reference, and the data of all cases, on the CPU."""
+
+    def __init__(self, request):
+        import torch
+
+        self.source = request["files"].get("reference.py")
+        if self.source is None:
+            raise Refused("`files` has no `reference.py`")
+        _use_files(request["files"])
+        self.timed = len(request["benchmarks"])
+        self.cases = [*request["benchmarks"], *request["tests"]]
+        with _on_cpu():
+            reference = _importlib.import_module("reference")
+            for name in ("ref_kernel", "generate_input", "check_implementation"):
+                if not hasattr(reference, name):
+                    raise Refused(f"`reference.py` has no `{name}`")
+            data = [reference.generate_input(**case) for case in self.cases]
+        self.kernel, self.check = reference.ref_kernel, reference.check_implementation
+        self.parts = []
+        self.structure = structure_of(data, [], self.parts)
+        elements = lambda case: sum(part.values[case].numel() for part in self.parts if torch.is_tensor(part.values[case]))
+        self.smallest = min(range(len(self.cases)), key=elements)
+        self.largest = max(range(len(self.cases)), key=elements)
+
+    def call(self, parts):
+        import torch
+
+        with _on_cpu(), torch.no_grad():
+            return self.kernel(_put_together(self.structure, parts))
+
+    def tolerance(self):
+        """`rtol` and `atol` of `check_implementation`, as far as they are found."""
+        known = dict(getattr(self.check, "keywords", None) or {})
+        for cell in getattr(self.check, "__closure__", None) or ():
+            if isinstance(cell.cell_contents, dict):
+                known.update(cell.cell_contents)
+        if not known:
+            known = dict(re.findall(r"\b(rtol|atol)\s*=\s*([0-9][0-9.e+-]*)", inspect.getsource(self.check) if inspect.isfunction(self.check) else ""))
+        return {name: float(known[name]) for name in ("rtol", "atol") if name in known}
+
+    def buffers(self):
+        """The places of the tensors that the reference writes its outputs to."""
+        import torch
+
+        copied = lambda value: value.clone() if torch.is_tensor(value) else value
+        before = [part.values[self.smallest] for part in self.parts]
+        given = [copied(value) for value in before]
+        results = outputs_of("ref_kernel", self.call(given))
+        changed = {place for place, (one, other) in enumerate(zip(given, before)) if torch.is_tensor(one) and not torch.equal(one, other)}
+        for place in changed:
+            if all(one.data_ptr() != given[place].data_ptr() for one in results):
+                raise Refused(f"`ref_kernel` changes its input `{self.parts[place].name}`, which it does not return")
+        # What is in a buffer before the call must not matter.
+        again = [torch.full_like(value, 3) if place in changed else copied(value) for place, value in enumerate(before)]
+        if differ(results, outputs_of("ref_kernel", self.call(again))):
+            raise Refused("`ref_kernel` adds to what is in its output, or gives other outputs at each call")
+        return changed
+
+
+def index_bound(part, shapes):
+    """The axis that whole numbers are below in all cases, if their largest is close to its size."""
+    highest = [int(value.max()) for value in part.values]
+    for name, (sizes, _) in shapes.axes.items():
+        if all(size // 2 <= high < size for high, size in zip(highest, sizes)) and all(int(value.min()) >= 0 for value in part.values):
+            return name
+    return None
+
+
+def read_parts(problem, shapes, notes):
+    """The inputs of the task, and how each part of the data is made from them."""
+    import torch
+
+    buffers = problem.buffers()
+    inputs, plans, taken = [], [], set()
+    places = {}
+    for place, part in enumerate(problem.parts):
+        if not torch.is_tensor(part.values[0]) or place in buffers:
+            continue
+        name = plain_name(part.name, taken)
+        shape = []
+        for dim in range(part.values[0].dim()):
+            sizes = [value.shape[dim] for value in part.values]
+            places.setdefault(tuple(sizes), [len(inputs), dim])
+            shape.append(shapes.axis(sizes, f"{name}_size_{dim}"))
+        part.input = len(inputs)
+        inputs.append({"name": name, "dtype": dtype_name(part.values[0]), "shape": shape or ["1"], "value": None})
+    for place, part in enumerate(problem.parts):
+        first = part.values[0]
+        place_of = lambda sizes: sizes[0] if len(set(sizes)) == 1 else places.get(tuple(sizes))
+        if torch.is_tensor(first) and place not in buffers:
+            plans.append({"kind": "input", "input": part.input, "is_single": first.dim() == 0})
+            sample = part.values[problem.largest]
+            word = has_structure(sample)
+            if word:
+                raise Refused(f"input `{inputs[part.input]['name']}` is {word}, which kforge cannot draw: a kernel may rely on it")
+            values = Values(inputs[part.input]["name"], sample, False)
+            bound = None if first.dtype.is_floating_point or first.dtype == torch.bool else index_bound(part, shapes)
+            inputs[part.input]["distribution"] = {"uniform": [0, bound]} if bound else values.distribution()
+            notes.extend([values.note] if values.note else [])
+        elif torch.is_tensor(first):
+            shape = [place_of([value.shape[dim] for value in part.values]) for dim in range(first.dim())]
+            if None in shape:
+                raise Refused(f"the output `{part.name}` has a size that no input has")
+            plans.append({"kind": "buffer", "shape": shape, "dtype": dtype_name(first)})
+        elif all(value == first for value in part.values):
+            plans.append({"kind": "number", "value": first})
+        elif places.get(tuple(part.values)):
+            plans.append({"kind": "size", "of": places[tuple(part.values)]})
+        else:
+            raise Refused(f"the number `{part.name}` differs between cases, and is the size of no input")
+    return inputs, plans
+
+
+class GpuModeInterface:
+    def __init__(self, inputs):
+        self.inputs = inputs
+        self.by_name = [None] * len(inputs)
+        self.returned = []
+
+
+def description(request):
+    import torch
+
+    notes = []
+    problem = GpuModeProblem(request)
+    shapes = Shapes(problem.cases, problem.timed)
+    inputs, plans = read_parts(problem, shapes, notes)
+    if not inputs:
+        raise Refused("`generate_input` gives no tensor that the reference reads")
+    described = {"axes": shapes.request(), "outputs": {}}
+    axes = Axes(described, [one["shape"] for one in inputs])
+    call = lambda *values: problem.call([_part(plan, values) for plan in plans])
+    function = Function(call, GpuModeInterface(inputs), axes, "ref_kernel")
+    function.sizes = min(axes.cases, key=lambda case: sum(case.values()))
+    function.given = function.values(function.sizes)
+    answer = described_function(function, described, notes)
+    found = problem.tolerance()
+    if not found:
+        notes.append("`check_implementation` shows no tolerance: the usual ones are used")
+    scales = [float(value.double().square().mean().sqrt()) for value in function.run(1, {})]
+    return {
+        **answer,
+        **found,
+        "scales": scales,
+        "given_axes": described["axes"],
+        # The files come last, so that nothing is replaced in them.
+        "texts": {"STRUCTURE": repr(problem.structure), "PLANS": repr(plans), "DOUBLE": repr(answer["is_exact"]), "FILES": repr(request["files"])},
+    }
+
+
+def main():
+    # What the reference prints is no answer.
+    answers, sys.stdout = sys.stdout, sys.stderr
+    request = json.loads(sys.argv[1])
+    print(json.dumps(answer_of(lambda: description(request), "reference.py")), file=answers, flush=True)
+
+
+main()

@@ -1,0 +1,112 @@
+//! Problems of GPU MODE as tasks: their reference is the oracle, with the tolerance of their own check.
+
+use std::process::Command;
+
+use crate::harness::{TestResult, tests};
+use crate::program::{CommandResult, Workspace, fixture};
+use crate::python_oracle::find_torch;
+
+tests!(
+    a_problem_becomes_a_task_that_is_admitted,
+    problems_that_are_no_tasks_are_refused,
+);
+
+/// Whether the oracle computes in double precision, and the baseline `eager` agrees with it.
+const COMPARE: &str = r#"
+import torch
+
+def load(path):
+    space = {"__name__": "loaded"}
+    exec(compile(open(path).read(), path, "exec"), space)
+    return space
+
+run = load("tasks/rowscale/oracle.py")["run"]
+eager = load("kernels/rowscale/baselines.py")["BASELINES"]["eager"][1]()
+values = [torch.randn(5, 30), torch.rand(30)]
+expected, found = run(*values), eager(*values)[0]
+assert expected.dtype == torch.float64 and found.dtype == torch.float32
+assert torch.allclose(expected.float(), found, rtol=1e-5, atol=1e-6)
+assert torch.equal(run(*values), expected)
+"#;
+
+fn files() -> [(&'static str, String); 4] {
+    [
+        "utils.py",
+        "rowscale/task.yml",
+        "rowscale/task.py",
+        "rowscale/reference.py",
+    ]
+    .map(|file| {
+        let text = std::fs::read_to_string(fixture("gpu_mode").join(file)).unwrap();
+        (file, text)
+    })
+}
+
+fn a_problem_becomes_a_task_that_is_admitted() -> TestResult {
+    let python = find_torch()?;
+    let folder = Workspace::new();
+    for (file, text) in files() {
+        folder.write(&format!("problems/{file}"), &text);
+    }
+    let run = |arguments: &[&str]| {
+        let mut command = folder.command(arguments);
+        CommandResult::of(&command.env("KFORGE_PYTHON", &python).output().unwrap())
+    };
+    let result = run(&["tasks", "import", "gpu-mode", "problems/rowscale"]).exits_with(0);
+    result.shows(&["tasks/rowscale: 2 workloads; gives output float32[rows, columns]\n"]);
+    let settings = folder.read("tasks/rowscale/task.yaml");
+    // The check's `atol` of 1e-5 over the root mean square of the output.
+    for line in [
+        "  output: {rtol: 0.0001, atol_rms: ",
+        "  rows: [1,64]\n",
+        "  input_0: {\"normal\":1.0}\n",
+    ] {
+        assert!(settings.contains(line), "{settings}");
+    }
+    let workloads = folder.read("tasks/rowscale/workloads.jsonl");
+    assert!(
+        workloads.contains("\"axes\":{\"rows\":30,\"columns\":200}"),
+        "{workloads}"
+    );
+    let compare = Command::new(&python)
+        .args(["-c", COMPARE])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let log = String::from_utf8_lossy(&compare.stderr);
+    assert!(compare.status.success(), "{log}");
+    let check = run(&["tasks", "check", "rowscale", "--profile=quick"]);
+    check.exits_with(0).shows(&["admitted"]);
+    Ok(())
+}
+
+fn problems_that_are_no_tasks_are_refused() -> TestResult {
+    let python = find_torch()?;
+    for (from, to, message) in [
+        (
+            "output[...] = x",
+            "output += x",
+            "adds to what is in its output",
+        ),
+        (
+            "    output[...]",
+            "    x.mul_(2)\n    output[...]",
+            "changes its input `input_0`, which it does not return",
+        ),
+        (
+            "def generate_input",
+            "def generate_data",
+            "`reference.py` has no `generate_input`",
+        ),
+    ] {
+        let folder = Workspace::new();
+        for (file, text) in files() {
+            assert!(file != "rowscale/reference.py" || text.contains(from));
+            folder.write(&format!("problems/{file}"), &text.replace(from, to));
+        }
+        let mut command = folder.command(&["tasks", "import", "gpu-mode", "problems/rowscale"]);
+        let result = command.env("KFORGE_PYTHON", &python).output().unwrap();
+        CommandResult::of(&result).assert_exit(2, &["task.yml: ", message]);
+    }
+    Ok(())
+}
