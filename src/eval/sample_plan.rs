@@ -76,7 +76,7 @@ pub(super) fn sample_plan(
     fastest: FastestKernel,
 ) -> SamplePlan {
     // All copies would hold the same inputs, and a launch could use the outputs of the one before.
-    if case.is_stored(context.task) {
+    if case.repeats_inputs(context.task) {
         return SamplePlan::SINGLE;
     }
     let shortest = shortest_run(context, case, times, fastest);
