@@ -9,6 +9,9 @@ use crate::phases::Phase;
 use crate::sketch::{Backend, COMPUTATIONS, Computation, Sketch};
 use crate::{abuses, breaks, coverage, detectors, launches};
 
+/// The part of kernels that are wrong for some inputs.
+pub(crate) const WRONG_SOMEWHERE: &str = "wrong somewhere";
+
 /// What a kernel tries.
 #[derive(Clone, Copy)]
 pub(crate) enum Part {
@@ -34,7 +37,7 @@ impl Part {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Channel(kind) => kind.name,
-            Self::Coverage => "wrong somewhere",
+            Self::Coverage => WRONG_SOMEWHERE,
             Self::Detector => "detects timing",
             Self::BorrowedMemory => "borrowed memory",
             Self::StrayRead => "stray read",

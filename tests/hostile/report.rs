@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use crate::kernels::HostileKernel;
+use crate::kernels::{HostileKernel, WRONG_SOMEWHERE};
 use crate::runner::{Comparison, Job, Judged, Runner};
 use crate::sketch::with_long_rest;
 
@@ -12,6 +12,9 @@ use crate::sketch::with_long_rest;
 const MAX_GAIN: f64 = 1.05;
 /// How often a kernel and its twin are judged again if the first verdicts show a gain.
 const FIRST_GAIN_REPEATS: usize = 3;
+/// How many judgements a kernel that is wrong for some inputs must pass to count as a fault. One judgement draws a part of the hidden cases;
+/// no kernel is reported as faster without a confirmation, which runs all.
+const JUDGEMENTS_OF_WRONG_KERNELS: usize = 8;
 /// Statuses that refuse a kernel before it runs.
 const REFUSED: [&str; 5] = [
     "rejected",
@@ -30,6 +33,8 @@ pub(crate) struct Report {
     compared: BTreeMap<String, Judged>,
     /// Of hostile kernels whose first verdict is faster than the twin's: both, judged again one after the other.
     repeated: BTreeMap<String, Vec<[Judged; 2]>>,
+    /// Kernels that are wrong for some inputs, passed, and were caught when they were judged again.
+    caught_later: BTreeSet<String>,
     /// The name of each kernel's twin.
     twin_names: Vec<String>,
     /// Kernels that were not judged for lack of time.
@@ -123,9 +128,11 @@ pub(crate) fn judge(
         twins,
         compared,
         repeated: BTreeMap::new(),
+        caught_later: BTreeSet::new(),
         twin_names,
         took: started.elapsed(),
     };
+    report.judge_wrong_kernels_again(runner);
     report.repeat_first_gains(runner);
     report.took = started.elapsed();
     report
@@ -195,6 +202,24 @@ impl Report {
         )
     }
 
+    /// Judges kernels again that are wrong for some inputs and passed as faster than their twins, until one judgement catches them.
+    fn judge_wrong_kernels_again(&mut self, runner: &Runner) {
+        for (index, kernel) in self.kernels.iter().enumerate() {
+            if kernel.part != WRONG_SOMEWHERE || self.found(index) != Outcome::Gain {
+                continue;
+            }
+            let name = hostile_name(kernel);
+            let jobs = [job(&name, kernel, &kernel.source)];
+            let is_caught = (1..JUDGEMENTS_OF_WRONG_KERNELS).any(|_| {
+                let judged = runner.judge(&jobs, None, |_| Vec::new(), |_, _| {}).judged;
+                judged.get(&name).is_some_and(|judged| !may_gain(judged))
+            });
+            if is_caught {
+                self.caught_later.insert(name);
+            }
+        }
+    }
+
     /// Judges kernels again that are faster than their twins by the first verdicts, each together with its twin. The first verdicts come
     /// from different times, and the machine may have been busier during one of them.
     fn repeat_first_gains(&mut self, runner: &Runner) {
@@ -240,6 +265,9 @@ impl Report {
         }
         if REFUSED.contains(&hostile.status.as_str()) {
             return Outcome::Refused;
+        }
+        if (self.caught_later).contains(&hostile_name(&self.kernels[index])) {
+            return Outcome::CaughtLater;
         }
         // A kernel may be caught only sometimes, so the first verdicts count too.
         if is_faster(hostile, twin) && !self.is_refuted(index) {

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::foreign::{ForeignOracle, ForeignOutput, ForeignTask};
 use super::settings::Tolerance;
-use super::usual_tolerance;
+use super::{DType, usual_tolerance};
 use crate::base::Failure;
 use arguments::{Argument, Role, plain};
 use kernel::KernelText;
@@ -153,10 +153,17 @@ impl TuningProblem {
             Some(text) => ForeignOracle::Python(text),
             None => ForeignOracle::Kernel(text.oracle()?),
         };
-        let factor = if has_own_oracle { 1.0 } else { 2.0 };
+        // An oracle that computes in a narrow type rounds as the kernels do. For wide types the usual tolerance is many roundings, and twice that
+        // would let inputs pass that were rounded to a narrow type.
+        let factor = |dtype: DType| match dtype {
+            DType::Float64 | DType::Float32 => 1.0,
+            _ if has_own_oracle => 1.0,
+            _ => 2.0,
+        };
         let outputs = arguments.iter().filter_map(|argument| {
             let name = argument.output_name()?;
             let usual = usual_tolerance(argument.dtype);
+            let factor = factor(argument.dtype);
             Some(ForeignOutput {
                 name,
                 tensor: argument.tensor(),
