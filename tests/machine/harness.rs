@@ -82,9 +82,9 @@ pub(crate) fn listed(modules: &[&'static [NamedTest]]) -> Vec<Trial> {
 /// Runs tests with the options of `cargo test`.
 pub(crate) fn run(tests: Vec<Trial>) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Many tests wait for most of their time, for a lock or a server, as in `tests/support/test_threads.rs`.
+    // Tests wait for other processes, but for less of their time than those of `tests/support/test_threads.rs`, and more of them time kernels.
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    arguments.test_threads.get_or_insert(3 * cores);
+    arguments.test_threads.get_or_insert(2 * cores);
     libtest_mimic::run(&arguments, tests).exit_code()
 }
 

@@ -174,7 +174,12 @@ fn python_oracle_judges_kernels() -> TestResult {
     folder.write("right.cu", &naive);
     folder.write("wrong.cu", &naive.replace("/ sum;", "/ (1.001f * sum);"));
     let right = judge(&folder, &python, "right.cu");
-    assert!(right.stdout.contains("passed"), "{right:?}");
+    // A busy machine may not time it.
+    let is_right = |text: &&str| right.stdout.contains(*text);
+    assert!(
+        ["passed", "inconclusive: correct"].iter().any(is_right),
+        "{right:?}"
+    );
     let wrong = judge(&folder, &python, "wrong.cu");
     assert!(wrong.stdout.contains("wrong_output"), "{wrong:?}");
     assert_eq!(wrong.code, 5);

@@ -1,8 +1,8 @@
 //! Runs three times as many tests at a time as there are cores, unless `RUST_TEST_THREADS` says how many.
 //!
 //! Most tests wait for other processes most of their time: with two tests for each core, the cores are busy for little more than half of
-//! the time. The test harness of Rust reads the variable when `main` starts, and has no other setting. `tests/machine/harness.rs` does
-//! the same for its tests.
+//! the time. The test harness of Rust reads the variable when `main` starts, and has no other setting. `tests/machine/harness.rs`
+//! sets its own number.
 
 use std::num::NonZeroUsize;
 
