@@ -11,20 +11,12 @@ use super::described_function::DescribedFunction;
 use super::exit::{self, Exit};
 use super::import_report::{Report, Written, check_is_new, write_task};
 use super::output::Format;
-use super::python_script::with_epilogue;
+use super::python_script::{describing_script, with_epilogue};
 use crate::base::{Failure, yaml};
 use crate::task::{ForeignOracle, ForeignTask};
 
-/// The parts of the script, in order: what they define is used by those after them.
-const SCRIPT: &str = concat!(
-    include_str!("naive_kernel/values.py"),
-    include_str!("naive_kernel/sizes.py"),
-    include_str!("naive_kernel/elements.py"),
-    include_str!("naive_kernel/views.py"),
-    include_str!("naive_kernel/reductions.py"),
-    include_str!("naive_kernel/products.py"),
-    include_str!("naive_kernel/kernel.py"),
-    include_str!("described_values.py"),
+/// What comes after the parts that all imports share.
+const SCRIPT: &str = describing_script!(
     include_str!("function_task.py"),
     include_str!("gpu_mode_data.py"),
     include_str!("gpu_mode.py")
@@ -104,9 +96,10 @@ fn python() -> String {
 /// Imports the problem and prints the result.
 pub(super) fn import(arguments: &GpuModeArgs) -> anyhow::Result<Exit> {
     let mut report = Report::new(arguments.format);
-    let path = match arguments.source.is_dir() {
-        true => arguments.source.join("task.yml"),
-        false => arguments.source.clone(),
+    let path = if arguments.source.is_dir() {
+        arguments.source.join("task.yml")
+    } else {
+        arguments.source.clone()
     };
     let origin = path.display().to_string();
     let problem: TaskFile = yaml::read(&read(&path)?, &origin)?;
@@ -140,15 +133,26 @@ pub(super) fn import(arguments: &GpuModeArgs) -> anyhow::Result<Exit> {
 
 impl TaskFile {
     fn check(&self, origin: &str) -> Result<(), Failure> {
-        let refused = |message: &str| Err(Failure::usage(format!("{origin}: {message}")));
+        let refused = |message: &str, remedy: &str| {
+            Err(Failure::usage(format!("{origin}: {message}")).hint(remedy))
+        };
         if self.lang != "py" {
-            return refused("`lang` is not `py`: the problem has no reference in Python");
+            return refused(
+                "`lang` is not `py`: the problem has no reference in Python",
+                "import its variant in Python, or write a task with `kforge tasks new`",
+            );
         }
         if self.multi_gpu {
-            return refused("`multi_gpu` is true, and kforge judges on one GPU");
+            return refused(
+                "`multi_gpu` is true, and kforge judges on one GPU",
+                "choose a problem for one GPU",
+            );
         }
         if self.benchmarks.is_empty() {
-            return refused("there are no `benchmarks`: nothing says which sizes are timed");
+            return refused(
+                "there are no `benchmarks`: nothing says which sizes are timed",
+                "add a list `benchmarks` with the arguments of `generate_input`, as under `tests`",
+            );
         }
         Ok(())
     }

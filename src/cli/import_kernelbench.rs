@@ -16,21 +16,15 @@ use super::exit::{self, Exit};
 use super::import_report::{Report, Written, check_is_new, write_task};
 use super::kernelbench_problems::{Problem, ProblemArgs};
 use super::output::Format;
-use super::python_script::{module_is_missing, not_started, python_command, with_epilogue};
+use super::python_script::{
+    describing_script, module_is_missing, not_started, python_command, with_epilogue,
+};
 use crate::base::Failure;
 use crate::device::find_python;
 use crate::task::{ForeignInput, ForeignOracle, ForeignOutput, ForeignTask, TensorSpec, Tolerance};
 
-/// The parts of the script, in order: what they define is used by those after them.
-const SCRIPT: &str = concat!(
-    include_str!("naive_kernel/values.py"),
-    include_str!("naive_kernel/sizes.py"),
-    include_str!("naive_kernel/elements.py"),
-    include_str!("naive_kernel/views.py"),
-    include_str!("naive_kernel/reductions.py"),
-    include_str!("naive_kernel/products.py"),
-    include_str!("naive_kernel/kernel.py"),
-    include_str!("described_values.py"),
+/// What comes after the parts that all imports share.
+const SCRIPT: &str = describing_script!(
     include_str!("kernelbench_sizes.py"),
     include_str!("kernelbench.py")
 );

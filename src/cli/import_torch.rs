@@ -12,22 +12,14 @@ use super::described_function::DescribedFunction;
 use super::exit::{self, Exit};
 use super::import_report::{Report, Written, check_is_new, write_task};
 use super::output::Format;
-use super::python_script::with_epilogue;
+use super::python_script::{describing_script, with_epilogue};
 use crate::base::{Failure, yaml};
 use crate::task::{
     AxisSpec, DType, Distribution, ForeignOracle, ForeignTask, Signature, TensorSpec,
 };
 
-/// The parts of the script, in order: what they define is used by those after them.
-const SCRIPT: &str = concat!(
-    include_str!("naive_kernel/values.py"),
-    include_str!("naive_kernel/sizes.py"),
-    include_str!("naive_kernel/elements.py"),
-    include_str!("naive_kernel/views.py"),
-    include_str!("naive_kernel/reductions.py"),
-    include_str!("naive_kernel/products.py"),
-    include_str!("naive_kernel/kernel.py"),
-    include_str!("described_values.py"),
+/// What comes after the parts that all imports share.
+const SCRIPT: &str = describing_script!(
     include_str!("signature.py"),
     include_str!("function_task.py"),
     include_str!("torch_function.py")

@@ -5,6 +5,25 @@ use std::process::{Command, Stdio};
 
 use crate::base::{Failure, environment};
 
+/// A script that describes foreign code: what all imports share, which also writes the naive kernel, then these parts. What a part defines is
+/// used by those after it.
+macro_rules! describing_script {
+    ($($part:expr),+ $(,)?) => {
+        concat!(
+            include_str!("naive_kernel/values.py"),
+            include_str!("naive_kernel/sizes.py"),
+            include_str!("naive_kernel/elements.py"),
+            include_str!("naive_kernel/views.py"),
+            include_str!("naive_kernel/reductions.py"),
+            include_str!("naive_kernel/products.py"),
+            include_str!("naive_kernel/kernel.py"),
+            include_str!("described_values.py"),
+            $($part),+
+        )
+    };
+}
+pub(super) use describing_script;
+
 /// A command that runs a script without API keys and without a GPU, and leaves no compiled files behind.
 pub(super) fn python_command(python: &Path, script: &str) -> Command {
     let mut command = Command::new(python);

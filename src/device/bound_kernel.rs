@@ -28,6 +28,12 @@ impl<T: Any + BufferAccess + BufferChecks + Launching + TimedLaunching + KernelE
 
 /// Buffers without a kernel, whose contents another process on the same GPU is given.
 pub trait ExchangedBuffers: BoundKernel {
+    /// Maps memory of another process for a moment.
+    ///
+    /// # Errors
+    /// If the machine does not allow it.
+    fn check_memory(&self, memory: &[u8; 64]) -> anyhow::Result<()>;
+
     /// Copies whole buffers, in one of their copies, to or from memory of another process, and waits for it.
     fn exchange(&mut self, copy: u32, transfers: &[Transfer]) -> anyhow::Result<()>;
 }

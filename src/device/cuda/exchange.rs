@@ -28,27 +28,35 @@ impl ForeignMemory {
 
 impl Drop for ForeignMemory {
     fn drop(&mut self) {
-        // A failed copy has broken the context already, and the next use of the GPU reports it.
+        // If this fails, so did a copy, and the next use of the GPU reports it.
         let _ = call!(cuIpcCloseMemHandle(self.0));
     }
 }
 
 impl ExchangedBuffers for CudaBoundKernel {
+    fn check_memory(&self, memory: &[u8; 64]) -> anyhow::Result<()> {
+        self.ensure_usable()?;
+        ForeignMemory::open(memory)?;
+        Ok(())
+    }
+
     fn exchange(&mut self, copy: u32, transfers: &[Transfer]) -> anyhow::Result<()> {
         self.ensure_usable()?;
         self.memory.show()?;
         let gpu = &self.context.gpu;
-        let mut opened = Vec::new();
-        for transfer in transfers {
-            let foreign = ForeignMemory::open(&transfer.memory)?;
+        let opened = transfers
+            .iter()
+            .map(|transfer| ForeignMemory::open(&transfer.memory));
+        let opened = opened.collect::<Result<Vec<_>, _>>()?;
+        for (transfer, foreign) in transfers.iter().zip(&opened) {
             let bytes = self.plan.buffers[transfer.buffer].bytes();
             let own = self.memory.address(transfer.buffer, copy);
             match transfer.direction {
                 TransferDirection::ToProcess => copy_on_device(gpu, foreign.0, own, bytes)?,
                 TransferDirection::FromProcess => copy_on_device(gpu, own, foreign.0, bytes)?,
             }
-            opened.push(foreign);
         }
+        // The memory must stay mapped until then.
         gpu.synchronize()?;
         if !self.launched_copies.contains(&copy) {
             self.launched_copies.push(copy);

@@ -20,6 +20,9 @@ use crate::device::{
 use crate::task::Tolerance;
 use crate::verdict::Status;
 
+/// How long the process may take to reserve memory. The first time, PyTorch creates its context.
+const SHARING_DEADLINE: Duration = Duration::from_secs(60);
+
 /// The reference with the buffers of one case.
 pub(super) struct DevicePythonKernel {
     process: Rc<RefCell<PythonProcess>>,
@@ -46,6 +49,18 @@ impl DevicePythonKernel {
         }
     }
 
+    /// Whether this machine lets kforge map memory of the process; some virtual machines do not.
+    ///
+    /// # Errors
+    /// If it does not, with the driver's reason.
+    pub(super) fn check_sharing(&self) -> anyhow::Result<()> {
+        let reserved = json!({"reserve": [1]});
+        let answer = (self.process.borrow_mut()).request(&reserved, SHARING_DEADLINE)?;
+        let answer = answer.map_err(|CallFailed(reason)| anyhow::anyhow!("{reason}"))?;
+        let memory = handles(answer.get("handles"), 1)?;
+        self.buffers.check_memory(&memory[0])
+    }
+
     /// Computes the outputs of one copy.
     fn run_copy(
         &mut self,
@@ -56,7 +71,7 @@ impl DevicePythonKernel {
         let reserved = json!({"reserve": self.bytes});
         let answer = (self.process.borrow_mut()).request(&reserved, deadline)?;
         let memory = match answer {
-            Ok(answer) => handles(answer.get("handles")).context("no memory was reserved")?,
+            Ok(answer) => handles(answer.get("handles"), self.bytes.len())?,
             Err(failed) => return Ok(Err(failed)),
         };
         let transfers =
@@ -64,9 +79,10 @@ impl DevicePythonKernel {
                 Transfer {
                     buffer,
                     memory,
-                    direction: match place < inputs {
-                        true => TransferDirection::ToProcess,
-                        false => TransferDirection::FromProcess,
+                    direction: if place < inputs {
+                        TransferDirection::ToProcess
+                    } else {
+                        TransferDirection::FromProcess
                     },
                 }
             });
@@ -82,8 +98,8 @@ impl DevicePythonKernel {
     }
 }
 
-/// The handles of memory in an answer: a text of hexadecimal digits for each.
-fn handles(answer: Option<&serde_json::Value>) -> Option<Vec<[u8; 64]>> {
+/// The handles of `count` blocks of memory in an answer: a text of hexadecimal digits for each.
+fn handles(answer: Option<&serde_json::Value>, count: usize) -> anyhow::Result<Vec<[u8; 64]>> {
     let handle = |text: &serde_json::Value| {
         let digits = text.as_str()?.as_bytes();
         let mut handle = [0; 64];
@@ -95,7 +111,11 @@ fn handles(answer: Option<&serde_json::Value>) -> Option<Vec<[u8; 64]>> {
         }
         Some(handle)
     };
-    answer?.as_array()?.iter().map(handle).collect()
+    let texts = answer.and_then(|answer| answer.as_array());
+    let handles = texts.and_then(|texts| texts.iter().map(handle).collect::<Option<Vec<_>>>());
+    handles
+        .filter(|handles| handles.len() == count)
+        .with_context(|| format!("Python has not reserved {count} blocks of memory"))
 }
 
 impl BufferAccess for DevicePythonKernel {

@@ -13,7 +13,7 @@ mod interpreter;
 mod kernel;
 mod process;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 
@@ -47,6 +47,8 @@ pub struct PythonOracle {
     process: Rc<RefCell<PythonProcess>>,
     definition: Definition,
     upload: Upload,
+    /// Whether memory of the process on the GPU can be mapped; `None`: not tried yet.
+    shares_memory: Cell<Option<bool>>,
 }
 
 impl PythonOracle {
@@ -66,6 +68,7 @@ impl PythonOracle {
             process: Rc::new(RefCell::new(process)),
             definition: task.definition.clone(),
             upload: device.upload(),
+            shares_memory: Cell::new(None),
         })
     }
 
@@ -73,6 +76,37 @@ impl PythonOracle {
     fn uses_gpu(&self) -> bool {
         let process = self.process.borrow();
         process.greeted().get("on_gpu").and_then(Value::as_bool) == Some(true)
+    }
+
+    /// Binds the reference to buffers on the GPU. `None` if it does not compute there, or cannot share memory with this process.
+    fn open_on_gpu(
+        &self,
+        device: &dyn Device,
+        plan: &LaunchPlan,
+        call: Call,
+        copies: usize,
+    ) -> anyhow::Result<Option<DevicePythonKernel>> {
+        if !self.uses_gpu() || self.shares_memory.get() == Some(false) {
+            return Ok(None);
+        }
+        let Some(buffers) = device.open_buffers(plan, copies)? else {
+            return Ok(None);
+        };
+        let bytes: Vec<u64> = plan.buffers.iter().map(Buffer::bytes).collect();
+        let kernel = DevicePythonKernel::new(Rc::clone(&self.process), buffers, call, &bytes);
+        if self.shares_memory.get().is_none() {
+            let checked = kernel.check_sharing();
+            self.shares_memory.set(Some(checked.is_ok()));
+            if let Err(error) = checked {
+                tracing::warn!(
+                    "the oracle's inputs and outputs pass through the host, which takes longer: memory of the GPU cannot be shared with Python ({error:#})"
+                );
+                // The attempt may have ended it.
+                self.process.borrow_mut().ensure_running()?;
+                return Ok(None);
+            }
+        }
+        Ok(Some(kernel))
     }
 
     /// Binds the reference to the buffers of a plan, in `copies` copies. Inputs without a shape have the values of `scalars`.
@@ -87,19 +121,14 @@ impl PythonOracle {
         copies: usize,
     ) -> anyhow::Result<Box<dyn BoundKernel>> {
         self.process.borrow_mut().ensure_running()?;
-        let call = Call::new(&self.definition, plan, scalars);
-        if self.uses_gpu()
-            && let Some(buffers) = device.open_buffers(plan, copies)?
-        {
-            let bytes: Vec<u64> = plan.buffers.iter().map(Buffer::bytes).collect();
-            let process = Rc::clone(&self.process);
-            let kernel = DevicePythonKernel::new(process, buffers, call, &bytes);
+        let call = || Call::new(&self.definition, plan, scalars);
+        if let Some(kernel) = self.open_on_gpu(device, plan, call(), copies)? {
             return Ok(Box::new(kernel));
         }
         Ok(Box::new(PythonKernel::new(
             Rc::clone(&self.process),
             Rc::clone(&self.upload),
-            call,
+            call(),
             plan,
             copies,
         )))

@@ -80,6 +80,8 @@ class DeviceMemory:
     # The driver gives larger pieces of memory a place of their own.
     GRANULE = 2 << 20
     HANDLE_BYTES = 64
+    # CUDA_ERROR_OUT_OF_MEMORY
+    OUT_OF_MEMORY = 2
     # With more than this, PyTorch keeps none of the memory that it has freed.
     LARGE = 1 << 30
 
@@ -101,6 +103,8 @@ class DeviceMemory:
 
     def call(self, name, *arguments):
         code = getattr(self.driver, name)(*arguments)
+        if code == self.OUT_OF_MEMORY:
+            raise MemoryError("the GPU has too little free memory for the oracle: end other programs on it, or take smaller workloads")
         if code != 0:
             raise RuntimeError(f"{name} failed with CUDA's error {code}")
 

@@ -6,9 +6,12 @@ use crate::base::Shingles;
 /// The shingles of a source of 100 tokens, `changed` of which differ from those of the version 0.
 fn shingles(version: usize, changed: usize) -> Shingles {
     let tokens: Vec<String> = (0..100)
-        .map(|token| match token < changed {
-            true => format!("{version} {token}"),
-            false => token.to_string(),
+        .map(|token| {
+            if token < changed {
+                format!("{version} {token}")
+            } else {
+                token.to_string()
+            }
         })
         .collect();
     Shingles::of(tokens.iter().map(String::as_str))

@@ -87,9 +87,10 @@ impl Argument {
         let fill = argument.fill_type.as_deref().unwrap_or("Random");
         let value = argument.fill_value.unwrap_or_default();
         if argument.memory_type == "Scalar" {
-            let role = match dtype.is_float() {
-                true => Role::Scalar(value),
-                false => Role::Constant(value as i64),
+            let role = if dtype.is_float() {
+                Role::Scalar(value)
+            } else {
+                Role::Constant(value as i64)
             };
             return Ok(Self {
                 name,

@@ -291,9 +291,12 @@ impl TuningProblem {
         }
         let texts: Vec<_> = texts
             .iter()
-            .map(|text| match text.contains(' ') {
-                true => format!("({text})"),
-                false => text.clone(),
+            .map(|text| {
+                if text.contains(' ') {
+                    format!("({text})")
+                } else {
+                    text.clone()
+                }
             })
             .collect();
         format!("ceil_div({size}, {})", texts.join(" * "))

@@ -132,13 +132,13 @@ impl Space {
             })?;
             tunable.values[..=place].rotate_right(1);
         }
-        match self.is_valid(&self.places(0)) {
-            true => Ok(()),
-            false => Err(Failure::usage(format!(
+        if !self.is_valid(&self.places(0)) {
+            return Err(Failure::usage(format!(
                 "the fastest configuration of the results breaks a condition of {origin}"
             ))
-            .hint("the results are of another configuration space")),
+            .hint("the results are of another configuration space"));
         }
+        Ok(())
     }
 
     /// Puts a configuration first that meets all conditions: a kernel whose own values break one is refused.
@@ -208,9 +208,10 @@ fn tunable_name(own_name: &str) -> String {
     let name = own_name.to_uppercase();
     let capitals = name.chars().filter(char::is_ascii_uppercase).count();
     let starts_well = name.starts_with(|letter: char| letter.is_ascii_uppercase());
-    match capitals >= 3 && starts_well {
-        true => name,
-        false => format!("TUNE_{name}"),
+    if capitals >= 3 && starts_well {
+        name
+    } else {
+        format!("TUNE_{name}")
     }
 }
 
