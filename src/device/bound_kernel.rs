@@ -141,6 +141,18 @@ pub trait TimedLaunching: Launching {
         self.launch(deadline)
     }
 
+    /// Runs the plan `runs` times as one sample, and overwrites between two runs all that the first may have left for the second: its
+    /// outputs and scratch, shared memory and local memory. So the outputs are lost. The time is that of one run, without the overwriting.
+    /// `None` if nothing outlives a run on this device anyway, or if there is one run.
+    fn launch_erased(
+        &mut self,
+        runs: usize,
+        deadline: Duration,
+    ) -> anyhow::Result<Option<LaunchOutcome>> {
+        let _ = (runs, deadline);
+        Ok(None)
+    }
+
     /// What the host did before and after the clock in the last launch, and for how long. What is not named is left out.
     fn host_times(&self) -> &[(&'static str, Duration)] {
         &[]

@@ -3,7 +3,8 @@
 //!
 //! What a kernel leaves in shared memory, local memory or the driver's memory is overwritten or compared between samples, not between
 //! the runs of a sample. A kernel that uses it is fast in a sample of many runs and slow in samples of one run. A separate run has a
-//! cost of its own, so only a difference above this cost counts. Pure: measures nothing.
+//! cost of its own, so only a difference above this cost counts. To see smaller gains, samples of many runs are also taken with all that a
+//! run may leave in memory overwritten before the next one. Pure: measures nothing.
 
 use std::time::Duration;
 
@@ -25,6 +26,13 @@ const EXPECTED_MARGIN: SeparateRunMargin = SeparateRunMargin {
     next_launch: Duration::from_micros(2),
     part: 0.25,
 };
+/// A kernel that gains more than this by what its runs left in memory, beyond its opponent, is timed one run at a time. It finds its code in
+/// the caches, so the margin is smaller.
+const ERASED_MARGIN: SeparateRunMargin = SeparateRunMargin {
+    first_launch: Duration::from_micros(1),
+    next_launch: Duration::from_micros(1),
+    part: 0.1,
+};
 /// A kernel that gains more than this is refused: only what its earlier runs have left can explain the difference.
 const POSSIBLE_MARGIN: SeparateRunMargin = SeparateRunMargin {
     first_launch: Duration::from_micros(4),
@@ -45,6 +53,9 @@ const SHORT_RUN: Duration = Duration::from_micros(8);
 pub(super) struct RunTimes {
     /// In a sample of many runs.
     pub(super) together: Duration,
+    /// In a sample of many runs between which all that a run may leave in memory is overwritten, without the time of overwriting.
+    /// `None` on a device where nothing outlives a run.
+    pub(super) erased: Option<Duration>,
     /// As a sample of its own.
     pub(super) apart: Duration,
     /// Launches of a run.
@@ -68,12 +79,18 @@ impl RunTimes {
         self.apart.saturating_sub(self.together)
     }
 
-    /// Whether a separate run costs more than `least` and the allowance.
-    fn exceeds(&self, least: Duration, allowance: &SeparateRunMargin) -> bool {
+    /// How much longer a run takes if the earlier ones have left nothing in memory.
+    fn erasure_cost(&self) -> Duration {
+        let erased = self.erased.unwrap_or(self.together);
+        erased.saturating_sub(self.together)
+    }
+
+    /// Whether a cost of this kernel's runs is higher than `least` and the allowance.
+    fn exceeds(&self, cost: Duration, least: Duration, allowance: &SeparateRunMargin) -> bool {
         let more_launches = u32::try_from(self.launches.saturating_sub(1)).unwrap_or(u32::MAX);
         let for_launches = allowance.next_launch.saturating_mul(more_launches);
         let for_run = allowance.first_launch + self.together.mul_f64(allowance.part);
-        self.start_cost() > least.saturating_add(for_run).saturating_add(for_launches)
+        cost > least.saturating_add(for_run).saturating_add(for_launches)
     }
 }
 
@@ -85,10 +102,14 @@ pub(super) fn required_spacing(candidate: RunTimes, opponent: RunTimes) -> Spaci
     } else {
         MIN_START_COST
     });
-    if candidate.exceeds(least, &POSSIBLE_MARGIN) {
+    let start_exceeds =
+        |kernel: RunTimes, margin| kernel.exceeds(kernel.start_cost(), least, margin);
+    let by_memory = candidate.erasure_cost();
+    if start_exceeds(candidate, &POSSIBLE_MARGIN) {
         Spacing::CarriesOver
-    } else if candidate.exceeds(least, &EXPECTED_MARGIN)
-        || opponent.exceeds(least, &EXPECTED_MARGIN)
+    } else if start_exceeds(candidate, &EXPECTED_MARGIN)
+        || start_exceeds(opponent, &EXPECTED_MARGIN)
+        || candidate.exceeds(by_memory, opponent.erasure_cost(), &ERASED_MARGIN)
     {
         Spacing::Apart
     } else {
@@ -103,6 +124,7 @@ mod tests {
     fn times(together: f64, apart: f64, launches: usize) -> RunTimes {
         RunTimes {
             together: Duration::from_secs_f64(together / 1e6),
+            erased: None,
             apart: Duration::from_secs_f64(apart / 1e6),
             launches,
         }
@@ -140,6 +162,16 @@ mod tests {
             required_spacing(times(2.0, 17.0, 1), naive),
             Spacing::CarriesOver
         );
+        // Rests for 5 us unless it finds a mark: less than a start may cost, but what earlier runs leave in memory costs nothing else.
+        let erased = |kernel: RunTimes, erased: f64| RunTimes {
+            erased: Some(Duration::from_secs_f64(erased / 1e6)),
+            ..kernel
+        };
+        let rests = erased(times(2.0, 9.0, 1), 7.0);
+        let plain = erased(naive, 3.4);
+        assert_eq!(required_spacing(rests, plain), Spacing::Apart);
+        let plain_too = erased(times(2.0, 4.6, 1), 2.9);
+        assert_eq!(required_spacing(plain_too, plain), Spacing::Together);
         // The opponent is trusted, or has been judged.
         assert_eq!(required_spacing(naive, times(2.0, 17.0, 1)), Spacing::Apart);
     }

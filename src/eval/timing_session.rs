@@ -228,6 +228,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
     fn run_times(&mut self, side: Side, seed: u64) -> JudgeResult<RunTimes> {
         let mut times = RunTimes {
             together: Duration::MAX,
+            erased: None,
             apart: Duration::MAX,
             launches: self.kernels.side(side)?.plan.launches.len(),
         };
@@ -235,7 +236,9 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             let seed = derive_seed(seed, "spacing", turn);
             let poison = Poison::Finite { seed };
             let together = self.take_sample(side, seed, poison, self.plan.runs)?;
+            let erased = self.take_erased_sample(side, seed, poison)?;
             let apart = self.take_sample(side, seed, poison, 1)?;
+            times.erased = [times.erased, erased].into_iter().flatten().min();
             times.together = times.together.min(together);
             times.apart = times.apart.min(apart);
         }
@@ -347,6 +350,27 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         if let (LaunchOutcome::Finished { time }, Side::Candidate) = (&outcome, side) {
             self.candidate_sample = time.mul_f64(runs as f64);
         }
+        self.sample_time(outcome, side)
+    }
+
+    /// Resets the buffers of a kernel and takes one sample in which nothing that a run leaves in memory reaches the next one. `None` if that is
+    /// so in every sample.
+    fn take_erased_sample(
+        &mut self,
+        side: Side,
+        seed: u64,
+        poison: Poison,
+    ) -> JudgeResult<Option<Duration>> {
+        let deadline = self.kernels.deadline();
+        let bound = self.kernels.side_mut(side)?;
+        bound.reset_buffers(seed, poison)?;
+        let outcome = bound.launch_erased(self.plan.runs, deadline)?;
+        let time = outcome.map(|outcome| self.sample_time(outcome, side));
+        time.transpose()
+    }
+
+    /// The time per run of a sample that ended.
+    fn sample_time(&self, outcome: LaunchOutcome, side: Side) -> JudgeResult<Duration> {
         match (outcome, side) {
             (LaunchOutcome::Finished { time }, _) => Ok(time),
             (LaunchOutcome::Fault(refusal), Side::Candidate) => Err(refusal.into()),

@@ -22,7 +22,7 @@ use super::prepared_plan::PreparedPlan;
 use crate::base::{RandomStream, random};
 use crate::device::refusal::{DeviceError, Refusal};
 use crate::device::{
-    BoundKernel, Cache, KernelEvidence, LaunchOutcome, Launching, PersistentState, Program,
+    BoundKernel, Cache, KernelEvidence, LaunchOutcome, Launching, PersistentState, Poison, Program,
     Purpose, TimedLaunching,
 };
 use crate::kernel::plan::{BufferRole, LaunchPlan};
@@ -31,6 +31,16 @@ use crate::verdict::{Resources, Status};
 /// At least what the host needs to queue a graph, and another launch.
 const GRAPH_QUEUE_NANOSECONDS: u64 = 50_000;
 const LAUNCH_QUEUE_NANOSECONDS: u64 = 5_000;
+
+/// What a sample consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SampleContent {
+    Runs,
+    /// Runs, and between two of them the overwriting of all that the first may have left.
+    ErasedRuns,
+    /// The overwriting of `ErasedRuns` alone.
+    Erasures,
+}
 
 /// A kernel on a GPU, bound to its own buffers.
 pub(super) struct CudaBoundKernel {
@@ -148,7 +158,7 @@ impl CudaBoundKernel {
     }
 
     /// Queues everything for one sample: cleaning, cache state, and the runs between the clock's events.
-    fn queue_sample(&mut self, runs: usize) -> Result<(), DeviceError> {
+    fn queue_sample(&mut self, runs: usize, content: SampleContent) -> Result<(), DeviceError> {
         let cache = match self.purpose {
             Purpose::Probe => return self.queue_probe(),
             Purpose::Expect { .. } => return self.queue_trusted(runs),
@@ -162,7 +172,7 @@ impl CudaBoundKernel {
         // A single run is shorter without a graph. Recording it takes about as long as the GPU needs to fill the buffers, so both go on at
         // the same time.
         let uses_graph = order.len() > 1 || self.prepared.overlaps();
-        let recorded = (uses_graph.then(|| self.record(&order))).transpose();
+        let recorded = (uses_graph.then(|| self.record(&order, content))).transpose();
         parts.end("graph");
         // What was queued before belongs to the judge. After this, every error belongs to the kernel.
         context.gpu.synchronize()?;
@@ -231,11 +241,35 @@ impl CudaBoundKernel {
     }
 
     /// Records these runs as a graph.
-    fn record(&self, runs: &[u32]) -> Result<Graph, DeviceError> {
-        let graph = Graph::record(&self.context.gpu, || {
-            (runs.iter()).try_for_each(|run| self.prepared.queue(&self.memory, *run))
-        });
-        graph.map_err(kernel_error)
+    fn record(&self, runs: &[u32], content: SampleContent) -> Result<Graph, DeviceError> {
+        Graph::record(&self.context.gpu, || {
+            for (index, run) in runs.iter().enumerate() {
+                if index > 0 && content != SampleContent::Runs {
+                    self.queue_erasure(runs[index - 1])?;
+                }
+                if content != SampleContent::Erasures {
+                    let queued = self.prepared.queue(&self.memory, *run);
+                    queued.map_err(kernel_error)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Queues the overwriting of all that a run on this copy may have left for later ones.
+    fn queue_erasure(&self, copy: u32) -> anyhow::Result<()> {
+        let harness = &self.context.harness;
+        for (index, buffer) in self.plan.buffers.iter().enumerate() {
+            if buffer.role != BufferRole::Input {
+                let seed = u64::from(copy);
+                harness.poison(self.filled_copy(index, copy), Poison::Finite { seed })?;
+            }
+        }
+        let local_bytes = self.prepared.local_bytes();
+        if local_bytes > 0 {
+            harness.scrub_local(local_bytes)?;
+        }
+        harness.scrub_shared()
     }
 
     /// Marks the GPU as unusable and reports the fault with what the kernel printed.
@@ -350,11 +384,56 @@ impl TimedLaunching for CudaBoundKernel {
     }
 
     fn launch_sample(&mut self, runs: usize, deadline: Duration) -> anyhow::Result<LaunchOutcome> {
+        self.launch_content(SampleContent::Runs, runs, deadline)
+    }
+
+    fn launch_erased(
+        &mut self,
+        runs: usize,
+        deadline: Duration,
+    ) -> anyhow::Result<Option<LaunchOutcome>> {
+        if runs < 2 {
+            return Ok(None);
+        }
+        let erased = self.launch_content(SampleContent::ErasedRuns, runs, deadline)?;
+        let LaunchOutcome::Finished { time: all } = erased else {
+            return Ok(Some(erased));
+        };
+        let erasures = self.launch_content(SampleContent::Erasures, runs, deadline)?;
+        let LaunchOutcome::Finished { time: overwriting } = erasures else {
+            bail!("overwriting the memory of a kernel failed");
+        };
+        Ok(Some(LaunchOutcome::Finished {
+            time: all.saturating_sub(overwriting),
+        }))
+    }
+
+    fn launched_copies(&self) -> &[u32] {
+        &self.launched_copies
+    }
+
+    fn last_copy(&self) -> Option<u32> {
+        self.last_copy
+    }
+
+    fn host_times(&self) -> &[(&'static str, Duration)] {
+        &self.parts.times
+    }
+}
+
+impl CudaBoundKernel {
+    /// Takes one sample. The time is that of one run.
+    fn launch_content(
+        &mut self,
+        content: SampleContent,
+        runs: usize,
+        deadline: Duration,
+    ) -> anyhow::Result<LaunchOutcome> {
         self.ensure_usable()?;
         self.parts = LaunchParts::start();
         *self.guard_damage.borrow_mut() = None;
         self.launches += 1;
-        match self.queue_sample(runs) {
+        match self.queue_sample(runs, content) {
             Ok(()) => {}
             Err(DeviceError::Refused(refusal)) => return Ok(self.launch_fault(refusal)),
             Err(DeviceError::Broken(error)) => return Err(error),
@@ -377,18 +456,6 @@ impl TimedLaunching for CudaBoundKernel {
         Ok(LaunchOutcome::Finished {
             time: total.div_f64(runs.max(1) as f64),
         })
-    }
-
-    fn launched_copies(&self) -> &[u32] {
-        &self.launched_copies
-    }
-
-    fn last_copy(&self) -> Option<u32> {
-        self.last_copy
-    }
-
-    fn host_times(&self) -> &[(&'static str, Duration)] {
-        &self.parts.times
     }
 }
 

@@ -34,6 +34,12 @@ impl BufferCopies {
 pub(super) struct CopyAddresses([CUdeviceptr; MAX_ADDRESSES]);
 
 impl CopyAddresses {
+    pub(super) fn of_one(address: CUdeviceptr) -> Self {
+        let mut all = [0; MAX_ADDRESSES];
+        all[0] = address;
+        Self(all)
+    }
+
     /// `None` if there are more than fit.
     pub(super) fn new(addresses: &[CUdeviceptr]) -> Option<Self> {
         let mut all = [0; MAX_ADDRESSES];
@@ -42,7 +48,7 @@ impl CopyAddresses {
     }
 }
 
-/// All copies of a buffer for a kernel that overwrites them, without the judge's memory.
+/// All or one of the copies of a buffer for a kernel that overwrites them, without the judge's memory.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FilledCopies {
     pub(super) copies: BufferCopies,

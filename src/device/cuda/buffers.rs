@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use cudarc::driver::sys::CUdeviceptr;
 
 use super::bound_kernel::CudaBoundKernel;
-use super::buffer_copies::{BufferCopies, CopyAddresses, FilledCopies};
+use super::buffer_copies::{BufferCopies, CopyAddresses, CopyNumbers, FilledCopies};
 use super::layout::Layout;
 use super::memory::{Access, copy_to_device, copy_to_host};
 use crate::device::aligned::AlignedBytes;
@@ -176,6 +176,19 @@ impl CudaBoundKernel {
             addresses: addresses.context("a buffer has more copies than can be filled at once")?,
             numbers: self.copy_numbers,
         })
+    }
+
+    /// One copy of a buffer, to be overwritten.
+    pub(super) fn filled_copy(&self, buffer: usize, copy: u32) -> FilledCopies {
+        let copies = self.memory.buffer_copies(&self.plan, buffer);
+        FilledCopies {
+            copies: BufferCopies {
+                copies: 1,
+                ..copies
+            },
+            addresses: CopyAddresses::of_one(self.memory.address(buffer, copy)),
+            numbers: CopyNumbers::default(),
+        }
     }
 
     /// Some copies of a buffer. Uses one of the two selection tables.

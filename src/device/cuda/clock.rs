@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use cudarc::driver::sys::{self, CUresult};
 
-use super::gpu::{DriverError, Gpu, call};
+use super::gpu::{DriverError, Gpu, call, kernel_error};
 use super::harness_kernels::HarnessKernels;
 use super::memory::{Access, Region, zero_memory};
 use crate::base::progress;
+use crate::device::refusal::DeviceError;
 
 /// How long to spin before sleeping between polls.
 const SPIN_TIME: Duration = Duration::from_millis(2);
@@ -219,14 +220,19 @@ impl Graph {
     /// Records what `queue` puts on the stream. Nothing runs yet.
     pub(super) fn record(
         gpu: &Rc<Gpu>,
-        queue: impl FnOnce() -> Result<(), DriverError>,
-    ) -> Result<Self, DriverError> {
+        queue: impl FnOnce() -> Result<(), DeviceError>,
+    ) -> Result<Self, DeviceError> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-        call!(cuStreamBeginCapture_v2(gpu.stream, mode))?;
+        call!(cuStreamBeginCapture_v2(gpu.stream, mode)).map_err(kernel_error)?;
         let queued = queue();
         let mut graph = ptr::null_mut();
         let ended = call!(cuStreamEndCapture(gpu.stream, &raw mut graph));
-        queued.and(ended)?;
+        queued?;
+        ended.map_err(kernel_error)?;
+        Self::instantiate(gpu, graph).map_err(kernel_error)
+    }
+
+    fn instantiate(gpu: &Rc<Gpu>, graph: sys::CUgraph) -> Result<Self, DriverError> {
         let mut handle = ptr::null_mut();
         let made = call!(cuGraphInstantiateWithFlags(&raw mut handle, graph, 0));
         let _ = call!(cuGraphDestroy(graph));
