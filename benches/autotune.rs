@@ -4,6 +4,10 @@
 //!     cargo bench --bench autotune -- --unconstrained         points that violate a constraint may be tried, and fail
 //!     cargo bench --bench autotune -- --in-flight 8           eight points are tried at once
 //!     cargo bench --bench autotune -- --seeds 20 --budget 200
+//!     cargo bench --bench autotune -- --spaces FILE           the spaces of a list, instead of those of the repository
+//!
+//! A list is `[{"name": "...", "path": "cache file, relative to the list", "constraints": ["X % Y == 0"]}]`. It serves cache files of others: a
+//! point that such a file lacks violates a constraint.
 //!
 //! Each search starts from a point that works, drawn by its seed. Every point that is judged counts, also one that fails. Times are those of
 //! the file, without noise. What a step takes the search itself is printed on standard error. `tuners.py` makes a table of the lines and of
@@ -39,6 +43,7 @@ struct Arguments {
     budget: usize,
     in_flight: u64,
     constrained: bool,
+    list: Option<PathBuf>,
 }
 
 /// A recorded space whose points are integers.
@@ -63,13 +68,11 @@ struct Cost {
 
 fn main() -> Result<()> {
     let arguments = arguments()?;
-    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/spaces/recorded");
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(&recorded)?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<_>>()?;
-    paths.sort();
-    for path in paths {
-        let space = Space::read(&path, arguments.constrained)?;
+    let spaces = match &arguments.list {
+        Some(list) => listed(list, arguments.constrained)?,
+        None => recorded(arguments.constrained)?,
+    };
+    for space in spaces {
         let mut cost = Cost::default();
         for seed in 0..arguments.seeds {
             print_line(&search(&space, seed, &arguments, &mut cost));
@@ -79,10 +82,53 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-impl Space {
-    fn read(path: &Path, constrained: bool) -> Result<Self> {
+/// The spaces of the repository.
+fn recorded(constrained: bool) -> Result<Vec<Space>> {
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/spaces/recorded");
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(&recorded)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<_>>()?;
+    paths.sort();
+    let spaces = paths.iter().map(|path| {
         let text = std::fs::read_to_string(path)?;
-        let recorded = kernel_tuner::read(&text)?;
+        let constraints = if constrained {
+            constraints(&serde_json::from_str(&text)?)?
+        } else {
+            Vec::new()
+        };
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        Space::read(&name, &text, constraints)
+    });
+    spaces.collect()
+}
+
+/// The spaces of a list.
+fn listed(list: &Path, constrained: bool) -> Result<Vec<Space>> {
+    let entries: Value = serde_json::from_str(&std::fs::read_to_string(list)?)?;
+    let entries = entries.as_array().context("the list is no array")?;
+    let folder = list.parent().unwrap_or(Path::new(""));
+    let spaces = entries.iter().map(|entry| {
+        let name = entry["name"].as_str().context("a space has no `name`")?;
+        let path = entry["path"].as_str().context("a space has no `path`")?;
+        let path = folder.join(path);
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let constraints = match (&entry["constraints"], constrained) {
+            (Value::Array(texts), true) => {
+                let texts = texts.iter().map(|text| text.as_str().map(str::to_owned));
+                texts
+                    .collect::<Option<_>>()
+                    .context("a constraint is not a text")?
+            }
+            _ => Vec::new(),
+        };
+        Space::read(name, &text, constraints)
+    });
+    spaces.collect()
+}
+
+impl Space {
+    fn read(name: &str, text: &str, constraints: Vec<String>) -> Result<Self> {
+        let recorded = kernel_tuner::read(text)?;
         let integers = |values: &Vec<Value>| -> Result<Vec<i64>> {
             let integers = values.iter().map(Value::as_i64);
             integers
@@ -108,14 +154,8 @@ impl Space {
         let all = times.values().filter_map(|time| time.as_ref().ok());
         let optimum = all.copied().fold(f64::INFINITY, f64::min);
         ensure!(optimum.is_finite(), "no point works");
-        let constraints = if constrained {
-            constraints(&serde_json::from_str(&text)?)?
-        } else {
-            Vec::new()
-        };
-        let name = path.file_stem().unwrap_or_default().to_string_lossy();
         Ok(Self {
-            name: name.into_owned(),
+            name: name.to_owned(),
             tunables,
             constraints,
             times,
@@ -302,14 +342,17 @@ fn arguments() -> Result<Arguments> {
         budget: 600,
         in_flight: 1,
         constrained: true,
+        list: None,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
-        let mut number = || -> Result<u64> {
-            let value = words
+        let mut value = || {
+            words
                 .next()
-                .with_context(|| format!("`{word}` needs a value"))?;
-            value
+                .with_context(|| format!("`{word}` needs a value"))
+        };
+        let mut number = || -> Result<u64> {
+            value()?
                 .parse()
                 .with_context(|| format!("`{word}`: not a number"))
         };
@@ -320,6 +363,7 @@ fn arguments() -> Result<Arguments> {
             "--budget" => found.budget = number()? as usize,
             "--in-flight" => found.in_flight = number()?.max(1),
             "--unconstrained" => found.constrained = false,
+            "--spaces" => found.list = Some(value()?.into()),
             _ => bail!("unknown argument `{word}`\nhint: see the head of `benches/autotune.rs`"),
         }
     }

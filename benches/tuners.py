@@ -58,10 +58,11 @@ def constant_axes(task):
 
 
 class Space:
-    """A recorded space: a cache file of Kernel Tuner."""
+    """A recorded space: a cache file of Kernel Tuner. A point that the file lacks violates a constraint."""
 
-    def __init__(self, path, constrained):
+    def __init__(self, name, path, constrained):
         data = json.loads(path.read_text())
+        self.name = name
         self.path = path
         self.kernel = data["kernel_name"]
         self.problem_size = data["problem_size"]
@@ -69,8 +70,11 @@ class Space:
         self.constrained = constrained
         self.times = {}
         self.allowed = set()
-        axes = constant_axes(data["kforge"]["task"])
-        conditions = [compile(text, self.kernel, "eval") for text in constraints(self.kernel)]
+        # Files of others have no kernel here: what they lack violates a constraint.
+        is_own = "kforge" in data
+        axes = constant_axes(data["kforge"]["task"]) if is_own else {}
+        texts = constraints(self.kernel) if is_own else []
+        conditions = [compile(text, self.kernel, "eval") for text in texts]
         for key, entry in data["cache"].items():
             values = {name: entry[name] for name in self.tunables}
             self.times[key] = None if isinstance(entry["time"], str) else entry["time"]
@@ -120,6 +124,15 @@ def search(space, strategy, seed):
     return {"evaluations": len(seen), "budget": budget, "improvements": improvements}
 
 
+def spaces(arguments):
+    if not arguments.spaces:
+        paths = sorted((SPACES / "recorded").glob("*.json"))
+        return [Space(path.stem, path, not arguments.unconstrained) for path in paths]
+    entries = json.loads(Path(arguments.spaces).read_text())
+    folder = Path(arguments.spaces).parent
+    return [Space(entry["name"], folder / entry["path"], not arguments.unconstrained) for entry in entries]
+
+
 def run(arguments):
     output = Path(arguments.output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -129,16 +142,16 @@ def run(arguments):
             one = json.loads(line)
             done.add((one["space"], one["constrained"], one["strategy"], one["seed"]))
     strategies = arguments.strategies.split(",") if arguments.strategies else STRATEGIES
+    chosen = spaces(arguments)
     with output.open("a") as lines:
         for strategy in strategies:
-            for path in sorted((SPACES / "recorded").glob("*.json")):
-                space = Space(path, not arguments.unconstrained)
+            for space in chosen:
                 for seed in range(arguments.seeds):
-                    if (path.stem, space.constrained, strategy, seed) in done:
+                    if (space.name, space.constrained, strategy, seed) in done:
                         continue
                     found = search(space, strategy, seed)
                     found = {
-                        "space": path.stem,
+                        "space": space.name,
                         "constrained": space.constrained,
                         "strategy": strategy,
                         "seed": seed,
@@ -212,6 +225,7 @@ def main():
     runs.add_argument("--seeds", type=int, default=20)
     runs.add_argument("--strategies", help="with commas; default: all")
     runs.add_argument("--unconstrained", action="store_true", help="points that violate constraints are evaluated and fail")
+    runs.add_argument("--spaces", help="list of spaces, as `benches/autotune.rs` describes it; default: those of the repository")
     runs.set_defaults(action=run)
     tables = commands.add_parser("table", help="print the comparison of searches")
     tables.add_argument("files", nargs="+")
