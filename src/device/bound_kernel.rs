@@ -108,6 +108,15 @@ pub trait BufferChecks {
     ) -> anyhow::Result<OutputComparison>;
 }
 
+/// Where a run may leave something for later runs of its sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErasedMemory {
+    /// Its outputs and scratch.
+    Buffers,
+    /// Shared memory and local memory.
+    OnChip,
+}
+
 /// Launches the plan.
 pub trait Launching {
     /// Runs the plan once, and returns when the device has stopped. A run is all launches of the plan.
@@ -141,15 +150,16 @@ pub trait TimedLaunching: Launching {
         self.launch(deadline)
     }
 
-    /// Runs the plan `runs` times as one sample, and overwrites between two runs all that the first may have left for the second: its
-    /// outputs and scratch, shared memory and local memory. So the outputs are lost. The time is that of one run, without the overwriting.
-    /// `None` if nothing outlives a run on this device anyway, or if there is one run.
+    /// Runs the plan `runs` times as one sample, and overwrites between two runs what the first may have left for the second in some memory. So
+    /// the outputs may be lost. The time is that of one run, without the overwriting. `None` if nothing outlives a run on this device
+    /// anyway, or if there is one run.
     fn launch_erased(
         &mut self,
+        memory: ErasedMemory,
         runs: usize,
         deadline: Duration,
     ) -> anyhow::Result<Option<LaunchOutcome>> {
-        let _ = (runs, deadline);
+        let _ = (memory, runs, deadline);
         Ok(None)
     }
 

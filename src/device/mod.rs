@@ -30,9 +30,9 @@ mod thread_locals;
 mod watchdog;
 
 pub use bound_kernel::{
-    AbsentRead, AccessSite, BoundKernel, BufferAccess, BufferChecks, ExchangedBuffers,
-    KernelEvidence, LaunchOutcome, Launching, PersistentState, TimedLaunching, Transfer,
-    TransferDirection,
+    AbsentRead, AccessSite, BoundKernel, BufferAccess, BufferChecks, ErasedMemory,
+    ExchangedBuffers, KernelEvidence, LaunchOutcome, Launching, PersistentState, TimedLaunching,
+    Transfer, TransferDirection,
 };
 pub use code_hash::code_hash;
 pub(crate) use facts::DeviceFacts;

@@ -14,8 +14,8 @@ use super::stage_times::{OpenStage, StageTimes};
 use super::stored_values::StoredValues;
 use crate::base::Failure;
 use crate::device::{
-    BoundKernel, BufferContent, ExpectedValues, LaunchOutcome, OutputComparison, PersistentState,
-    Poison, Purpose,
+    BoundKernel, BufferContent, ErasedMemory, ExpectedValues, LaunchOutcome, OutputComparison,
+    PersistentState, Poison, Purpose,
 };
 use crate::kernel::plan::{Buffer, BufferRole, LaunchPlan};
 use crate::task::{Distribution, StoredTensor, Tolerance};
@@ -173,15 +173,16 @@ impl CaseKernel {
         Ok(outcome)
     }
 
-    /// Runs the plan `runs` times, as one sample in which nothing that a run leaves reaches the next one. See
+    /// Runs the plan `runs` times, as one sample in which nothing that a run leaves in this memory reaches the next one. See
     /// `TimedLaunching::launch_erased`.
     pub(super) fn launch_erased(
         &mut self,
+        memory: ErasedMemory,
         runs: usize,
         deadline: Duration,
     ) -> anyhow::Result<Option<LaunchOutcome>> {
         let started = Instant::now();
-        let outcome = self.kernel.launch_erased(runs, deadline)?;
+        let outcome = self.kernel.launch_erased(memory, runs, deadline)?;
         if let Some(outcome) = &outcome {
             (self.times).add_launch(outcome, runs, started.elapsed(), &[]);
         }

@@ -181,7 +181,6 @@ mod tests {
         // Times of other samples than those of the plan.
         let times = RunTimes {
             together: Duration::from_micros(3),
-            erased: None,
             apart: Duration::from_micros(5),
             launches: 1,
         };

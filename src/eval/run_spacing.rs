@@ -3,8 +3,8 @@
 //!
 //! What a kernel leaves in shared memory, local memory or the driver's memory is overwritten or compared between samples, not between
 //! the runs of a sample. A kernel that uses it is fast in a sample of many runs and slow in samples of one run. A separate run has a
-//! cost of its own, so only a difference above this cost counts. To see smaller gains, samples of many runs are also taken with all that a
-//! run may leave in memory overwritten before the next one. Pure: measures nothing.
+//! cost of its own, so only a difference above this cost counts. Smaller gains show in a row of runs between which what a run has left is
+//! overwritten. Pure: measures nothing.
 
 use std::time::Duration;
 
@@ -26,18 +26,25 @@ const EXPECTED_MARGIN: SeparateRunMargin = SeparateRunMargin {
     next_launch: Duration::from_micros(2),
     part: 0.25,
 };
-/// A kernel that gains more than this by what its runs left in memory, beyond its opponent, is timed one run at a time. It finds its code in
-/// the caches, so the margin is smaller.
-const ERASED_MARGIN: SeparateRunMargin = SeparateRunMargin {
-    first_launch: Duration::from_micros(1),
-    next_launch: Duration::from_micros(1),
-    part: 0.1,
-};
 /// A kernel that gains more than this is refused: only what its earlier runs have left can explain the difference.
 const POSSIBLE_MARGIN: SeparateRunMargin = SeparateRunMargin {
     first_launch: Duration::from_micros(4),
     next_launch: Duration::from_micros(4),
     part: 1.0,
+};
+
+/// A kernel whose runs take this much longer if nothing of earlier runs is left is refused. Its code is in the caches in both cases, and
+/// overwriting is not timed, so less than for a separate run is possible.
+const ERASED_MARGIN: SeparateRunMargin = SeparateRunMargin {
+    first_launch: Duration::from_nanos(1500),
+    next_launch: Duration::from_micros(1),
+    part: 0.15,
+};
+/// If a separate run costs the candidate no more than this beyond the opponent's cost, it has nothing to gain from earlier runs.
+const NO_GAIN_MARGIN: SeparateRunMargin = SeparateRunMargin {
+    first_launch: Duration::from_nanos(500),
+    next_launch: Duration::from_nanos(500),
+    part: 0.05,
 };
 
 /// What a separate run costs at least, on every device. The difference of two times of a long kernel may show less, because its time varies
@@ -53,9 +60,6 @@ const SHORT_RUN: Duration = Duration::from_micros(8);
 pub(super) struct RunTimes {
     /// In a sample of many runs.
     pub(super) together: Duration,
-    /// In a sample of many runs between which all that a run may leave in memory is overwritten, without the time of overwriting.
-    /// `None` on a device where nothing outlives a run.
-    pub(super) erased: Option<Duration>,
     /// As a sample of its own.
     pub(super) apart: Duration,
     /// Launches of a run.
@@ -79,18 +83,26 @@ impl RunTimes {
         self.apart.saturating_sub(self.together)
     }
 
-    /// How much longer a run takes if the earlier ones have left nothing in memory.
-    fn erasure_cost(&self) -> Duration {
-        let erased = self.erased.unwrap_or(self.together);
-        erased.saturating_sub(self.together)
+    /// Whether a separate run costs more than `least` and the allowance.
+    fn exceeds(&self, least: Duration, allowance: &SeparateRunMargin) -> bool {
+        self.start_cost() > least.saturating_add(self.margin(allowance))
     }
 
-    /// Whether a cost of this kernel's runs is higher than `least` and the allowance.
-    fn exceeds(&self, cost: Duration, least: Duration, allowance: &SeparateRunMargin) -> bool {
+    fn margin(&self, allowance: &SeparateRunMargin) -> Duration {
         let more_launches = u32::try_from(self.launches.saturating_sub(1)).unwrap_or(u32::MAX);
         let for_launches = allowance.next_launch.saturating_mul(more_launches);
         let for_run = allowance.first_launch + self.together.mul_f64(allowance.part);
-        cost > least.saturating_add(for_run).saturating_add(for_launches)
+        for_run.saturating_add(for_launches)
+    }
+
+    /// Whether the kernel may gain by what its earlier runs have left.
+    pub(super) fn may_carry_over(&self, opponent: &Self) -> bool {
+        self.exceeds(opponent.start_cost(), &NO_GAIN_MARGIN)
+    }
+
+    /// Whether it does, if a run takes `erased` where nothing of earlier runs is left.
+    pub(super) fn carries_over(&self, erased: Duration) -> bool {
+        erased.saturating_sub(self.together) > self.margin(&ERASED_MARGIN)
     }
 }
 
@@ -102,14 +114,10 @@ pub(super) fn required_spacing(candidate: RunTimes, opponent: RunTimes) -> Spaci
     } else {
         MIN_START_COST
     });
-    let start_exceeds =
-        |kernel: RunTimes, margin| kernel.exceeds(kernel.start_cost(), least, margin);
-    let by_memory = candidate.erasure_cost();
-    if start_exceeds(candidate, &POSSIBLE_MARGIN) {
+    if candidate.exceeds(least, &POSSIBLE_MARGIN) {
         Spacing::CarriesOver
-    } else if start_exceeds(candidate, &EXPECTED_MARGIN)
-        || start_exceeds(opponent, &EXPECTED_MARGIN)
-        || candidate.exceeds(by_memory, opponent.erasure_cost(), &ERASED_MARGIN)
+    } else if candidate.exceeds(least, &EXPECTED_MARGIN)
+        || opponent.exceeds(least, &EXPECTED_MARGIN)
     {
         Spacing::Apart
     } else {
@@ -124,7 +132,6 @@ mod tests {
     fn times(together: f64, apart: f64, launches: usize) -> RunTimes {
         RunTimes {
             together: Duration::from_secs_f64(together / 1e6),
-            erased: None,
             apart: Duration::from_secs_f64(apart / 1e6),
             launches,
         }
@@ -162,17 +169,19 @@ mod tests {
             required_spacing(times(2.0, 17.0, 1), naive),
             Spacing::CarriesOver
         );
-        // Rests for 5 us unless it finds a mark: less than a start may cost, but what earlier runs leave in memory costs nothing else.
-        let erased = |kernel: RunTimes, erased: f64| RunTimes {
-            erased: Some(Duration::from_secs_f64(erased / 1e6)),
-            ..kernel
-        };
-        let rests = erased(times(2.0, 9.0, 1), 7.0);
-        let plain = erased(naive, 3.4);
-        assert_eq!(required_spacing(rests, plain), Spacing::Apart);
-        let plain_too = erased(times(2.0, 4.6, 1), 2.9);
-        assert_eq!(required_spacing(plain_too, plain), Spacing::Together);
         // The opponent is trusted, or has been judged.
         assert_eq!(required_spacing(naive, times(2.0, 17.0, 1)), Spacing::Apart);
+    }
+
+    #[test]
+    fn a_gain_below_the_cost_of_a_start_shows_where_nothing_is_left() {
+        let naive = times(3.0, 6.0, 1);
+        // Rests for 4 us unless it finds a mark.
+        let rests = times(2.0, 8.0, 1);
+        assert_eq!(required_spacing(rests, naive), Spacing::Together);
+        assert!(rests.may_carry_over(&naive));
+        assert!(rests.carries_over(Duration::from_secs_f64(6.1e-6)));
+        assert!(!rests.carries_over(Duration::from_secs_f64(2.6e-6)));
+        assert!(!times(2.0, 5.4, 1).may_carry_over(&naive));
     }
 }

@@ -17,7 +17,7 @@ use super::sample_plan::{CopyBytes, FastestKernel, SamplePlan, sample_plan};
 use super::sampling::PairTimes;
 use super::timed_outputs::{CheckedRuns, OutputChecks};
 use crate::base::RandomStream;
-use crate::device::{LaunchOutcome, Poison};
+use crate::device::{ErasedMemory, LaunchOutcome, Poison};
 use crate::verdict::{Evidence, Status};
 
 /// Samples of each kind that show whether a kernel gains by its earlier runs.
@@ -186,7 +186,11 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             self.contest.case.id
         );
         self.plan.is_spacing_known = true;
-        match required_spacing(candidate, opponent) {
+        let spacing = required_spacing(candidate, opponent);
+        if spacing != Spacing::CarriesOver && candidate.may_carry_over(&opponent) {
+            self.refuse_carry_over(candidate, seed)?;
+        }
+        match spacing {
             Spacing::Together => Ok(()),
             Spacing::Apart if self.contest.opponent.anchor_ratio().is_some() => {
                 // The anchor was timed in rows of launches. Single launches contain the cost of a start, so the ratios are not comparable.
@@ -209,6 +213,40 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         }
     }
 
+    /// Overwrites what the candidate's runs leave, one kind of memory after the other, and refuses it if its runs then take longer.
+    fn refuse_carry_over(&mut self, candidate: RunTimes, seed: u64) -> JudgeResult<()> {
+        for memory in [ErasedMemory::Buffers, ErasedMemory::OnChip] {
+            let mut shortest = Duration::MAX;
+            for turn in 0..SPACING_SAMPLES {
+                let seed = derive_seed(seed, "erased", turn);
+                let Some(time) = self.take_erased_sample(memory, seed)? else {
+                    return Ok(());
+                };
+                shortest = shortest.min(time);
+                if !candidate.carries_over(shortest) {
+                    break;
+                }
+            }
+            tracing::debug!(
+                "{}: {memory:?} overwritten: {shortest:?}",
+                self.contest.case.id
+            );
+            if candidate.carries_over(shortest) {
+                let [before, after] =
+                    [candidate.together, shortest].map(|time| time.as_secs_f64() * 1e6);
+                let place = match memory {
+                    ErasedMemory::Buffers => "outputs and scratch",
+                    ErasedMemory::OnChip => "shared and local memory",
+                };
+                let reason = format!(
+                    "a launch takes {before:.1} us right after another one, and {after:.1} us if what that one left in {place} is overwritten: the kernel reads memory that this launch has not written"
+                );
+                return Err(Finding::new(Status::Stateful, reason, Evidence::default()).into());
+            }
+        }
+        Ok(())
+    }
+
     /// The opponent's times, of an earlier candidate's session if they are known for as many runs.
     fn opponent_run_times(&mut self, seed: u64) -> JudgeResult<RunTimes> {
         let (known, runs) = (&self.context.known_opponents, self.plan.runs);
@@ -228,7 +266,6 @@ impl<'s, 'j> TimingSession<'s, 'j> {
     fn run_times(&mut self, side: Side, seed: u64) -> JudgeResult<RunTimes> {
         let mut times = RunTimes {
             together: Duration::MAX,
-            erased: None,
             apart: Duration::MAX,
             launches: self.kernels.side(side)?.plan.launches.len(),
         };
@@ -236,9 +273,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             let seed = derive_seed(seed, "spacing", turn);
             let poison = Poison::Finite { seed };
             let together = self.take_sample(side, seed, poison, self.plan.runs)?;
-            let erased = self.take_erased_sample(side, seed, poison)?;
             let apart = self.take_sample(side, seed, poison, 1)?;
-            times.erased = [times.erased, erased].into_iter().flatten().min();
             times.together = times.together.min(together);
             times.apart = times.apart.min(apart);
         }
@@ -353,19 +388,18 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         self.sample_time(outcome, side)
     }
 
-    /// Resets the buffers of a kernel and takes one sample in which nothing that a run leaves in memory reaches the next one. `None` if that is
-    /// so in every sample.
+    /// Resets the candidate's buffers and takes one sample in which what a run leaves in this memory does not reach the next one. `None` if
+    /// that is so in every sample.
     fn take_erased_sample(
         &mut self,
-        side: Side,
+        memory: ErasedMemory,
         seed: u64,
-        poison: Poison,
     ) -> JudgeResult<Option<Duration>> {
         let deadline = self.kernels.deadline();
-        let bound = self.kernels.side_mut(side)?;
-        bound.reset_buffers(seed, poison)?;
-        let outcome = bound.launch_erased(self.plan.runs, deadline)?;
-        let time = outcome.map(|outcome| self.sample_time(outcome, side));
+        let bound = self.kernels.side_mut(Side::Candidate)?;
+        bound.reset_buffers(seed, Poison::Finite { seed })?;
+        let outcome = bound.launch_erased(memory, self.plan.runs, deadline)?;
+        let time = outcome.map(|outcome| self.sample_time(outcome, Side::Candidate));
         time.transpose()
     }
 

@@ -22,8 +22,8 @@ use super::prepared_plan::PreparedPlan;
 use crate::base::{RandomStream, random};
 use crate::device::refusal::{DeviceError, Refusal};
 use crate::device::{
-    BoundKernel, Cache, KernelEvidence, LaunchOutcome, Launching, PersistentState, Poison, Program,
-    Purpose, TimedLaunching,
+    BoundKernel, Cache, ErasedMemory, KernelEvidence, LaunchOutcome, Launching, PersistentState,
+    Poison, Program, Purpose, TimedLaunching,
 };
 use crate::kernel::plan::{BufferRole, LaunchPlan};
 use crate::verdict::{Resources, Status};
@@ -36,10 +36,23 @@ const LAUNCH_QUEUE_NANOSECONDS: u64 = 5_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SampleContent {
     Runs,
-    /// Runs, and between two of them the overwriting of all that the first may have left.
-    ErasedRuns,
+    /// Runs, and between two of them the overwriting of what the first may have left.
+    ErasedRuns(ErasedMemory),
     /// The overwriting of `ErasedRuns` alone.
-    Erasures,
+    Erasures(ErasedMemory),
+}
+
+impl SampleContent {
+    fn erased(self) -> Option<ErasedMemory> {
+        match self {
+            Self::Runs => None,
+            Self::ErasedRuns(memory) | Self::Erasures(memory) => Some(memory),
+        }
+    }
+
+    fn has_runs(self) -> bool {
+        !matches!(self, Self::Erasures(_))
+    }
 }
 
 /// A kernel on a GPU, bound to its own buffers.
@@ -244,10 +257,10 @@ impl CudaBoundKernel {
     fn record(&self, runs: &[u32], content: SampleContent) -> Result<Graph, DeviceError> {
         Graph::record(&self.context.gpu, || {
             for (index, run) in runs.iter().enumerate() {
-                if index > 0 && content != SampleContent::Runs {
-                    self.queue_erasure(runs[index - 1])?;
+                if let (Some(memory), Some(before)) = (content.erased(), index.checked_sub(1)) {
+                    self.queue_erasure(memory, runs[before])?;
                 }
-                if content != SampleContent::Erasures {
+                if content.has_runs() {
                     let queued = self.prepared.queue(&self.memory, *run);
                     queued.map_err(kernel_error)?;
                 }
@@ -256,20 +269,26 @@ impl CudaBoundKernel {
         })
     }
 
-    /// Queues the overwriting of all that a run on this copy may have left for later ones.
-    fn queue_erasure(&self, copy: u32) -> anyhow::Result<()> {
+    /// Queues the overwriting of what a run on this copy may have left in this memory for later ones.
+    fn queue_erasure(&self, memory: ErasedMemory, copy: u32) -> anyhow::Result<()> {
         let harness = &self.context.harness;
-        for (index, buffer) in self.plan.buffers.iter().enumerate() {
-            if buffer.role != BufferRole::Input {
-                let seed = u64::from(copy);
-                harness.poison(self.filled_copy(index, copy), Poison::Finite { seed })?;
+        match memory {
+            ErasedMemory::Buffers => {
+                let buffers = self.plan.buffers.iter().enumerate();
+                for (index, _) in buffers.filter(|(_, buffer)| buffer.role != BufferRole::Input) {
+                    let seed = u64::from(copy);
+                    harness.poison(self.filled_copy(index, copy), Poison::Finite { seed })?;
+                }
+                Ok(())
+            }
+            ErasedMemory::OnChip => {
+                let local_bytes = self.prepared.local_bytes();
+                if local_bytes > 0 {
+                    harness.scrub_local(local_bytes)?;
+                }
+                harness.scrub_shared()
             }
         }
-        let local_bytes = self.prepared.local_bytes();
-        if local_bytes > 0 {
-            harness.scrub_local(local_bytes)?;
-        }
-        harness.scrub_shared()
     }
 
     /// Marks the GPU as unusable and reports the fault with what the kernel printed.
@@ -389,17 +408,18 @@ impl TimedLaunching for CudaBoundKernel {
 
     fn launch_erased(
         &mut self,
+        memory: ErasedMemory,
         runs: usize,
         deadline: Duration,
     ) -> anyhow::Result<Option<LaunchOutcome>> {
         if runs < 2 {
             return Ok(None);
         }
-        let erased = self.launch_content(SampleContent::ErasedRuns, runs, deadline)?;
+        let erased = self.launch_content(SampleContent::ErasedRuns(memory), runs, deadline)?;
         let LaunchOutcome::Finished { time: all } = erased else {
             return Ok(Some(erased));
         };
-        let erasures = self.launch_content(SampleContent::Erasures, runs, deadline)?;
+        let erasures = self.launch_content(SampleContent::Erasures(memory), runs, deadline)?;
         let LaunchOutcome::Finished { time: overwriting } = erasures else {
             bail!("overwriting the memory of a kernel failed");
         };
