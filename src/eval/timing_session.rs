@@ -223,7 +223,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
                     return Ok(());
                 };
                 shortest = shortest.min(time);
-                if !candidate.carries_over(shortest) {
+                if !candidate.carries_over(memory, shortest) {
                     break;
                 }
             }
@@ -231,7 +231,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
                 "{}: {memory:?} overwritten: {shortest:?}",
                 self.contest.case.id
             );
-            if candidate.carries_over(shortest) {
+            if candidate.carries_over(memory, shortest) {
                 let [before, after] =
                     [candidate.together, shortest].map(|time| time.as_secs_f64() * 1e6);
                 let place = match memory {
