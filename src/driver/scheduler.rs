@@ -42,9 +42,10 @@ pub(super) struct Scheduler {
     in_flight: usize,
     /// Whether candidates are judged against the search's incumbents.
     racing: bool,
-    /// Whether starting kernels are judged one after the other until one has passed. On a GPU two would wait for the same timing lock, and
-    /// the second needs only a look if it is much slower.
-    starts_alone: bool,
+    /// Whether a GPU judges. Then starting kernels are judged one after the other until one has passed: two would wait for the same timing
+    /// lock, and the second needs only a look if it is much slower. And points of proposals are tried beside the judgements: most of that
+    /// is compiling.
+    on_gpu: bool,
     /// Candidates that wait for the judge, by step.
     unjudged: BTreeMap<u64, Arc<str>>,
     /// Elites that must be judged again because a change was accepted.
@@ -59,7 +60,7 @@ impl Scheduler {
             evaluator: None,
             in_flight: options.in_flight.max(1),
             racing: options.racing,
-            starts_alone: options.record.backend == GPU_BACKEND,
+            on_gpu: options.record.backend == GPU_BACKEND,
             unjudged: BTreeMap::new(),
             stale: stale.into(),
         }
@@ -85,7 +86,13 @@ impl Scheduler {
 
     /// Whether points of a proposal can be tried now. Those of one proposal at a time: they share a worker.
     pub(super) fn can_try(&self) -> bool {
-        !self.running.is_trying() && self.running.evaluations() < self.in_flight
+        !self.running.is_trying() && (self.on_gpu || self.has_place())
+    }
+
+    /// Whether another kernel can be judged now.
+    fn has_place(&self) -> bool {
+        let beside = self.on_gpu && self.running.is_trying();
+        self.running.evaluations() - usize::from(beside) < self.in_flight
     }
 
     /// Tries the points of a proposal. `sources`: the kernel at each of them, its own first.
@@ -127,7 +134,7 @@ impl Scheduler {
             anchor,
             task,
         } = parts;
-        while self.running.evaluations() < self.in_flight {
+        while self.has_place() {
             let duel = search
                 .pending_duel()
                 .filter(|_| !self.running.is_dueling())
@@ -170,7 +177,7 @@ impl Scheduler {
         let rank = |(step, source): &(&u64, &Arc<str>)| (source.as_ref() != baseline, **step);
         let start = starts.clone().max_by_key(rank).map(|(step, _)| *step);
         let can_wait = self.racing
-            && (self.starts_alone || starts.count() < 2)
+            && (self.on_gpu || starts.count() < 2)
             && search.incumbents().is_none()
             && self
                 .running
@@ -186,7 +193,7 @@ impl Scheduler {
 
     /// Fills the judge with elites that must be judged again.
     pub(super) fn dispatch_stale(&mut self, sources: &mut KernelSources) -> Result<()> {
-        while self.running.evaluations() < self.in_flight
+        while self.has_place()
             && let Some(step) = self.stale.pop_front()
         {
             let source = sources.text(step)?;

@@ -4,14 +4,17 @@
 //! exclusively. If the device is the host, compiling and proposing hold it shared too. Does not decide what is timed.
 //!
 //! Timings follow one another as far as possible: before each change from shared to exclusive the device waits for the slowest of those
-//! that share it. Two more file locks make the order. Nobody needs to remember anything, so a process may be killed at any moment.
+//! that share it. Three more file locks make the order. Nobody needs to remember anything, so a process may be killed at any moment.
 //!
 //! - The gate: the next timing holds it while it waits for the lock. Meanwhile nobody else begins to share the lock.
 //! - The overdue file: a process that has waited `PATIENCE` to share the lock holds it, shared with others. Meanwhile no timing passes
 //!   the gate.
+//! - The turn, only on a GPU: whoever shares the lock holds it too, so on a GPU only one process at a time does. Checks of three processes
+//!   at once take five times as long as alone (`benches/results/search-gpu.md`), because the GPU runs the launches of one process
+//!   at a time, and the driver most calls.
 //!
 //! So a process that wants to share the lock waits for `PATIENCE`, then at most for the timing that holds the lock and the one at the gate.
-//! All such processes then begin at once. A timing at the gate waits for those that share the lock already.
+//! On a host all such processes then begin at once. A timing at the gate waits for those that share the lock already.
 
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -33,6 +36,9 @@ const MAX_WAIT: Duration = Duration::from_secs(600);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the pieces of one piece of work wait for timings that go between them, about.
 const YIELD_LIMIT: Duration = Duration::from_secs(2);
+/// How long pieces hold the lock of a GPU before a timing goes between two of them. Kernels are closed then and opened again, which takes
+/// milliseconds.
+const GPU_SLICE: Duration = Duration::from_millis(200);
 /// The longest pause between two attempts to get the lock of a GPU. A timing there does not notice a process of the host that wakes up.
 const GPU_PAUSE: Duration = Duration::from_micros(500);
 
@@ -40,11 +46,15 @@ const GPU_PAUSE: Duration = Duration::from_micros(500);
 const GATE: &str = ".gate";
 /// The end of the overdue file's path.
 const OVERDUE: &str = ".overdue";
+/// The end of the turn's path.
+const TURN: &str = ".turn";
 
 /// A device's timing lock. Two values exclude each other even within one process.
 pub(crate) struct TimingLock {
     lock_file: LockFile,
     patience: Duration,
+    /// How long pieces of work hold the lock before a timing goes between two of them.
+    slice: Duration,
     /// Gets the time spent waiting.
     times: StageTimes,
     /// How long this value has held the lock, in microseconds. Two guards at once count twice.
@@ -55,6 +65,8 @@ pub(crate) struct TimingLock {
 pub(crate) struct TimingLockGuard {
     /// `None`: nothing is locked.
     file: Option<LockedFile>,
+    /// The turn of a process that shares the lock of a GPU.
+    _turn: Option<LockedFile>,
     since: Instant,
     waited: Duration,
     mode: Mode,
@@ -121,8 +133,11 @@ impl<'l> SharedPieces<'l> {
     /// that have waited `YIELD_LIMIT` together wait no more, so that the work ends. `free_memory`: called before a timing goes first,
     /// because it may need the memory.
     pub(crate) fn begin(&mut self, free_memory: impl FnOnce()) -> anyhow::Result<()> {
-        if self.guard.is_some() {
-            if self.waited >= YIELD_LIMIT || !self.lock.is_timing_waiting()? {
+        if let Some(guard) = &self.guard {
+            if self.waited >= YIELD_LIMIT
+                || guard.since.elapsed() < self.lock.slice
+                || !self.lock.is_timing_waiting()?
+            {
                 return Ok(());
             }
             free_memory();
@@ -138,9 +153,15 @@ impl<'l> SharedPieces<'l> {
 impl TimingLock {
     /// Opens the lock file, and creates it if it does not exist.
     pub(crate) fn open(lock_file: LockFile) -> anyhow::Result<Self> {
+        let slice = if lock_file.is_host {
+            Duration::ZERO
+        } else {
+            GPU_SLICE
+        };
         let timing_lock = Self {
             lock_file,
             patience: PATIENCE,
+            slice,
             times: StageTimes::default(),
             held: Arc::default(),
         };
@@ -163,7 +184,7 @@ impl TimingLock {
         if self.lock_file.is_host {
             return self.shared();
         }
-        Ok(self.guard(None, Mode::NotLocked, Instant::now()))
+        Ok(self.guard([None, None], Mode::NotLocked, Instant::now()))
     }
 
     /// For work on the device that may overlap other such work but not timing.
@@ -181,11 +202,18 @@ impl TimingLock {
         })?;
         let file = self.open_file("")?;
         self.wait_for_lock(&[&file], "", started, &|_| file.try_lock())?;
-        Ok(self.guard(Some(file), Mode::Exclusive, started))
+        Ok(self.guard([Some(file), None], Mode::Exclusive, started))
     }
 
     fn share(&self, mode: Mode) -> anyhow::Result<TimingLockGuard> {
         let started = Instant::now();
+        let turn = if self.lock_file.is_host {
+            None
+        } else {
+            let turn = self.open_file(TURN)?;
+            self.wait_for_lock(&[&turn], "a turn to share", started, &|_| turn.try_lock())?;
+            Some(turn)
+        };
         let (gate, overdue) = (self.open_file(GATE)?, self.open_file(OVERDUE)?);
         let file = self.open_file("")?;
         self.wait_for_lock(&[&file], "", started, &|waited| {
@@ -201,7 +229,7 @@ impl TimingLock {
             }
             result
         })?;
-        Ok(self.guard(Some(file), mode, started))
+        Ok(self.guard([Some(file), turn], mode, started))
     }
 
     /// For several pieces of work on the device, like `shared` for each.
@@ -224,13 +252,19 @@ impl TimingLock {
         }
     }
 
-    fn guard(&self, file: Option<LockedFile>, mode: Mode, started: Instant) -> TimingLockGuard {
+    fn guard(
+        &self,
+        [file, turn]: [Option<LockedFile>; 2],
+        mode: Mode,
+        started: Instant,
+    ) -> TimingLockGuard {
         let waited = started.elapsed();
         if file.is_some() {
             self.times.add_wait(waited);
         }
         TimingLockGuard {
             file,
+            _turn: turn,
             since: Instant::now(),
             waited,
             mode,

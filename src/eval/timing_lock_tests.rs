@@ -55,11 +55,11 @@ fn open_lock(folder: &tempfile::TempDir, is_host: bool) -> TimingLock {
     TimingLock::open(LockFile { path, is_host }).unwrap()
 }
 
-/// Opens a lock whose shared side waits for this long before it is overdue.
+/// Opens a lock whose shared side waits for this long before it is overdue. Any number may share it.
 fn open_with_patience(folder: &tempfile::TempDir, patience: Duration) -> TimingLock {
     TimingLock {
         patience,
-        ..open_lock(folder, false)
+        ..open_lock(folder, true)
     }
 }
 
@@ -232,6 +232,64 @@ fn a_timing_that_waits_goes_between_two_pieces_of_work() {
     assert!(matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
     drop(pieces);
     assert!(file.try_lock().is_ok());
+}
+
+#[test]
+fn one_process_at_a_time_shares_the_lock_of_a_gpu() {
+    const CROWD: usize = 3;
+    let folder = tempfile::tempdir().unwrap();
+    let lock = TimingLock {
+        patience: Duration::ZERO,
+        ..open_lock(&folder, false)
+    };
+    let (inside, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..CROWD {
+            scope.spawn(|| {
+                for _ in 0..4 {
+                    let guard = lock.shared().unwrap();
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                    sleep(Duration::from_millis(3));
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    drop(guard);
+                }
+                done.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+        // Timings go between them.
+        while done.load(Ordering::SeqCst) < CROWD {
+            let guard = lock.exclusive().unwrap();
+            assert_eq!(inside.load(Ordering::SeqCst), 0);
+            drop(guard);
+            sleep(Duration::from_millis(1));
+        }
+    });
+}
+
+#[test]
+fn pieces_keep_the_lock_of_a_gpu_for_a_while_and_then_let_a_timing_go_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = open_lock(&folder, false);
+    assert_eq!(lock.slice, GPU_SLICE);
+    let lock = TimingLock {
+        slice: MAX_WAIT,
+        ..lock
+    };
+    let timed = AtomicUsize::new(0);
+    let mut freed = 0;
+    std::thread::scope(|scope| {
+        let mut pieces = lock.shared_pieces();
+        pieces.begin(|| freed += 1).unwrap();
+        scope.spawn(|| {
+            let _guard = lock.exclusive().unwrap();
+            timed.fetch_add(1, Ordering::SeqCst);
+        });
+        wait_until_held(&lock, GATE);
+        pieces.begin(|| freed += 1).unwrap();
+        assert_eq!((freed, timed.load(Ordering::SeqCst)), (0, 0));
+    });
+    assert_eq!(timed.load(Ordering::SeqCst), 1);
+    assert_eq!(open_lock(&folder, true).slice, Duration::ZERO);
 }
 
 /// Names the lock file for `other_process`.

@@ -156,10 +156,12 @@ impl<'s, 'j> TimingSession<'s, 'j> {
     }
 
     fn plan_for(&self, bytes: CopyBytes, times: [Duration; 2]) -> SamplePlan {
-        let fastest = if self.is_search {
-            FastestKernel::OfSearch
-        } else {
-            FastestKernel::Any
+        let fastest = match self.contest.opponent {
+            _ if !self.is_search => FastestKernel::Any,
+            Opponent::Baseline => FastestKernel::OfSearch,
+            Opponent::Anchor(..) | Opponent::Kernel(_) | Opponent::Python(_) => {
+                FastestKernel::BesideRival
+            }
         };
         sample_plan(self.context, self.contest.case, bytes, times, fastest)
     }

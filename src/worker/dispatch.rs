@@ -1,9 +1,10 @@
 //! Dispatches requests to the workers of a task: chooses a device, starts workers when needed, and waits for the response.
 //!
-//! A GPU worker ends after a kernel that was judged completely or was faulty, and the next worker starts in the background. While a fresh
-//! process works for a confirmation, the next one starts. After a kernel that lost, the worker stays idle for the next request, as CPU
-//! workers do. A device on which workers no longer become ready is quarantined: this process does not use it again. Dropping a `Worker`
-//! kills it. Judges nothing: `eval` does, in the worker. Of a verdict it reads only whether the worker must end; `pool` interprets the rest.
+//! A GPU worker ends after a kernel that was faulty, or that was judged outside of a search, and the next worker starts in the background.
+//! While a fresh process works for a confirmation, the next one starts. After a candidate of a search that passed or lost, the worker stays
+//! idle for the next request, as CPU workers do. A device on which workers no longer become ready is quarantined: this process does not
+//! use it again. Dropping a `Worker` kills it. Judges nothing: `eval` does, in the worker. Of a verdict it reads only whether the worker
+//! must end; `pool` interprets the rest.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,8 +28,9 @@ use crate::verdict::{DeviceIdentity, Status};
 const MAX_STARTS: u32 = 3;
 /// The pause between two attempts, in which the GPU can recover.
 const START_PAUSE: Duration = Duration::from_secs(2);
-/// Requests whose kernels ran in one GPU worker, at most.
-const MAX_SERVED: u32 = 8;
+/// Requests whose kernels ran in one GPU worker, at most. The end of a process and the start of the next one take half a second, in which the
+/// driver's calls of all other processes on the GPU take longer.
+const MAX_SERVED: u32 = 16;
 /// How long a GPU worker may take to end after its response.
 const EXIT_WAIT: Duration = Duration::from_secs(5);
 
@@ -193,7 +195,8 @@ impl Dispatcher {
         if let WorkerResponse::Judged(judged) = &response {
             device.set_opponents(&judged.opponents);
         }
-        if device.gpu.is_some() && !may_serve_again(&worker, &response) {
+        let serves_again = !choice.confirming && may_serve_again(worker.served, request, &response);
+        if device.gpu.is_some() && !serves_again {
             // The response need not wait until the process has freed the GPU's memory, which takes about 0.2 s.
             let next = Arc::clone(&self).replace_worker(index, worker);
             device.put_starting(next);
@@ -358,12 +361,19 @@ impl Dispatcher {
     }
 }
 
-/// Whether a GPU worker may serve another request. A candidate runs in its process and may have damaged it, so a process whose kernel was
-/// judged completely, or did anything forbidden, ends. What a kernel that lost leaves behind does not help the next kernel: that has other
-/// inputs, and reported results are confirmed in fresh processes.
-fn may_serve_again(worker: &Worker, response: &WorkerResponse) -> bool {
-    let WorkerResponse::Judged(judged) = response else {
+/// Whether a GPU worker may serve another request. A candidate runs in its process and may have damaged it, so a process whose kernel did
+/// anything forbidden ends, and so does one whose kernel was judged outside of a search. What a candidate of a search leaves behind does
+/// not help the next one: all memory that this one can read is filled or overwritten before each launch, and reported results are
+/// confirmed in fresh processes.
+fn may_serve_again(served: u32, request: &WorkerRequest, response: &WorkerResponse) -> bool {
+    if served >= MAX_SERVED {
         return false;
+    }
+    let judged = match response {
+        WorkerResponse::Judged(judged) => judged,
+        // Both kernels have run to the end.
+        WorkerResponse::Duel { duel, .. } => return duel.is_some() && request.is_of_search(),
+        _ => return false,
     };
     let verdict = match &judged.judgement {
         Judgement::SameCode { .. } => return true,
@@ -374,23 +384,26 @@ fn may_serve_again(worker: &Worker, response: &WorkerResponse) -> bool {
         | Status::Rejected
         | Status::Unsupported
         | Status::WrongOutput
-        | Status::OutputUnwritten => worker.served < MAX_SERVED,
-        Status::Passed => verdict.is_dismissed() && worker.served < MAX_SERVED,
+        | Status::OutputUnwritten => true,
+        Status::Passed => verdict.is_dismissed() || request.is_of_search(),
         _ => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::protocol::PROTOCOL_VERSION;
+    use super::super::Rivals;
+    use super::super::protocol::{Judged, PROTOCOL_VERSION};
     use super::*;
-    use crate::eval::{Coverage, OpponentTimes};
+    use crate::eval::{Coverage, DuelPurpose, OpponentTimes};
     use tokio::sync::mpsc::unbounded_channel;
 
     use crate::base::FailureKind;
     use crate::device::Cache;
     use crate::eval;
+    use crate::search::Incumbents;
     use crate::task::TaskFiles;
+    use crate::verdict::{Duel, Verdict};
 
     /// A dispatcher for GPUs that do not exist.
     fn dispatcher(gpus: &[&str]) -> Arc<Dispatcher> {
@@ -417,6 +430,28 @@ mod tests {
         let deadlines = Deadlines::new(&greeting.options, 2);
         let (faults, _) = unbounded_channel();
         Arc::new(Dispatcher::new(greeting, gpus, deadlines, faults).unwrap())
+    }
+
+    fn judge_request(rivals: Rivals) -> WorkerRequest {
+        WorkerRequest::Judge {
+            name: "k.cu".to_owned(),
+            source: String::new(),
+            seed: None,
+            coverage: Coverage::Part,
+            rivals: Box::new(rivals),
+            opponents: OpponentTimes::default(),
+        }
+    }
+
+    fn judged(status: Status) -> WorkerResponse {
+        let verdict = Verdict {
+            status,
+            ..Verdict::harness_error("softmax", "", "cuda", String::new())
+        };
+        WorkerResponse::Judged(Box::new(Judged {
+            judgement: Judgement::Verdict(Box::new(verdict)),
+            opponents: OpponentTimes::default(),
+        }))
     }
 
     #[test]
@@ -450,22 +485,56 @@ mod tests {
         assert_eq!(on_cpu.devices[0].count_starting(), 0);
     }
 
+    #[test]
+    fn a_candidate_of_a_search_leaves_its_worker_to_the_next_one_and_a_reported_kernel_does_not() {
+        let judge = |in_search: bool| {
+            judge_request(Rivals {
+                incumbents: in_search.then(Incumbents::default),
+                ..Rivals::default()
+            })
+        };
+        let duel_for = |purpose| WorkerRequest::Duel {
+            challenger: String::new(),
+            incumbent: String::new(),
+            purpose,
+        };
+        let duel = WorkerResponse::Duel {
+            duel: Some(Duel {
+                ratio: 1.0,
+                ci95: [0.9, 1.1],
+            }),
+            device_seconds: 0.1,
+        };
+        let failed_duel = WorkerResponse::Duel {
+            duel: None,
+            device_seconds: 0.1,
+        };
+        let search = judge(true);
+        for status in [Status::Passed, Status::WrongOutput] {
+            assert!(may_serve_again(1, &search, &judged(status)));
+            assert!(!may_serve_again(MAX_SERVED, &search, &judged(status)));
+        }
+        for status in [Status::OutOfBounds, Status::Stateful, Status::TimedOut] {
+            assert!(!may_serve_again(1, &search, &judged(status)));
+        }
+        assert!(!may_serve_again(1, &judge(false), &judged(Status::Passed)));
+        assert!(may_serve_again(1, &duel_for(DuelPurpose::Search), &duel));
+        assert!(!may_serve_again(1, &duel_for(DuelPurpose::Report), &duel));
+        assert!(!may_serve_again(
+            1,
+            &duel_for(DuelPurpose::Search),
+            &failed_duel
+        ));
+    }
+
     #[tokio::test]
     async fn no_working_gpu_is_an_environment_failure() {
         let dispatcher = dispatcher(&["GPU-a", "GPU-b"]);
         for device in &dispatcher.devices {
             device.quarantine(&anyhow::anyhow!("it fell off the bus"));
         }
-        let request = WorkerRequest::Judge {
-            name: "k.cu".to_owned(),
-            source: String::new(),
-            seed: None,
-            coverage: Coverage::Part,
-            rivals: Box::default(),
-            opponents: OpponentTimes::default(),
-        };
         let error = dispatcher
-            .request(&request, WorkerChoice::default())
+            .request(&judge_request(Rivals::default()), WorkerChoice::default())
             .await
             .unwrap_err();
         let failure = error.downcast_ref::<Failure>().unwrap();

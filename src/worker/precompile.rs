@@ -15,8 +15,9 @@ use crate::task::{Task, TaskFiles};
 /// How long a worker that is ready waits for a compilation. A longer one may be a kernel that the compiler cannot finish: the worker
 /// then meets its limit.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// Threads that compile, each with a compiler of its own.
-const COMPILER_THREADS: usize = 2;
+/// Threads that compile, each with a compiler of its own: a quarter of the cores, but at least and at most this many. A proposal whose points
+/// are tried is several compilations of 0.1 to 0.2 s.
+const COMPILER_THREADS: [usize; 2] = [2, 6];
 
 /// Compiles on threads of its own. Dropping it lets them end.
 pub(super) struct Precompiler {
@@ -50,7 +51,9 @@ impl Precompiler {
         let (task, arch) = (Arc::new(files.load().ok()?), arch?);
         let (requests, received) = channel();
         let received = Arc::new(Mutex::new(received));
-        for _ in 0..COMPILER_THREADS {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let [least, most] = COMPILER_THREADS;
+        for _ in 0..(cores / 4).clamp(least, most) {
             let (task, received, arch) =
                 (Arc::clone(&task), Arc::clone(&received), arch.to_owned());
             let compile = move || compile_requests(&task, &arch, &received);

@@ -69,14 +69,21 @@ impl WorkerRequest {
     /// another process has measured.
     pub(super) fn with_opponents(&self, known: OpponentTimes) -> Self {
         let mut request = self.clone();
-        if let Self::Judge {
-            opponents, rivals, ..
-        } = &mut request
-            && rivals.incumbents.is_some()
+        if let Self::Judge { opponents, .. } = &mut request
+            && self.is_of_search()
         {
             *opponents = known;
         }
         request
+    }
+
+    /// Whether what it returns is only for a search: nothing of it is reported before it is confirmed.
+    pub(super) fn is_of_search(&self) -> bool {
+        match self {
+            Self::Judge { rivals, .. } => rivals.incumbents.is_some(),
+            Self::Duel { purpose, .. } => *purpose == eval::DuelPurpose::Search,
+            _ => false,
+        }
     }
 
     /// The same request with the seed of an earlier judgement, so that it uses the same inputs and hidden shapes.

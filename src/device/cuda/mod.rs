@@ -75,7 +75,8 @@ use crate::kernel::plan::{LaunchPlan, TranslationUnit};
 use crate::task::DType;
 use crate::verdict::DeviceIdentity;
 
-/// Target duration of a sample of many short runs. The cost of an event is negligible in it.
+/// Target duration of a sample of many short runs; a sample has the number of runs that comes nearest. The cost of an event is negligible in
+/// it.
 const TARGET_SAMPLE_TIME: Duration = Duration::from_micros(250);
 /// A run of at least this duration is a sample by itself.
 const LONG_RUN: Duration = Duration::from_micros(150);
@@ -299,11 +300,7 @@ impl TimingProperties for CudaDevice {
     }
 
     fn runs_per_sample(&self, time: Duration) -> usize {
-        if time >= LONG_RUN {
-            return 1;
-        }
-        let time = time.max(Duration::from_nanos(500));
-        (TARGET_SAMPLE_TIME.as_secs_f64() / time.as_secs_f64()).ceil() as usize
+        runs_of_target_time(time)
     }
 
     fn process_noise(&self) -> Duration {
@@ -317,6 +314,16 @@ impl TimingProperties for CudaDevice {
     fn floor(&self, work: CompulsoryWork) -> Option<Floor> {
         Some(self.roofline.as_ref()?.floor(work))
     }
+}
+
+/// The number of runs of about `time` that together take nearest to the target time of a sample.
+fn runs_of_target_time(time: Duration) -> usize {
+    if time >= LONG_RUN {
+        return 1;
+    }
+    let time = time.max(Duration::from_nanos(500));
+    let runs = TARGET_SAMPLE_TIME.as_secs_f64() / time.as_secs_f64();
+    runs.round() as usize
 }
 
 /// Whether `confine_writes` has succeeded in this process.
@@ -355,5 +362,22 @@ pub(crate) fn lock_file(identity: &DeviceIdentity) -> LockFile {
     LockFile {
         path: lock_folder().join(format!("kforge-{name}.lock")),
         is_host: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_of_short_runs_takes_about_the_target_time() {
+        for microseconds in [1, 3, 20, 71, 84, 99, 101, 112, 149] {
+            let time = Duration::from_micros(microseconds);
+            let sample = time * runs_of_target_time(time) as u32;
+            assert!(sample >= Duration::from_micros(200), "{time:?}: {sample:?}");
+            assert!(sample <= Duration::from_micros(300), "{time:?}: {sample:?}");
+        }
+        assert_eq!(runs_of_target_time(LONG_RUN), 1);
+        assert_eq!(runs_of_target_time(Duration::ZERO), 500);
     }
 }

@@ -2,10 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use kforge::driver::{self, Operators, RunEnd};
+use kforge::driver::{self, Operators, RunEnd, RunOptions};
 use kforge::event::{Event, Operator, Proposed, TriedPoint};
 use kforge::report::SilentObserver;
 use kforge::worker::{Job, JobKind};
@@ -25,17 +26,31 @@ type OnTrial = dyn Fn(&Job) -> anyhow::Result<Duration> + Send + Sync;
 
 /// Runs, or resumes, until the receiver becomes true.
 fn run(directory: &Path, on_trial: Arc<OnTrial>, interrupt: watch::Receiver<bool>) -> RunEnd {
-    let mut options = options(directory, &["softmax"], STEPS);
+    let options = options(directory, &["softmax"], STEPS);
+    run_with(options, on_trial, Arc::new(|| ()), interrupt)
+}
+
+/// `on_judgement`: called when a kernel is to be judged.
+fn run_with(
+    mut options: RunOptions,
+    on_trial: Arc<OnTrial>,
+    on_judgement: Arc<dyn Fn() + Send + Sync>,
+    interrupt: watch::Receiver<bool>,
+) -> RunEnd {
     options.search.tune_first = Some(POINTS);
     options.record.config["search"] = serde_json::to_value(&options.search).unwrap();
     let judges = ScriptedJudges(Box::new(move |_| {
-        let on_trial = on_trial.clone();
+        let (on_trial, on_judgement) = (on_trial.clone(), on_judgement.clone());
         let pauses: Arc<Mutex<HashMap<u64, Duration>>> = Arc::default();
         let paused = pauses.clone();
         Ok(ScriptedJudge {
             intercept: Some(Box::new(move |job| {
-                if matches!(job.kind, JobKind::Try { .. }) {
-                    pauses.lock().unwrap().insert(job.step, on_trial(job)?);
+                match job.kind {
+                    JobKind::Try { .. } => {
+                        pauses.lock().unwrap().insert(job.step, on_trial(job)?);
+                    }
+                    JobKind::Judge => on_judgement(),
+                    _ => {}
                 }
                 Ok(None)
             })),
@@ -206,4 +221,37 @@ fn broken_trials_lose_no_kernel_and_are_not_repeated() {
     let proposals = proposals(&directory);
     assert!(proposals.iter().all(|proposed| proposed.tried.is_none()));
     state(&directory, "softmax", STEPS);
+}
+
+#[test]
+fn points_are_tried_beside_the_judgements_of_a_gpu_and_instead_of_one_on_a_cpu() {
+    const TRIAL: Duration = Duration::from_millis(60);
+    for (backend, are_beside) in [("cuda", true), ("cpu", false)] {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("run");
+        let mut options = options(&directory, &["softmax"], 12);
+        options.record.backend = backend.to_owned();
+        options.in_flight = 1;
+        let until: Arc<Mutex<Option<Instant>>> = Arc::default();
+        let (started, beside) = (until.clone(), Arc::new(AtomicBool::new(false)));
+        let on_trial = move |_: &Job| {
+            *started.lock().unwrap() = Some(Instant::now() + TRIAL);
+            Ok(TRIAL)
+        };
+        let noted = beside.clone();
+        let on_judgement = move || {
+            let is_beside = until
+                .lock()
+                .unwrap()
+                .is_some_and(|until| Instant::now() < until);
+            noted.fetch_or(is_beside, Ordering::SeqCst);
+        };
+        run_with(
+            options,
+            Arc::new(on_trial),
+            Arc::new(on_judgement),
+            driver::never_interrupted(),
+        );
+        assert_eq!(beside.load(Ordering::SeqCst), are_beside, "{backend}");
+    }
 }
