@@ -190,7 +190,7 @@ mod tests {
     fn a_gain_below_the_cost_of_a_start_shows_where_nothing_is_left() {
         let naive = times(3.0, 6.0, 1);
         // Rests for 4 us unless it finds a mark.
-        let rests = times(2.0, 8.0, 1);
+        let rests = times(2.0, 7.0, 1);
         assert_eq!(required_spacing(rests, naive), Spacing::Together);
         assert!(rests.may_carry_over(&naive));
         let carries_over =
