@@ -108,8 +108,9 @@ fn slow_kernel_is_dismissed_with_an_interval_that_is_right() {
     for _ in 0..3 {
         let raced = judge.judge_racing("slow", &slow, &incumbents(0.9)).unwrap();
         if raced.timing != Some(Timing::Dismissed) {
-            // A machine that is busy enough hides even this.
-            assert_eq!(raced.status, Status::Inconclusive, "{raced:#?}");
+            // A machine that is busy enough hides even this: the kernel is timed in full, or no interval is narrow enough.
+            let statuses = [Status::Inconclusive, Status::Passed];
+            assert!(statuses.contains(&raced.status), "{raced:#?}");
             continue;
         }
         check_slow_kernel_is_dismissed(&raced);

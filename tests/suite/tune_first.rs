@@ -166,7 +166,12 @@ fn a_run_that_is_killed_while_points_are_tried_tries_the_same_points_again() {
     let tried = proposed[0]["tried"]["points"].as_array().unwrap();
     assert_eq!(tried.len(), 4, "{proposed:?}");
     assert_eq!(tried[0]["point"], json!({"BLOCK": 32, "PASSES": 64}));
-    assert_eq!(proposed[0]["point"]["PASSES"], 1, "{proposed:?}");
+    // On a busy machine it may be another one than on a quiet machine.
+    let fastest = tried.iter().min_by(|one, other| {
+        let [one, other] = [one, other].map(|tried| tried["microseconds"].as_f64().unwrap());
+        one.total_cmp(&other)
+    });
+    assert_eq!(proposed[0]["point"], fastest.unwrap()["point"]);
     // The model was asked once for each step, so nothing was paid for twice.
     assert!(!workspace.path().join("model/asked-3.md").exists());
 }
