@@ -9,7 +9,7 @@
 //! - The gate: the next timing holds it while it waits for the lock. Meanwhile nobody else begins to share the lock.
 //! - The overdue file: a process that has waited `PATIENCE` to share the lock holds it, shared with others. Meanwhile no timing passes
 //!   the gate.
-//! - The turn, only on a GPU: whoever shares the lock holds it too, so on a GPU only one process at a time does. Checks of three processes
+//! - The turn, only on a GPU: a process that shares the lock holds it too, so only one at a time does. Checks of three processes
 //!   at once take five times as long as alone (`benches/results/search-gpu.md`), because the GPU runs the launches of one process
 //!   at a time, and the driver most calls.
 //!
