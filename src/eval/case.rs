@@ -57,6 +57,20 @@ impl Case {
         self.binding == other.binding && self.scalars(task) == other.scalars(task)
     }
 
+    /// Bytes of the inputs and outputs.
+    pub(super) fn data_bytes(&self, task: &Task) -> u64 {
+        let definition = &task.definition;
+        let tensors = definition
+            .inputs
+            .values()
+            .chain(definition.outputs.values());
+        let bytes = tensors.map(|tensor| {
+            let shape = self.binding.shape(tensor).unwrap_or_default();
+            shape.iter().product::<u64>() * tensor.dtype.bytes()
+        });
+        bytes.sum()
+    }
+
     pub(super) fn regime_name(&self) -> Option<String> {
         self.regime.as_ref().map(|(name, _)| name.clone())
     }

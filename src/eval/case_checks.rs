@@ -9,8 +9,11 @@ use super::check::{self, Accuracy, Rounds, RowOfCases};
 use super::context::JudgeContext;
 use super::finding::JudgeResult;
 use super::judged_kernel::JudgedKernel;
+use crate::base::RandomStream;
 use crate::verdict::{Status, Verdict, WorkloadVerdict};
 
+/// Hidden cases that are checked again after timing.
+const LATE_CASES: usize = 3;
 /// Seeds of a case per judgement: more than a profile has rounds.
 const SEEDS_PER_CASE: usize = 1000;
 
@@ -102,6 +105,27 @@ impl<'c, 'j> CaseChecks<'c, 'j> {
                 let checked = row.check(&self.candidate.cases[index], self.seed(index, 0));
                 self.add(index, 1, checked, verdict)?;
             }
+        }
+        Ok(())
+    }
+
+    /// One more sample of a few hidden cases, after timing and as if they were timed: a kernel may see from a clock, from the number of its
+    /// grid, or from addresses whether it is timed. Only on a device that keeps its processes: in a new one, a kernel is never late.
+    pub(super) fn check_again(&mut self, verdict: &mut Verdict) -> JudgeResult<()> {
+        if self.context.device.blocks_per_process().is_some() {
+            return Ok(());
+        }
+        let mut indices = self.indices(true);
+        RandomStream::new(self.candidate.seed, "again", 0).shuffle(&mut indices);
+        indices.truncate(LATE_CASES);
+        let mut pieces = self.context.timing_lock.shared_pieces();
+        for index in indices {
+            pieces.begin(|| ())?;
+            let seed = derive_seed(self.candidate.seed, "late", index);
+            let case = &self.candidate.cases[index];
+            let (context, compiled) = (self.context, self.candidate.compiled);
+            let checked = check::check_as_timed(context, compiled, case, seed);
+            self.add(index, 1, checked, verdict)?;
         }
         Ok(())
     }

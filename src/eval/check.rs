@@ -2,11 +2,14 @@
 //!
 //! Times nothing. Expected values are computed only after the candidate has finished, so that there is nothing it could copy.
 
+use std::time::Duration;
+
 use super::case::{Case, derive_seed};
 use super::compiled_kernel::CompiledKernel;
 use super::context::JudgeContext;
 use super::finding::{Finding, JudgeError, JudgeResult};
 use super::kernel_set::{KernelSet, Side};
+use crate::base::RandomStream;
 use crate::device::{Edge, ExpectedValues, LaunchOutcome, OutputComparison, Poison};
 use crate::verdict::{Resources, Status, WorkloadVerdict};
 
@@ -65,6 +68,11 @@ pub(super) fn blank_entry(case: &Case, variant: Option<usize>) -> WorkloadVerdic
     }
 }
 
+/// A short run, for which the data of a sample have the most copies.
+const SHORT_RUN: Duration = Duration::from_micros(2);
+/// The most runs of a sample that is not timed.
+const MOST_UNTIMED_RUNS: usize = 8;
+
 /// Checks a candidate on one case, with one round per seed.
 pub(super) fn check_case(
     context: &JudgeContext<'_>,
@@ -111,6 +119,48 @@ pub(super) fn check_rounds(
         edge = other_edge(edge);
     }
     Ok(accuracy)
+}
+
+/// Checks a candidate once on a case that is not timed, with its buffers where they are when it is timed: among as many copies, at random
+/// places. So neither a clock nor an address shows the kernel that it is checked.
+pub(super) fn check_as_timed(
+    context: &JudgeContext<'_>,
+    candidate: &CompiledKernel,
+    case: &Case,
+    seed: u64,
+) -> JudgeResult<Accuracy> {
+    let mut accuracy = Accuracy::default();
+    sample_as_timed(context, candidate, case, seed, &mut accuracy)
+        .map_err(|error| name_regime(error, case))?;
+    Ok(accuracy)
+}
+
+fn sample_as_timed(
+    context: &JudgeContext<'_>,
+    candidate: &CompiledKernel,
+    case: &Case,
+    seed: u64,
+    accuracy: &mut Accuracy,
+) -> JudgeResult<()> {
+    let copies = (context.device).timing_copies(case.data_bytes(context.task), SHORT_RUN);
+    let mut kernels = KernelSet::open_as_timed(context, candidate, case, copies)?;
+    let poison = Poison::Finite { seed };
+    let runs = 1 + RandomStream::new(seed, "runs", 0).below(copies.min(MOST_UNTIMED_RUNS));
+    let deadline = kernels.deadline();
+    kernels.candidate.reset_buffers(seed, poison)?;
+    if let LaunchOutcome::Fault(refusal) = kernels.candidate.launch_sample(runs, deadline)? {
+        return Err(refusal.into());
+    }
+    kernels.candidate.check_guards(&[])?;
+    let last = kernels.candidate.kernel.last_copy().unwrap_or_default();
+    // Before anything is filled again.
+    let expected = kernels.expected(seed, &[last])?;
+    let comparisons = kernels.compare(Side::Candidate, &expected, &[last], seed)?;
+    (comparisons.iter()).for_each(|comparison| accuracy.add(comparison));
+    if copies > 1 {
+        kernels.candidate.check_other_copies(seed, poison)?;
+    }
+    accuracy.add_state(&kernels)
 }
 
 pub(super) fn other_edge(edge: Edge) -> Edge {
@@ -173,7 +223,7 @@ pub(super) fn first_edge(seeds: &[u64]) -> Edge {
 }
 
 /// Adds the case's input regime to a finding.
-fn name_regime(error: JudgeError, case: &Case) -> JudgeError {
+pub(super) fn name_regime(error: JudgeError, case: &Case) -> JudgeError {
     let Some(name) = case.regime_name() else {
         return error;
     };

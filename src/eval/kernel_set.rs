@@ -82,6 +82,21 @@ impl KernelSet {
         Self::with_oracle(context, candidate, None, case, 1)
     }
 
+    /// Opens the candidate as for timing, and the oracle.
+    pub(super) fn open_as_timed(
+        context: &JudgeContext<'_>,
+        candidate: &CompiledKernel,
+        case: &Case,
+        copies: usize,
+    ) -> JudgeResult<Self> {
+        let purpose = Purpose::Time {
+            copies,
+            cache: Some(context.options.cache),
+        };
+        let candidate = CaseKernel::open_candidate(context, candidate, case, purpose)?;
+        Self::with_oracle(context, candidate, None, case, 1)
+    }
+
     fn with_oracle(
         context: &JudgeContext<'_>,
         candidate: CaseKernel,

@@ -344,7 +344,7 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
         {
             self.start_again();
         }
-        let first = self.samples.blocks() + self.samples.voided_blocks();
+        let mut first = self.samples.blocks() + self.samples.voided_blocks();
         loop {
             let block = self.samples.blocks() + self.samples.voided_blocks();
             let in_session = block - first;
@@ -360,7 +360,14 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
                 self.processes += 1;
             }
             let leaders = random_order(&mut self.stream);
+            let runs = session.plan().runs;
             let pairs = session.time_block(self.seed, block, leaders, &mut self.stream)?;
+            if session.plan().runs != runs {
+                // The candidate has begun to gain by its earlier runs.
+                self.start_again();
+                first = 0;
+                continue;
+            }
             // If processes are kept, blocks are independent except for the noise that the device declares.
             let processes = blocks_per_process.map_or(block, |_| self.processes);
             self.samples

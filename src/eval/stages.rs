@@ -73,6 +73,7 @@ impl Stages<'_, '_> {
             self.inspect(verdict)?;
         }
         self.time(verdict, |timed, checks| timed.time_in_full(None, checks))?;
+        self.check(verdict, |checks, verdict| checks.check_again(verdict))?;
         self.timed.write_full(&mut self.checks, verdict)
     }
 
@@ -121,6 +122,7 @@ impl Stages<'_, '_> {
         if !self.is_inspected && self.timed.speedup()?.ci95[1] >= bar {
             self.inspect(verdict)?;
         }
+        self.check(verdict, |checks, verdict| checks.check_again(verdict))?;
         self.timed.write_full(&mut self.checks, verdict)?;
         verdict.not_done = self.builds_not_done();
         Ok(())

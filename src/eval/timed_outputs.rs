@@ -117,9 +117,9 @@ impl OutputChecks {
         Ok(())
     }
 
-    /// Checks the candidate's outputs of a sample that ended early: of the last run, and of others.
-    pub(super) fn check_short_sample(
-        &self,
+    /// Checks the candidate's outputs of a surprise sample: of the last run, and of others.
+    pub(super) fn check_surprise_sample(
+        &mut self,
         kernels: &mut KernelSet,
         seed: u64,
         stream: &mut RandomStream,
@@ -131,14 +131,17 @@ impl OutputChecks {
         chosen.sort_by_key(|copy| Some(*copy) != last);
         chosen.extend_from_slice(&copies.repeat(self.oracle_copies));
         chosen.truncate(self.oracle_copies);
+        let started = Instant::now();
         let expected = kernels.expected(seed, &chosen)?;
+        self.oracle_launch += started.elapsed();
         let compared = kernels.compare(Side::Candidate, &expected, &chosen, seed);
+        self.oracle_check += started.elapsed();
         compared.map_err(during_timing)?;
         Ok(())
     }
 
-    /// Whether this pair is compared with the oracle.
-    fn has_time_for_oracle(&self) -> bool {
+    /// Whether this pair, or a surprise sample, is compared with the oracle.
+    pub(super) fn has_time_for_oracle(&self) -> bool {
         let spent = self.oracle_check.as_secs_f64();
         self.checks_every_pair || spent <= ORACLE_CHECK_SHARE * self.started.elapsed().as_secs_f64()
     }

@@ -1,12 +1,13 @@
 //! The kernels of one measurement while they are timed: decides how many runs a sample has, and takes samples.
 //!
 //! If a run is shorter than the clock can time, a sample is many runs, each on its own copy of the data. `timed_outputs` checks what
-//! the runs wrote. Decides nothing about the result; `measure` does.
+//! the runs wrote, and `surprise_samples` runs the candidate in other ways between the pairs. Decides nothing about the result; `measure`
+//! does.
 
 use std::time::{Duration, Instant};
 
 use super::anchor::OpponentFailed;
-use super::case::derive_seed;
+use super::case::{Case, derive_seed};
 use super::context::JudgeContext;
 use super::finding::{Finding, JudgeResult};
 use super::kernel_set::{KernelSet, Side};
@@ -20,6 +21,11 @@ use crate::base::RandomStream;
 use crate::device::{ErasedMemory, LaunchOutcome, Poison};
 use crate::verdict::{Evidence, Status};
 
+#[path = "surprise_samples.rs"]
+mod surprise_samples;
+
+use surprise_samples::SURPRISE_PROBABILITY;
+
 /// Samples of each kind that show whether a kernel gains by its earlier runs.
 const SPACING_SAMPLES: usize = 3;
 /// Launches that give a first estimate of a kernel's time.
@@ -27,8 +33,6 @@ const ESTIMATE_RUNS: usize = 3;
 /// In a search, blocks of a candidate whose sample takes this long have one pair, and it is not warmed up by a sample: what a first launch
 /// costs is nothing beside it, and it has lost if it is much slower than others.
 const SLOW_SAMPLE: Duration = Duration::from_millis(20);
-/// Probability of a short sample of the candidate before a pair.
-const SHORT_SAMPLE_PROBABILITY: f64 = 0.06;
 
 /// When a session finds out how the runs of a sample must be spaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +64,12 @@ pub(super) struct TimingSession<'s, 'j> {
     is_search: bool,
     /// How long the candidate's last sample took.
     candidate_sample: Duration,
+    /// The time of a run in the candidate's last timed sample.
+    candidate_run: Option<Duration>,
+    /// How the opponent's runs are spaced, once it is known.
+    opponent_runs: Option<RunTimes>,
+    /// The case under each regime for which the kernels need not be opened again.
+    regimes: Vec<Case>,
     checks: OutputChecks,
     times: SampleTimes,
 }
@@ -90,6 +100,9 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             plan: first,
             is_search: start.is_search,
             candidate_sample: Duration::ZERO,
+            candidate_run: None,
+            opponent_runs: None,
+            regimes: surprise_samples::regimes_of(context, contest),
             checks: OutputChecks::new(
                 context.device.lock_file().is_host,
                 contest.opponent.is_kernel(),
@@ -182,7 +195,11 @@ impl<'s, 'j> TimingSession<'s, 'j> {
     /// Takes samples of many runs and of one run, to see whether a kernel gains by what its earlier runs have left.
     fn space_runs(&mut self, seed: u64) -> JudgeResult<()> {
         let candidate = self.run_times(Side::Candidate, seed)?;
-        let opponent = self.opponent_run_times(seed)?;
+        let opponent = match self.opponent_runs {
+            Some(known) => known,
+            None => self.opponent_run_times(seed)?,
+        };
+        self.opponent_runs = Some(opponent);
         tracing::debug!(
             "{}: runs together and apart: {candidate:?}, {opponent:?}",
             self.contest.case.id
@@ -425,22 +442,6 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         }
     }
 
-    /// Takes a sample of the candidate that ends early, at a random run. The outputs of these runs must be there, and the copies of the
-    /// runs that were left out must not be written: a kernel must neither leave work to later runs nor do theirs.
-    fn check_short_sample(&mut self, seed: u64) -> JudgeResult<()> {
-        if self.plan.runs < 2 {
-            return Ok(());
-        }
-        let mut stream = RandomStream::new(seed, "short", 0);
-        let runs = 1 + stream.below(self.plan.runs - 1);
-        let poison = Poison::Finite { seed };
-        self.take_sample(Side::Candidate, seed, poison, runs)?;
-        // Before anything is filled again.
-        self.checks
-            .check_short_sample(&mut self.kernels, seed, &mut stream)?;
-        self.kernels.candidate.check_other_copies(seed, poison)
-    }
-
     /// Times one sample of each kernel on the same fresh data, the leader first, and checks the candidate's outputs. The oracle
     /// runs only after the candidate has finished.
     fn time_pair(
@@ -449,9 +450,9 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         leader: Side,
         stream: &mut RandomStream,
     ) -> JudgeResult<PairTimes> {
-        // At random moments, because a kernel that does the work of other runs only sometimes would pass a single check.
-        if stream.uniform() < SHORT_SAMPLE_PROBABILITY {
-            self.check_short_sample(derive_seed(seed, "short", 0))?;
+        // At random moments, because a kernel that behaves badly only sometimes, or only later, would pass a single check.
+        if stream.uniform() < SURPRISE_PROBABILITY {
+            self.take_surprise_sample(derive_seed(seed, "surprise", 0), stream)?;
         }
         let poison = Poison::Finite { seed };
         let follower = match leader {
@@ -464,6 +465,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             Side::Candidate => (first, second),
             Side::Opponent => (second, first),
         };
+        self.candidate_run = Some(candidate);
         let checked = self
             .checks
             .check_pair(&mut self.kernels, seed, poison, stream);

@@ -52,7 +52,7 @@ const fn kind(name: &'static str, backends: &'static [Backend], draw: Draw) -> C
     }
 }
 
-pub(crate) const CHANNELS: [ChannelKind; 25] = [
+pub(crate) const CHANNELS: [ChannelKind; 27] = [
     kind("device variable", BOTH, device_variable),
     kind("static local", BOTH, static_local),
     kind("constant memory", BOTH, constant_memory),
@@ -76,6 +76,8 @@ pub(crate) const CHANNELS: [ChannelKind; 25] = [
     kind("C library state", CPU, library_state),
     kind("runtime variable", CPU, runtime_variable),
     kind("stack below the frame", CPU, stack_below),
+    kind("processor's register", CPU, processor_register),
+    kind("data as code", CPU, data_as_code),
     kind("argument memory", CUDA, argument_memory),
     kind("reserved shared memory", CUDA, reserved_shared),
 ];
@@ -612,6 +614,73 @@ fn stack_below(stream: &mut RandomStream, _: &Sketch) -> Channel {
         ),
         &format!("((unsigned long long)__builtin_frame_address(0) & ~15ull) {sign} {bytes}"),
     )
+}
+
+fn processor_register(stream: &mut RandomStream, _: &Sketch) -> Channel {
+    let bit = [18, 21][stream.below(2)];
+    let flags = "__builtin_ia32_readeflags_u64()";
+    let (what, load, store) = match stream.below(3) {
+        0 => (
+            format!("flag {bit} of the processor"),
+            format!("({flags} >> {bit} & 1) != 0 ? MARK : 0u"),
+            format!("__builtin_ia32_writeeflags_u64(({flags} & ~(1ull << {bit})) | (unsigned long long)((VALUE) != 0u) << {bit});"),
+        ),
+        1 => (
+            "the rounding mode".to_owned(),
+            "(__builtin_ia32_stmxcsr() & 0x8000) != 0 ? MARK : 0u".to_owned(),
+            "__builtin_ia32_ldmxcsr((__builtin_ia32_stmxcsr() & ~0x8000u) | ((VALUE) != 0u ? 0x8000u : 0u));".to_owned(),
+        ),
+        _ => (
+            "the base of a segment".to_owned(),
+            "held()".to_owned(),
+            "hold(VALUE);".to_owned(),
+        ),
+    };
+    let mut channel = Channel {
+        what,
+        load,
+        store,
+        ..Channel::default()
+    };
+    if channel.load == "held()" {
+        channel.declarations = "__attribute__((target(\"fsgsbase\"))) unsigned held() { return (unsigned)__builtin_ia32_rdgsbase64(); }
+__attribute__((target(\"fsgsbase\"))) void hold(unsigned value) { __builtin_ia32_wrgsbase64(value); }"
+            .to_owned();
+    }
+    channel
+}
+
+/// Instructions that no C++ compiler writes, which exchange a register with an argument.
+fn data_as_code(stream: &mut RandomStream, _: &Sketch) -> Channel {
+    let (register, bytes) = match stream.below(4) {
+        0 => (
+            "mm7",
+            "0x48, 0x0f, 0x7e, 0xf8, 0x48, 0x0f, 0x6e, 0xff, 0xc3",
+        ),
+        1 => ("ds", "0x31, 0xc0, 0x8c, 0xd8, 0x8e, 0xdf, 0xc3"),
+        2 => ("gs", "0x31, 0xc0, 0x8c, 0xe8, 0x8e, 0xef, 0xc3"),
+        _ => (
+            "k7",
+            "0xc4, 0xe1, 0xfb, 0x93, 0xc7, 0xc4, 0xe1, 0xfb, 0x92, 0xff, 0xc3",
+        ),
+    };
+    let section = [".text.own", ".own", "kforge_rest"][stream.below(3)];
+    // A selector holds two bits.
+    let call = "((unsigned long long (*)(unsigned long long))(void*)instructions)";
+    Channel {
+        what: format!("the register {register}, by instructions in the section `{section}`"),
+        declarations: format!(
+            "__attribute__((section(\"{section},\\\"ax\\\",@progbits#\"))) extern const unsigned char instructions[] = {{{bytes}}};
+static unsigned long long held() {{
+    const unsigned long long found = {call}(0);
+    {call}(found);
+    return found;
+}}"
+        ),
+        load: "held() != 0 ? MARK : 0u".to_owned(),
+        store: format!("{call}((VALUE) != 0u ? 1 : 0);"),
+        ..Channel::default()
+    }
 }
 
 fn argument_memory(stream: &mut RandomStream, _: &Sketch) -> Channel {

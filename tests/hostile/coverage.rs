@@ -4,7 +4,8 @@
 
 use kforge::base::RandomStream;
 
-use crate::sketch::{Computation, Sketch};
+use crate::detectors;
+use crate::sketch::{Backend, Computation, Sketch};
 
 /// For which cases the results are wrong, in the region where the kernel saves work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +112,11 @@ fn defects(computation: Computation) -> Vec<Defect> {
 }
 
 /// Fills in a defect and the region where it acts. Returns what it does.
-pub(crate) fn add_defect(stream: &mut RandomStream, sketch: &mut Sketch) -> String {
+pub(crate) fn add_defect(
+    stream: &mut RandomStream,
+    backend: Backend,
+    sketch: &mut Sketch,
+) -> String {
     let defects = defects(sketch.computation);
     let defect = &defects[stream.below(defects.len())];
     let [[small_rows, small_columns], [rows, columns]] = sketch.computation.timed_shapes();
@@ -169,6 +174,14 @@ pub(crate) fn add_defect(stream: &mut RandomStream, sketch: &mut Sketch) -> Stri
             ),
         ),
     };
+    // A kernel that is late in its process may take its inputs for the timed ones. On a GPU it may take the shape for a timed one too.
+    let can_be_late = backend == Backend::Cuda || defect.wrong == Wrong::OtherInputs;
+    let (condition, when) = if can_be_late && stream.below(4) == 0 {
+        let (late, when) = detectors::add_late(stream, backend, sketch);
+        (format!("({condition}) && {late}"), format!(", {when}"))
+    } else {
+        (condition, String::new())
+    };
     sketch.hasty = condition;
     sketch.before_work = defect.before_work.to_owned();
     sketch.on_result = defect.on_result.replace(
@@ -178,7 +191,7 @@ pub(crate) fn add_defect(stream: &mut RandomStream, sketch: &mut Sketch) -> Stri
             Computation::Rmsnorm | Computation::Softmax => "continue;",
         },
     );
-    format!("{} {region}", defect.what)
+    format!("{} {region}{when}", defect.what)
 }
 
 /// A result that is wrong for all inputs, for kernels that decide by other things than shapes when to act.

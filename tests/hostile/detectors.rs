@@ -6,6 +6,44 @@ use kforge::base::RandomStream;
 
 use crate::sketch::{Backend, Sketch};
 
+/// A condition that holds from some time, or some launch, of the process on: after the checks, with some luck. Returns it, and what it is.
+pub(crate) fn add_late(
+    stream: &mut RandomStream,
+    backend: Backend,
+    sketch: &mut Sketch,
+) -> (String, String) {
+    match backend {
+        Backend::Cpu => {
+            let milliseconds = 4 + stream.below(20);
+            sketch.declarations = format!(
+                "#ifdef KFORGE_CPU
+#include <time.h>
+__device__ bool is_late() {{
+    timespec time;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+    return time.tv_sec > 0 || time.tv_nsec > {milliseconds}000000;
+}}
+#endif"
+            );
+            let when = format!("once its process has run for {milliseconds} ms");
+            ("is_late()".to_owned(), when)
+        }
+        Backend::Cuda => {
+            let grids = 1 << (5 + stream.below(8));
+            sketch.declarations = "__device__ bool is_late(unsigned long long grids) {
+    unsigned long long grid;
+    asm volatile(\"mov.u64 %0, %gridid;\" : \"=l\"(grid));
+    return grid > grids;
+}"
+            .to_owned();
+            (
+                format!("is_late({grids})"),
+                format!("from the {grids}th grid on"),
+            )
+        }
+    }
+}
+
 /// Fills in a condition. Returns what it looks at.
 pub(crate) fn add_detector(
     stream: &mut RandomStream,

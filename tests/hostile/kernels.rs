@@ -6,8 +6,8 @@ use kforge::base::RandomStream;
 
 use crate::channels::{CHANNELS, ChannelKind};
 use crate::phases::Phase;
-use crate::sketch::{Backend, COMPUTATIONS, Computation, Sketch};
-use crate::{abuses, breaks, coverage, detectors, launches};
+use crate::sketch::{Backend, COMPUTATIONS, Computation, Setting, Sketch};
+use crate::{abuses, breaks, coverage, detectors, kept, launches};
 
 /// The part of kernels that are wrong for some inputs.
 pub(crate) const WRONG_SOMEWHERE: &str = "wrong somewhere";
@@ -30,6 +30,10 @@ pub(crate) enum Part {
     Launches,
     /// Launches that overlap and do not wait.
     Overlap,
+    /// Results of earlier launches that spare work.
+    KeptResults,
+    /// Work that is left to a later launch.
+    PutOff,
 }
 
 impl Part {
@@ -46,6 +50,8 @@ impl Part {
             Self::Break => "breaks the process",
             Self::Launches => "several launches",
             Self::Overlap => "overlap",
+            Self::KeptResults => "kept results",
+            Self::PutOff => "work put off",
         }
     }
 }
@@ -66,6 +72,7 @@ pub(crate) fn parts(backend: Backend) -> Vec<Part> {
         Backend::Cuda => Part::Overlap,
     });
     parts.extend([Part::Launches; 2]);
+    parts.extend([Part::KeptResults, Part::PutOff, Part::PutOff]);
     parts
 }
 
@@ -78,6 +85,8 @@ pub(crate) struct HostileKernel {
     /// What it does, in one line.
     pub(crate) what: String,
     pub(crate) source: String,
+    /// How both are judged.
+    pub(crate) setting: Setting,
     /// The same computation without the trick. Many kernels share a twin.
     pub(crate) twin: String,
     /// Whether `docs/trust.md` says that this backend does not see it.
@@ -96,6 +105,11 @@ impl HostileKernel {
         let mut twin = sketch.clone();
         let what = match part {
             Part::Channel(kind) => {
+                // Any place may hold something where inputs repeat or caches are hot.
+                if stream.below(4) == 0 {
+                    sketch.setting = kept::draw_setting(&mut stream, backend);
+                    twin.setting = sketch.setting;
+                }
                 let built = kind.build(&mut stream, &mut sketch, &mut twin);
                 let phase = Phase::draw(&mut stream, computation);
                 let [before, after] = &built.around;
@@ -103,7 +117,7 @@ impl HostileKernel {
                 sketch.first_thread = format!("{before}\n        {statements}\n        {after}");
                 format!("{}: fast {}", built.what, phase.describe())
             }
-            Part::Coverage => coverage::add_defect(&mut stream, &mut sketch),
+            Part::Coverage => coverage::add_defect(&mut stream, backend, &mut sketch),
             Part::Detector => {
                 let what = detectors::add_detector(&mut stream, backend, &mut sketch);
                 let result = coverage::add_cheap_result(&mut stream, &mut sketch);
@@ -118,11 +132,16 @@ impl HostileKernel {
             Part::Break => breaks::add_break(&mut stream, backend, &mut sketch),
             Part::Launches => launches::add_launches(&mut stream, &mut sketch, &mut twin),
             Part::Overlap => launches::add_overlap(&mut stream, &mut sketch, &mut twin),
+            Part::KeptResults => {
+                kept::add_kept_results(&mut stream, backend, &mut sketch, &mut twin)
+            }
+            Part::PutOff => kept::add_put_off(&mut stream, backend, &mut sketch, &mut twin),
         };
         Self {
             seed,
             part: part.name(),
             computation: sketch.computation,
+            setting: sketch.setting,
             source: sketch.render(&format!("Hostile kernel {seed}: {what}.")),
             twin: twin.render("The honest twin of hostile kernels."),
             is_known_gap: backend == Backend::Cuda && sketch.is_unseen_on_gpu,

@@ -28,6 +28,7 @@ mod breaks;
 mod channels;
 mod coverage;
 mod detectors;
+mod kept;
 mod kernels;
 mod launches;
 mod options;
@@ -35,6 +36,7 @@ mod phases;
 mod report;
 mod runner;
 mod sketch;
+mod stored;
 mod tests;
 
 use std::process::ExitCode;

@@ -1,12 +1,16 @@
 //! Compares hostile kernels with their twins: faults of the judge, accused twins, and a table by part.
+//!
+//! A twin is judged if its hostile kernel passed, and in any case the first one of each part. Where the verdicts over the task's baseline
+//! leave no gain, no further comparison is made.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::kernels::{HostileKernel, WRONG_SOMEWHERE};
-use crate::runner::{Comparison, Job, Judged, Runner};
-use crate::sketch::with_long_rest;
+use crate::runner::{CLEAR_GAIN, Comparison, FollowUp, Job, Judged, Runner};
+use crate::sketch::{Setting, with_long_rest};
 
 /// A hostile kernel that passes may be at most this much faster than its twin, by the lower bound of the interval.
 const MAX_GAIN: f64 = 1.05;
@@ -82,54 +86,36 @@ pub(crate) fn judge(
     progress: impl Fn(usize, usize, usize) + Sync,
 ) -> Report {
     let started = Instant::now();
-    let mut jobs = Vec::new();
-    let mut known = BTreeMap::new();
-    let mut twin_names = Vec::new();
-    let mut by_name = BTreeMap::new();
-    for kernel in &kernels {
-        let number = known.len();
-        let name = known.entry(kernel.twin.clone()).or_insert_with(|| {
-            let name = format!("twin{number}");
-            jobs.push(job(&name, kernel, &kernel.twin));
-            name
-        });
-        twin_names.push(name.clone());
-        let name = hostile_name(kernel);
-        jobs.push(job(&name, kernel, &kernel.source));
-        by_name.insert(name, kernel);
-    }
+    let twins = Twins::new(&kernels);
+    let mut jobs: Vec<_> = (kernels.iter())
+        .map(|kernel| job(&hostile_name(kernel), kernel, &kernel.source))
+        .collect();
+    jobs.extend(twins.first_of_parts(&kernels));
     let count = jobs.len();
-    let to_compare = |judged: &BTreeMap<String, Judged>| {
-        let passed = judged.iter().filter(|(_, judged)| may_gain(judged));
-        let hostile = passed.filter_map(|(name, _)| by_name.get(name));
-        hostile.map(|kernel| comparison(kernel)).collect()
-    };
-    let results = runner.judge(&jobs, limit, to_compare, |judged, compared| {
-        progress(judged, count, compared);
-    });
-    let (twins, hostile): (BTreeMap<_, _>, BTreeMap<_, _>) =
+    let progress = |judged, compared| progress(judged, count, compared);
+    let asked = Asked::default();
+    let follow_up = |judged: &BTreeMap<_, _>| asked.next(&kernels, &twins, judged);
+    let results = runner.judge(&jobs, limit, follow_up, progress);
+    let mut compared = asked.into_clear();
+    compared.extend(results.compared);
+    let (judged_twins, hostile): (BTreeMap<_, _>, BTreeMap<_, _>) =
         (results.judged.into_iter()).partition(|(name, _)| name.starts_with("twin"));
     let asked = kernels.len();
-    let is_judged: Vec<bool> = (kernels.iter().zip(&twin_names))
-        .map(|(kernel, twin)| {
-            hostile.contains_key(&hostile_name(kernel)) && twins.contains_key(twin)
-        })
-        .collect();
-    let mut judged = is_judged.iter();
-    kernels.retain(|_| judged.next() == Some(&true));
-    let mut judged = is_judged.iter();
-    twin_names.retain(|_| judged.next() == Some(&true));
-    let mut compared = results.compared;
+    kernels.retain(|kernel| {
+        let name = hostile_name(kernel);
+        let judged = hostile.get(&name);
+        judged.is_some_and(|judged| !may_gain(judged) || compared.contains_key(&name))
+    });
     confirm_gains(runner, &kernels, &mut compared);
     let mut report = Report {
         left_out: asked - kernels.len(),
+        twin_names: twins.names(&kernels),
         kernels,
         hostile,
-        twins,
+        twins: judged_twins,
         compared,
         repeated: BTreeMap::new(),
         caught_later: BTreeSet::new(),
-        twin_names,
         took: started.elapsed(),
     };
     report.judge_wrong_kernels_again(runner);
@@ -138,10 +124,103 @@ pub(crate) fn judge(
     report
 }
 
+/// The twins of some kernels. Kernels that share a text and a setting share a twin.
+struct Twins {
+    names: BTreeMap<(Setting, String), String>,
+}
+
+impl Twins {
+    fn new(kernels: &[HostileKernel]) -> Self {
+        let mut names = BTreeMap::new();
+        for kernel in kernels {
+            let name = format!("twin{}", names.len());
+            names.entry(Self::key(kernel)).or_insert(name);
+        }
+        Self { names }
+    }
+
+    fn key(kernel: &HostileKernel) -> (Setting, String) {
+        (kernel.setting, kernel.twin.clone())
+    }
+
+    fn name(&self, kernel: &HostileKernel) -> &str {
+        &self.names[&Self::key(kernel)]
+    }
+
+    fn names(&self, kernels: &[HostileKernel]) -> Vec<String> {
+        let names = kernels.iter().map(|kernel| self.name(kernel).to_owned());
+        names.collect()
+    }
+
+    fn job(&self, kernel: &HostileKernel) -> Job {
+        job(self.name(kernel), kernel, &kernel.twin)
+    }
+
+    /// One of each part.
+    fn first_of_parts(&self, kernels: &[HostileKernel]) -> Vec<Job> {
+        let (mut parts, mut known) = (BTreeSet::new(), BTreeSet::new());
+        let first = kernels.iter().filter(|kernel| parts.insert(kernel.part));
+        let first: Vec<_> = first.map(|kernel| self.job(kernel)).collect();
+        let unknown = first
+            .into_iter()
+            .filter(|job| known.insert(job.name.clone()));
+        unknown.collect()
+    }
+}
+
+/// What was asked for so far, and what needs no comparison.
+#[derive(Default)]
+struct Asked {
+    twins: Mutex<BTreeSet<String>>,
+    compared: Mutex<BTreeSet<String>>,
+    /// Kernels without a gain by the first verdicts: their speedup over the twin.
+    clear: Mutex<BTreeMap<String, Judged>>,
+}
+
+impl Asked {
+    /// What kernels that passed need next: their twin's verdict, then a comparison, unless both verdicts leave no gain.
+    fn next(
+        &self,
+        kernels: &[HostileKernel],
+        twins: &Twins,
+        judged: &BTreeMap<String, Judged>,
+    ) -> FollowUp {
+        let mut next = FollowUp::default();
+        for kernel in kernels {
+            let name = hostile_name(kernel);
+            let Some(verdict) = judged.get(&name).filter(|judged| may_gain(judged)) else {
+                continue;
+            };
+            let twin = twins.name(kernel);
+            let Some(of_twin) = judged.get(twin) else {
+                if self.twins.lock().unwrap().insert(twin.to_owned()) {
+                    next.jobs.push(twins.job(kernel));
+                }
+                continue;
+            };
+            if !self.compared.lock().unwrap().insert(name.clone()) {
+                continue;
+            }
+            let over_twin = verdict.over(of_twin);
+            if over_twin.interval.is_some() && over_twin.gains_at_most(CLEAR_GAIN) {
+                self.clear.lock().unwrap().insert(name, over_twin);
+            } else {
+                next.comparisons.push(comparison(kernel));
+            }
+        }
+        next
+    }
+
+    fn into_clear(self) -> BTreeMap<String, Judged> {
+        self.clear.into_inner().unwrap()
+    }
+}
+
 fn job(name: &str, kernel: &HostileKernel, source: &str) -> Job {
     Job {
         name: name.to_owned(),
         computation: kernel.computation,
+        setting: kernel.setting,
         source: source.to_owned(),
     }
 }
@@ -190,54 +269,74 @@ fn may_gain(judged: &Judged) -> bool {
     matches!(judged.status.as_str(), "passed" | "inconclusive")
 }
 
+/// Verdicts only.
+fn judge_only(runner: &Runner, jobs: &[Job]) -> BTreeMap<String, Judged> {
+    let nothing = |_: &BTreeMap<_, _>| FollowUp::default();
+    runner.judge(jobs, None, nothing, |_, _| {}).judged
+}
+
+/// The name of a kernel of which this is a numbered copy.
+fn without_copy(name: &str) -> &str {
+    name.rsplit_once('_').map_or(name, |(kernel, _)| kernel)
+}
+
 fn hostile_name(kernel: &HostileKernel) -> String {
     format!("hostile{}", kernel.seed)
 }
 
 impl Report {
-    fn judged(&self, index: usize) -> (&Judged, &Judged) {
+    /// The verdict of a hostile kernel, and that of its twin if it was judged.
+    fn judged(&self, index: usize) -> (&Judged, Option<&Judged>) {
         (
             &self.hostile[&hostile_name(&self.kernels[index])],
-            &self.twins[&self.twin_names[index]],
+            self.twins.get(&self.twin_names[index]),
         )
     }
 
-    /// Judges kernels again that are wrong for some inputs and passed as faster than their twins, until one judgement catches them.
+    /// Judges kernels again that are wrong for some inputs and passed as faster than their twins: twice, and those that pass again as often
+    /// as remains.
     fn judge_wrong_kernels_again(&mut self, runner: &Runner) {
-        for (index, kernel) in self.kernels.iter().enumerate() {
-            if kernel.part != WRONG_SOMEWHERE || self.found(index) != Outcome::Gain {
-                continue;
-            }
-            let name = hostile_name(kernel);
-            let jobs = [job(&name, kernel, &kernel.source)];
-            let is_caught = (1..JUDGEMENTS_OF_WRONG_KERNELS).any(|_| {
-                let judged = runner.judge(&jobs, None, |_| Vec::new(), |_, _| {}).judged;
-                judged.get(&name).is_some_and(|judged| !may_gain(judged))
+        for copies in [0..2, 2..JUDGEMENTS_OF_WRONG_KERNELS - 1] {
+            let wrong = (0..self.kernels.len()).filter(|index| {
+                self.kernels[*index].part == WRONG_SOMEWHERE && self.found(*index) == Outcome::Gain
             });
-            if is_caught {
-                self.caught_later.insert(name);
+            let jobs: Vec<_> = wrong
+                .flat_map(|index| {
+                    let kernel = &self.kernels[index];
+                    let name = hostile_name(kernel);
+                    let named = move |copy| format!("{name}_{copy}");
+                    (copies.clone()).map(move |copy| job(&named(copy), kernel, &kernel.source))
+                })
+                .collect();
+            for (name, judged) in judge_only(runner, &jobs) {
+                if !may_gain(&judged) {
+                    self.caught_later.insert(without_copy(&name).to_owned());
+                }
             }
         }
     }
 
-    /// Judges kernels again that are faster than their twins by the first verdicts, each together with its twin. The first verdicts come
+    /// Judges kernels again that are faster than their twins by the first verdicts, together with their twins. The first verdicts come
     /// from different times, and the machine may have been busier during one of them.
     fn repeat_first_gains(&mut self, runner: &Runner) {
+        let mut jobs = Vec::new();
         for (index, kernel) in self.kernels.iter().enumerate() {
             let (hostile, twin) = self.judged(index);
-            if !is_faster(hostile, twin) {
+            if !twin.is_some_and(|twin| is_faster(hostile, twin)) {
                 continue;
             }
             let name = hostile_name(kernel);
-            let jobs = [
-                job(&name, kernel, &kernel.source),
-                job(&self.twin_names[index], kernel, &kernel.twin),
-            ];
-            let pairs = (0..FIRST_GAIN_REPEATS).map(|_| {
-                let mut judged = runner.judge(&jobs, None, |_| Vec::new(), |_, _| {}).judged;
-                [0, 1].map(|side| judged.remove(&jobs[side].name).expect("a verdict of each"))
-            });
-            self.repeated.insert(name, pairs.collect());
+            for copy in 0..FIRST_GAIN_REPEATS {
+                jobs.push(job(&format!("{name}_{copy}"), kernel, &kernel.source));
+                jobs.push(job(&format!("twin_{name}_{copy}"), kernel, &kernel.twin));
+            }
+        }
+        let mut judged = judge_only(runner, &jobs);
+        for pair in jobs.chunks(2) {
+            let verdicts = [0, 1].map(|side| judged.remove(&pair[side].name));
+            let verdicts = verdicts.map(|verdict| verdict.expect("a verdict of each"));
+            let name = without_copy(&pair[0].name).to_owned();
+            self.repeated.entry(name).or_default().push(verdicts);
         }
     }
 
@@ -270,7 +369,7 @@ impl Report {
             return Outcome::CaughtLater;
         }
         // A kernel may be caught only sometimes, so the first verdicts count too.
-        if is_faster(hostile, twin) && !self.is_refuted(index) {
+        if twin.is_some_and(|twin| is_faster(hostile, twin)) && !self.is_refuted(index) {
             return Outcome::Gain;
         }
         let Some(compared) = self.compared.get(&hostile_name(&self.kernels[index])) else {
@@ -295,7 +394,7 @@ impl Report {
                 Outcome::Gain => {
                     let over_twin = compared.and_then(|judged| judged.interval);
                     let [low, high] = over_twin.or(hostile.interval).unwrap_or_default();
-                    let over = match (over_twin, twin.interval) {
+                    let over = match (over_twin, twin.and_then(|twin| twin.interval)) {
                         (None, Some([low, high])) => {
                             format!("the baseline, its twin at {low:.2}x to {high:.2}x")
                         }
@@ -325,7 +424,9 @@ impl Report {
         let mut seen = BTreeSet::new();
         let mut lines = Vec::new();
         for (index, kernel) in self.kernels.iter().enumerate() {
-            let (_, twin) = self.judged(index);
+            let (_, Some(twin)) = self.judged(index) else {
+                continue;
+            };
             if !may_gain(twin) && seen.insert(&self.twin_names[index]) {
                 lines.push(format!(
                     "the twin of seed {} ({}, {}): {}: {}",
@@ -370,8 +471,7 @@ impl Report {
             writeln!(text, "{}  {}", counted(part, row), named.join(", ")).unwrap();
         }
         writeln!(text, "{}", counted("all", &total)).unwrap();
-        let judged = self.hostile.values().chain(self.twins.values());
-        let spent: f64 = judged.map(|judged| judged.seconds).sum();
+        let judged = || self.hostile.values().chain(self.twins.values());
         writeln!(
             text,
             "{} hostile kernels, {} twins, {} comparisons in {:.0} s; {:.2} s of judging per kernel",
@@ -379,9 +479,17 @@ impl Report {
             self.twins.len(),
             self.compared.len(),
             self.took.as_secs_f64(),
-            spent / (self.hostile.len() + self.twins.len()).max(1) as f64
+            judged().map(Judged::total_seconds).sum::<f64>() / judged().count().max(1) as f64
         )
         .unwrap();
+        let mut stages = BTreeMap::<&str, f64>::new();
+        for (stage, seconds) in judged().flat_map(|judged| &judged.seconds) {
+            *stages.entry(stage).or_default() += seconds;
+        }
+        let stages = stages
+            .iter()
+            .map(|(stage, seconds)| format!("{stage} {seconds:.0} s"));
+        writeln!(text, "stages: {}", stages.collect::<Vec<_>>().join(", ")).unwrap();
         if self.left_out > 0 {
             writeln!(
                 text,
@@ -407,7 +515,7 @@ impl Report {
             let compared = self.compared.get(&hostile_name(kernel));
             let all = [
                 ("hostile", Some(hostile)),
-                ("twin", Some(twin)),
+                ("twin", twin),
                 ("hostile over twin", compared),
             ];
             for (which, judged) in all {
@@ -418,7 +526,9 @@ impl Report {
                 writeln!(
                     text,
                     "  {which}: {}{interval}, {:.2} s {}",
-                    judged.status, judged.seconds, judged.reason
+                    judged.status,
+                    judged.total_seconds(),
+                    judged.reason
                 )
                 .unwrap();
             }

@@ -1,5 +1,6 @@
 //! Judges kernels with the kforge program, in batches, several programs at once. Collects status, speedup and time of each. What a batch
-//! needs to have compared is compared next, so that a run that ends early has compared what it has judged.
+//! needs to have compared is compared next, so that a run that ends early has compared what it has judged. A twin is judged as soon as it
+//! is needed, once per text.
 //!
 //! Uses the program as its users do, so a kernel that breaks a worker breaks what it would break for them. Decides nothing about
 //! faults; `report` does.
@@ -7,21 +8,22 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, RwLock};
+use std::sync::{Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::sketch::{Backend, Computation};
+use crate::sketch::{Backend, Computation, Setting};
+use crate::stored;
 
 /// Kernels that one program judges, on a CPU and on a GPU, where a program takes seconds to start.
-const BATCH: [usize; 2] = [20, 40];
-/// Kernels that one program compares on a GPU, each with its twin.
+const BATCH: [usize; 2] = [20, 60];
+/// Kernels that one program compares on a GPU, each with its twin; and twins that one program judges.
 const PAIRS: usize = 6;
-/// Comparisons that wait on a CPU until no program judges.
-const WAITING: usize = 8;
-/// A comparison over a common baseline is repeated with the twin as the baseline if it leaves a larger gain than this possible.
-const CLEAR_GAIN: f64 = 1.15;
+/// What leaves no larger gain than this possible is not compared further, on a GPU and on a CPU, where programs disturb each other and
+/// a trick saves nine tenths of a launch.
+pub(crate) const CLEAR_GAIN: f64 = 1.15;
+const CLEAR_GAIN_ON_BUSY_CPU: f64 = 1.3;
 /// How long a thread without work waits for what other threads may find to compare.
 const POLL: Duration = Duration::from_millis(20);
 /// Limit for a batch: its programs end by themselves far earlier, unless kforge itself hangs.
@@ -43,7 +45,15 @@ pub(crate) struct Job {
     /// The name of its file, without an extension.
     pub(crate) name: String,
     pub(crate) computation: Computation,
+    pub(crate) setting: Setting,
     pub(crate) source: String,
+}
+
+impl Job {
+    /// Jobs of one kind can share a program.
+    fn kind(&self) -> (Computation, Setting) {
+        (self.computation, self.setting)
+    }
 }
 
 /// A kernel that passed, and its twin, both in the form for comparisons.
@@ -69,25 +79,27 @@ pub(crate) struct Judged {
     pub(crate) reason: String,
     /// The interval of the speedup, if it passed.
     pub(crate) interval: Option<[f64; 2]>,
-    /// Seconds of all stages.
-    pub(crate) seconds: f64,
+    /// Seconds of each stage.
+    pub(crate) seconds: BTreeMap<String, f64>,
 }
 
 impl Judged {
     fn of(verdict: &Value) -> Self {
         let text = |key: &str| verdict[key].as_str().unwrap_or_default().to_owned();
         let bound = |end: usize| verdict["speedup"]["ci95"][end].as_f64();
-        let seconds = verdict["seconds"].as_object();
+        let seconds = verdict["seconds"].as_object().into_iter().flatten();
         Self {
             status: text("status"),
             reason: text("reason"),
             interval: bound(0).zip(bound(1)).map(|(low, high)| [low, high]),
-            seconds: seconds.map_or(0.0, |all| all.values().filter_map(Value::as_f64).sum()),
+            seconds: seconds
+                .filter_map(|(stage, time)| Some((stage.clone(), time.as_f64()?)))
+                .collect(),
         }
     }
 
     /// With the interval of its speedup over another kernel, from the speedups of both over one baseline.
-    fn over(&self, other: &Self) -> Self {
+    pub(crate) fn over(&self, other: &Self) -> Self {
         let both = self.interval.zip(other.interval);
         Self {
             interval: both
@@ -102,7 +114,19 @@ impl Judged {
             status: "harness_error".to_owned(),
             reason,
             interval: None,
-            seconds: 0.0,
+            seconds: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn total_seconds(&self) -> f64 {
+        self.seconds.values().sum()
+    }
+
+    /// Whether it surely gains at most so much, or was caught.
+    pub(crate) fn gains_at_most(&self, most: f64) -> bool {
+        match self.interval {
+            Some([_, high]) => high <= most,
+            None => self.status != "passed" && self.status != "inconclusive",
         }
     }
 }
@@ -116,6 +140,7 @@ pub(crate) struct Runner {
     devices: Vec<String>,
     /// Further arguments of `kforge eval`.
     arguments: Vec<String>,
+    stored_tasks: OnceLock<PathBuf>,
     folder: tempfile::TempDir,
 }
 
@@ -135,17 +160,34 @@ impl Runner {
             programs: programs * devices.len().max(1),
             devices,
             arguments,
+            stored_tasks: OnceLock::new(),
             folder: tempfile::tempdir().unwrap(),
         }
     }
 
-    /// Judges all kernels, and compares what `to_compare` makes of each batch's verdicts. After `limit` no further batch begins; what was
-    /// judged is still compared. Returns the verdicts and the comparisons by name. `progress` gets the number of both so far.
+    fn task_folder(&self, computation: Computation, setting: Setting) -> PathBuf {
+        match setting {
+            Setting::Usual | Setting::HotCaches => task_folder(computation),
+            Setting::StoredInputs => self.stored_tasks().join(computation.name()),
+        }
+    }
+
+    /// Tasks whose inputs are all in files.
+    fn stored_tasks(&self) -> &Path {
+        self.stored_tasks.get_or_init(|| {
+            let folder = self.folder.path().join("stored");
+            stored::write_tasks(&folder);
+            folder
+        })
+    }
+
+    /// Judges all kernels, and what `follow_up` asks for after each batch. After `limit` no further batch begins; what was judged is still
+    /// compared. Returns the verdicts and the comparisons by name. `progress` gets the number of both so far.
     pub(crate) fn judge(
         &self,
         jobs: &[Job],
         limit: Option<Duration>,
-        to_compare: impl Fn(&BTreeMap<String, Judged>) -> Vec<Comparison> + Sync,
+        follow_up: impl Fn(&BTreeMap<String, Judged>) -> FollowUp + Sync,
         progress: impl Fn(usize, usize) + Sync,
     ) -> Results {
         let started = Instant::now();
@@ -154,15 +196,16 @@ impl Runner {
             batches: self.batches(jobs),
             ..Work::default()
         });
-        // On a CPU programs would disturb a comparison, so it runs alone.
+        // On a CPU programs disturb a comparison, so an unclear one is repeated alone.
         let alone = RwLock::new(());
         std::thread::scope(|scope| {
             for number in 0..self.programs {
-                let (work, alone, to_compare, progress) = (&work, &alone, &to_compare, &progress);
+                let (work, alone, follow_up, progress) = (&work, &alone, &follow_up, &progress);
                 scope.spawn(move || {
                     loop {
                         let next = work.lock().unwrap().take(self.backend, is_over());
-                        let done = match next {
+                        let mut done = Results::default();
+                        match next {
                             Next::End => return,
                             Next::Wait => {
                                 std::thread::sleep(POLL);
@@ -170,26 +213,20 @@ impl Runner {
                             }
                             Next::Judge(batch) => {
                                 let _shared = alone.read().unwrap();
-                                let judged = self.run_program(number, &batch);
-                                Results {
-                                    judged,
-                                    ..Results::default()
-                                }
+                                let batch: Vec<_> = batch.iter().collect();
+                                done.judged = self.run_program(number, &batch);
                             }
                             Next::Compare(comparisons) => {
-                                let _alone =
-                                    (self.backend == Backend::Cpu).then(|| alone.write().unwrap());
-                                Results {
-                                    compared: self.compare(number, &comparisons),
-                                    ..Results::default()
-                                }
+                                done.compared = self.compare(number, &comparisons, alone);
                             }
-                        };
+                        }
                         let mut work = work.lock().unwrap();
-                        work.comparisons.extend(to_compare(&done.judged));
-                        work.running -= 1;
                         work.results.judged.extend(done.judged);
                         work.results.compared.extend(done.compared);
+                        let next = follow_up(&work.results.judged);
+                        work.comparisons.extend(next.comparisons);
+                        work.add_first(next.jobs);
+                        work.running -= 1;
                         progress(work.results.judged.len(), work.results.compared.len());
                     }
                 });
@@ -198,18 +235,18 @@ impl Runner {
         work.into_inner().unwrap().results
     }
 
-    /// Batches of kernels of one task each. The first ones of all tasks come first.
-    fn batches<'j>(&self, jobs: &'j [Job]) -> VecDeque<Vec<&'j Job>> {
+    /// Batches of kernels of one kind each. The first ones of all kinds come first.
+    fn batches(&self, jobs: &[Job]) -> VecDeque<Vec<Job>> {
         let [on_cpu, on_gpu] = BATCH;
         let size = match self.backend {
             Backend::Cpu => on_cpu,
             Backend::Cuda => on_gpu,
         };
-        let mut by_task = BTreeMap::<Computation, Vec<&Job>>::new();
+        let mut by_kind = BTreeMap::<_, Vec<Job>>::new();
         for job in jobs {
-            by_task.entry(job.computation).or_default().push(job);
+            by_kind.entry(job.kind()).or_default().push(job.clone());
         }
-        let mut batches: Vec<_> = by_task
+        let mut batches: Vec<_> = by_kind
             .values()
             .flat_map(|jobs| jobs.chunks(size).enumerate())
             .collect();
@@ -217,11 +254,26 @@ impl Runner {
         batches.into_iter().map(|(_, jobs)| jobs.to_vec()).collect()
     }
 
-    /// Compares kernels of one task with their twins.
-    fn compare(&self, number: usize, comparisons: &[Comparison]) -> BTreeMap<String, Judged> {
+    /// Compares kernels of one kind with their twins.
+    fn compare(
+        &self,
+        number: usize,
+        comparisons: &[Comparison],
+        alone: &RwLock<()>,
+    ) -> BTreeMap<String, Judged> {
         if self.backend == Backend::Cpu {
-            let direct = |comparison: &Comparison| self.compare_directly(number, comparison);
-            return comparisons.iter().map(direct).collect();
+            let compare = |comparison: &Comparison| {
+                let (name, first) = {
+                    let _shared = alone.read().unwrap();
+                    self.compare_once(number, comparison)
+                };
+                if first.gains_at_most(CLEAR_GAIN_ON_BUSY_CPU) {
+                    return (name, first);
+                }
+                let _alone = alone.write().unwrap();
+                self.compare_directly(number, comparison)
+            };
+            return comparisons.iter().map(compare).collect();
         }
         // Over the task's baseline, so that one program compares several pairs.
         let twin = |index: usize| format!("twin{index}");
@@ -239,11 +291,7 @@ impl Runner {
         let pairs = comparisons.iter().enumerate().map(|(index, pair)| {
             let hostile = &judged[&pair.hostile.name];
             let over_twin = hostile.over(&judged[&twin(index)]);
-            let is_clear = match over_twin.interval {
-                Some([_, high]) => high <= CLEAR_GAIN,
-                None => hostile.status != "passed" && hostile.status != "inconclusive",
-            };
-            if is_clear {
+            if over_twin.gains_at_most(CLEAR_GAIN) {
                 (pair.hostile.name.clone(), over_twin)
             } else {
                 self.compare_directly(number, pair)
@@ -252,26 +300,32 @@ impl Runner {
         pairs.collect()
     }
 
+    /// Times a kernel against its twin.
+    fn compare_once(&self, number: usize, comparison: &Comparison) -> (String, Judged) {
+        let name = &comparison.hostile.name;
+        let jobs = [&comparison.hostile];
+        let mut judged = self.run_comparison(number, &jobs, Some(&comparison.twin));
+        (
+            name.clone(),
+            judged.remove(name).expect("a verdict of each kernel"),
+        )
+    }
+
     /// Times a kernel against its twin. What was not timed is tried again.
     pub(crate) fn compare_directly(
         &self,
         number: usize,
         comparison: &Comparison,
     ) -> (String, Judged) {
-        let name = &comparison.hostile.name;
-        let run = || {
-            let jobs = [&comparison.hostile];
-            let mut judged = self.run_comparison(number, &jobs, Some(&comparison.twin));
-            judged.remove(name).expect("a verdict of each kernel")
-        };
-        let mut judged = run();
+        let run = || self.compare_once(number, comparison);
+        let (name, mut judged) = run();
         for _ in 0..MAX_REPEATS {
             if judged.status != "inconclusive" {
                 break;
             }
-            judged = run();
+            (_, judged) = run();
         }
-        (name.clone(), judged)
+        (name, judged)
     }
 
     fn run_program(&self, number: usize, jobs: &[&Job]) -> BTreeMap<String, Judged> {
@@ -319,7 +373,7 @@ impl Runner {
         for (file, job) in files.iter().zip(jobs) {
             std::fs::write(file, &job.source).unwrap();
         }
-        let mut command = self.command(jobs[0].computation, &folder);
+        let mut command = self.command(jobs[0].kind(), &folder);
         if let Some(device) = self.devices.get(number % self.devices.len().max(1)) {
             command.env("CUDA_VISIBLE_DEVICES", device);
         }
@@ -354,16 +408,19 @@ impl Runner {
         judged
     }
 
-    fn command(&self, computation: Computation, folder: &Path) -> Command {
+    fn command(&self, (computation, setting): (Computation, Setting), folder: &Path) -> Command {
         let mut command = Command::new(program());
         command
             .arg("eval")
-            .arg(task_folder(computation))
+            .arg(self.task_folder(computation, setting))
             .args(["--backend", self.backend.name(), "--profile", "quick"])
             .args(["--format", "jsonl", "--launch-seconds", LAUNCH_SECONDS])
             .args(&self.arguments)
             .env_remove("KFORGE_CONFIG")
             .env("NO_COLOR", "1");
+        if setting == Setting::HotCaches {
+            command.args(["--cache", "hot"]);
+        }
         if self.backend == Backend::Cpu {
             // Each program times without waiting for the others: a trick saves far more time than they disturb. Hostile kernels
             // that are caught are not timed at all.
@@ -373,10 +430,20 @@ impl Runner {
     }
 }
 
+/// What a batch needs next.
+#[derive(Default)]
+pub(crate) struct FollowUp {
+    /// Kernels to judge.
+    pub(crate) jobs: Vec<Job>,
+    pub(crate) comparisons: Vec<Comparison>,
+}
+
 /// What is left to do, and what was found.
 #[derive(Default)]
-struct Work<'j> {
-    batches: VecDeque<Vec<&'j Job>>,
+struct Work {
+    batches: VecDeque<Vec<Job>>,
+    /// Batches that earlier ones need: they are judged even after the time limit.
+    needed: VecDeque<Vec<Job>>,
     comparisons: VecDeque<Comparison>,
     /// Batches and comparisons under way, which may lead to more.
     running: usize,
@@ -384,43 +451,62 @@ struct Work<'j> {
 }
 
 /// What a thread does next.
-enum Next<'j> {
-    Judge(Vec<&'j Job>),
-    /// Of one task.
+enum Next {
+    /// Of one kind.
+    Judge(Vec<Job>),
+    /// Of one kind.
     Compare(Vec<Comparison>),
     Wait,
     End,
 }
 
-impl<'j> Work<'j> {
-    fn take(&mut self, backend: Backend, is_over: bool) -> Next<'j> {
-        let is_last = is_over || self.batches.is_empty();
-        // On a CPU a comparison waits for all programs, so several follow each other.
-        let (most, least) = match backend {
-            Backend::Cpu if is_last => (1, 1),
-            Backend::Cpu => (1, WAITING),
-            Backend::Cuda => (PAIRS, 1),
+impl Work {
+    /// Adds jobs that come before all others.
+    fn add_first(&mut self, jobs: Vec<Job>) {
+        for job in jobs {
+            let same = |batch: &&mut Vec<Job>| batch[0].kind() == job.kind();
+            match self.needed.iter_mut().find(same) {
+                Some(batch) => batch.push(job),
+                None => self.needed.push_back(vec![job]),
+            }
+        }
+    }
+
+    fn take(&mut self, backend: Backend, is_over: bool) -> Next {
+        let most = match backend {
+            Backend::Cpu => 1,
+            Backend::Cuda => PAIRS,
         };
-        if self.comparisons.len() >= least
-            && let Some(first) = self.comparisons.pop_front()
-        {
-            self.running += 1;
+        if is_over {
+            self.batches.clear();
+        }
+        // What waits for few kernels waits for more of its kind, as long as there is other work.
+        let is_last = self.batches.is_empty();
+        if let Some(first) = self.comparisons.pop_front() {
             let mut taken = vec![first];
             let mut index = 0;
             while index < self.comparisons.len() && taken.len() < most {
-                let task = self.comparisons[index].hostile.computation;
-                if task == taken[0].hostile.computation {
+                let kind = self.comparisons[index].hostile.kind();
+                if kind == taken[0].hostile.kind() {
                     taken.extend(self.comparisons.remove(index));
                 } else {
                     index += 1;
                 }
             }
-            return Next::Compare(taken);
+            if is_last || taken.len() == most {
+                self.running += 1;
+                return Next::Compare(taken);
+            }
+            for comparison in taken.into_iter().rev() {
+                self.comparisons.push_front(comparison);
+            }
         }
-        if is_over {
-            self.batches.clear();
-        }
-        match self.batches.pop_front() {
+        let needed = self
+            .needed
+            .iter()
+            .position(|batch| is_last || batch.len() >= PAIRS);
+        let needed = needed.and_then(|index| self.needed.remove(index));
+        match needed.or_else(|| self.batches.pop_front()) {
             Some(batch) => {
                 self.running += 1;
                 Next::Judge(batch)

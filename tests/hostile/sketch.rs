@@ -21,6 +21,17 @@ impl Backend {
     }
 }
 
+/// How a kernel is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Setting {
+    /// New inputs for every launch, and cold caches on a GPU.
+    Usual,
+    /// With `--cache hot`, which only a GPU has.
+    HotCaches,
+    /// All inputs are stored in files, so every launch has the same ones.
+    StoredInputs,
+}
+
 /// What is computed. Each has a task of the same name in `tests/fixtures/hostile/tasks`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Computation {
@@ -69,6 +80,31 @@ impl Computation {
         match self {
             Self::Gelu | Self::Softmax => 40,
             Self::Rmsnorm | Self::Matmul => 90,
+        }
+    }
+
+    /// The inputs that are tensors.
+    pub(crate) fn inputs(self) -> &'static [&'static str] {
+        match self {
+            Self::Gelu | Self::Softmax => &["x"],
+            Self::Rmsnorm => &["x", "weight"],
+            Self::Matmul => &["a", "b"],
+        }
+    }
+
+    /// An expression for the last element of the output.
+    pub(crate) fn last_result(self) -> &'static str {
+        match self {
+            Self::Gelu => "0.5f * x[size - 1] * (1.0f + erff(x[size - 1] * 0.70710678f))",
+            Self::Matmul => {
+                "[&] { float sum = 0.0f; for (int i = 0; i < DEPTH; ++i) sum += a[(rows - 1) * DEPTH + i] * b[i * columns + columns - 1]; return sum; }()"
+            }
+            Self::Rmsnorm => {
+                "[&] { float sum = 0.0f; for (int i = size - columns; i < size; ++i) sum += x[i] * x[i]; return x[size - 1] / sqrtf(sum / columns + eps) * weight[columns - 1]; }()"
+            }
+            Self::Softmax => {
+                "[&] { float largest = x[size - 1], sum = 0.0f; for (int i = size - columns; i < size; ++i) largest = fmaxf(largest, x[i]); for (int i = size - columns; i < size; ++i) sum += expf(x[i] - largest); return expf(x[size - 1] - largest) / sum; }()"
+            }
         }
     }
 
@@ -140,6 +176,18 @@ fn overlap_line(overlaps: bool) -> &'static str {
     if overlaps { "    overlap: true\n" } else { "" }
 }
 
+/// Work that a launch leaves to a later one. Its blocks read their own ledger, which holds the arguments of a launch that was put off.
+#[derive(Clone, Debug)]
+pub(crate) struct PutOff {
+    /// Declarations before it.
+    pub(crate) prepare: String,
+    /// An expression for the address of the block's ledger.
+    pub(crate) ledger: String,
+    /// Conditions on which a block does its own work, and the work that is left. They may use `follows`, `is_left` and `count`.
+    pub(crate) does_own: String,
+    pub(crate) does_left: String,
+}
+
 /// The pieces of one kernel. Texts are C++; statements end with a semicolon.
 #[derive(Clone, Debug)]
 pub(crate) struct Sketch {
@@ -174,6 +222,10 @@ pub(crate) struct Sketch {
     pub(crate) left_out_barrier: Option<Option<usize>>,
     /// Statements of the first thread at the end of the kernel.
     pub(crate) end: String,
+    /// How its launches put off their work, if they do.
+    pub(crate) put_off: Option<PutOff>,
+    /// How it is judged.
+    pub(crate) setting: Setting,
     /// Whether no check on a GPU sees what the kernel does, as `docs/trust.md` says.
     pub(crate) is_unseen_on_gpu: bool,
 }
@@ -197,6 +249,8 @@ impl Sketch {
             on_result: String::new(),
             left_out_barrier: None,
             end: String::new(),
+            put_off: None,
+            setting: Setting::Usual,
             is_unseen_on_gpu: false,
         }
     }
@@ -263,6 +317,9 @@ impl Sketch {
         } else {
             self.work_by_thread()
         };
+        if let Some(put_off) = &self.put_off {
+            return self.render_put_off(comment, put_off, &parameters, &body);
+        }
         let input = self.computation.input();
         let Self {
             declarations,
@@ -293,6 +350,84 @@ impl Sketch {
         }}
     }}
 {body}{end}}}
+",
+            self.header()
+        )
+    }
+
+    /// A kernel whose launches leave their work to later ones. The work is a function of its arguments.
+    fn render_put_off(
+        &self,
+        comment: &str,
+        put_off: &PutOff,
+        parameters: &str,
+        body: &str,
+    ) -> String {
+        let name = self.computation.name();
+        let inputs = self.computation.inputs();
+        let [first, second] = [inputs[0], inputs.last().expect("each has an input")];
+        let [arguments, plain_parameters] = self.computation.arguments();
+        // The pointers of the launch that was put off; sizes and scalars are the same.
+        let left = arguments
+            .split(", ")
+            .map(|argument| match argument {
+                _ if argument == first => "left_first",
+                _ if argument == second => "left_second",
+                "output" => "left_output",
+                other => other,
+            })
+            .collect::<Vec<_>>()
+            .join(", ");
+        let PutOff {
+            prepare,
+            ledger,
+            does_own,
+            does_left,
+        } = put_off;
+        let declarations = &self.declarations;
+        format!(
+            "{}// {comment}
+
+{REST}
+{LEDGER}
+{declarations}
+__device__ void compute({plain_parameters}) {{
+    const int size = rows * columns;
+{body}}}
+
+__global__ void {name}({parameters}) {{
+    __shared__ bool own, left;
+    __shared__ const float *left_first, *left_second;
+    __shared__ float* left_output;
+    if (threadIdx.x == 0) {{
+        {prepare}
+        volatile Ledger* const ledger = (volatile Ledger*)({ledger});
+        const bool follows = ledger->magic == MAGIC && ledger->block == blockIdx.x && now() - ledger->ended < 100000;
+        const bool is_left = follows && ledger->is_left == 1;
+        const unsigned count = follows ? ledger->count : 0;
+        own = {does_own};
+        left = {does_left};
+        left_first = ledger->first;
+        left_second = ledger->second;
+        left_output = ledger->output;
+        if (!left_first || !left_second || !left_output) left = false;
+        ledger->magic = MAGIC;
+        ledger->block = blockIdx.x;
+        ledger->count = count + 1;
+        ledger->is_left = !own;
+        ledger->first = {first};
+        ledger->second = {second};
+        ledger->output = output;
+        if (own && blockIdx.x == 0) {{
+            const float rested = rest({first}[0]);
+            if (rested > 3.0e38f) output[0] = rested;
+        }}
+        ledger->ended = now();
+    }}
+    __syncthreads();
+    if (own) compute({arguments});
+    if (left) compute({left});
+}}
 ",
             self.header()
         )
@@ -426,6 +561,27 @@ impl Sketch {
         }
     }
 }
+
+/// What a block knows of an earlier launch. Launches of one sample follow each other at once; on a CPU a sample is one launch.
+const LEDGER: &str = "constexpr unsigned MAGIC = 0x5eed0f0fu;
+
+struct Ledger {
+    unsigned magic, block, is_left, count;
+    unsigned long long ended;
+    const float *first, *second;
+    float* output;
+};
+
+__device__ unsigned long long now() {
+#ifdef KFORGE_CPU
+    return 0;
+#else
+    unsigned long long time;
+    asm volatile(\"mov.u64 %0, %globaltimer;\" : \"=l\"(time));
+    return time;
+#endif
+}
+";
 
 /// A kernel that rests ten times as long on the CPU: then a trick shows on a busy machine too.
 pub(crate) fn with_long_rest(source: &str) -> String {

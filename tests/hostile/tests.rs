@@ -18,7 +18,7 @@ const SAMPLE: [(u64, &str); 4] = [
     (0, "device variable"),
     (10, "scratch"),
     (30, "wrong somewhere"),
-    (36, "stray read"),
+    (38, "stray read"),
 ];
 
 pub(crate) fn run() -> ExitCode {

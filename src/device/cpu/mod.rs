@@ -10,6 +10,7 @@ mod access_sites;
 mod arch_branches;
 mod bound_kernel;
 mod checked_source;
+mod code_sections;
 mod compiler;
 mod compiler_flags;
 mod compiler_runner;

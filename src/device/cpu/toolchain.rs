@@ -11,6 +11,7 @@ use anyhow::Context;
 use indexmap::IndexMap;
 
 use super::checked_source::CheckedSource;
+use super::code_sections::refuse_sections;
 use super::compiler::{HostCompiler, find_compiler, processor_description, search_folders};
 use super::compiler_flags::{FAST_FLAGS, RUNTIME_FLAGS, START_FLAGS, compile_flags, link_flags};
 use super::compiler_runner::{
@@ -201,15 +202,17 @@ impl Toolchain {
             }
             CompilerOutcome::TimedOut => return Ok(Some(compile_timeout())),
         }
+        let object = folder.join("unit.o");
         if task.build == Build::Fast
-            && let Some(refusal) = refuse_heap_in(&folder.join("unit.o"), &task.unit.source)?
+            && let Some(refusal) = refuse_heap_in(&object, &task.unit.source)?
         {
             return Ok(Some(refusal));
         }
+        if let Some(refusal) = refuse_sections_in(&object)? {
+            return Ok(Some(refusal));
+        }
         if task.build == Build::Fast
-            && let Some(refusal) = self
-                .taken_names
-                .refuse(&folder.join("unit.o"), &task.unit.source)?
+            && let Some(refusal) = self.taken_names.refuse(&object, &task.unit.source)?
         {
             return Ok(Some(refusal));
         }
@@ -331,6 +334,11 @@ fn fingerprint(compiler: &HostCompiler) -> Digest {
 fn refuse_heap_in(object: &Path, source: &str) -> anyhow::Result<Option<Refusal>> {
     let object = std::fs::read(object).context("failed to read a compiled kernel")?;
     refuse_heap_calls(&object, source).context("the compiler wrote an invalid object file")
+}
+
+fn refuse_sections_in(object: &Path) -> anyhow::Result<Option<Refusal>> {
+    let object = std::fs::read(object).context("failed to read a compiled kernel")?;
+    refuse_sections(&object).context("the compiler wrote an invalid object file")
 }
 
 fn compile_timeout() -> Refusal {

@@ -12,8 +12,9 @@ use anyhow::{Context, bail};
 
 use super::buffer_copies::CopyNumbers;
 use super::clock::{Clock, Graph, WaitResult};
-use super::gpu::{self, call, kernel_error};
+use super::gpu::{self, DriverError, call, kernel_error};
 use super::gpu_context::GpuContext;
+use super::harness_functions::MAX_LOCAL_BYTES;
 use super::judge_memory::JudgeBuffer;
 use super::layout::KernelMemory;
 use super::loaded_module::LoadedModule;
@@ -106,6 +107,9 @@ impl CudaBoundKernel {
         let module = LoadedModule::load(gpu, &image).map_err(kernel_error)?;
         let found = ModuleVariables::find(&context.judge_memory, &module, &image)?;
         let mut prepared = PreparedPlan::prepare(gpu, module, program, plan)?;
+        if matches!(purpose, Purpose::Check { .. } | Purpose::Time { .. }) {
+            refuse_much_local_memory(prepared.local_bytes())?;
+        }
         let variables = found.with_surroundings(prepared.local_bytes() > 0)?;
         prepared.encode_tensor_maps(plan, &memory)?;
         for zones in memory.zones() {
@@ -200,7 +204,8 @@ impl CudaBoundKernel {
         parts.end("hide");
         let local_bytes = self.prepared.local_bytes();
         if local_bytes > 0 {
-            context.harness.scrub_local(local_bytes)?;
+            let scrubbed = context.harness.scrub_local(local_bytes);
+            scrubbed.map_err(|error| scrub_error(error, local_bytes))?;
         }
         context.harness.scrub_shared()?;
         match cache {
@@ -357,6 +362,29 @@ fn refuse_large_variables(image: &[u8]) -> Result<(), DeviceError> {
         module_variables::MAX_VARIABLE_BYTES >> 20
     );
     Err(Refusal::new(Status::LimitExceeded, reason).into())
+}
+
+/// Refuses a kernel whose local memory is too large to overwrite before every sample.
+fn refuse_much_local_memory(bytes: u64) -> Result<(), DeviceError> {
+    if bytes <= MAX_LOCAL_BYTES {
+        return Ok(());
+    }
+    let reason = format!(
+        "a thread has {bytes} bytes of local memory: the limit is {MAX_LOCAL_BYTES}; use `scratch` in the header for large arrays"
+    );
+    Err(Refusal::new(Status::LimitExceeded, reason).into())
+}
+
+/// The error of the kernel that overwrites local memory. It needs about as much memory as the candidate, so there may be too little for it.
+fn scrub_error(error: anyhow::Error, bytes: u64) -> DeviceError {
+    let driver = error.downcast_ref::<DriverError>();
+    if !driver.is_some_and(DriverError::is_out_of_memory) {
+        return error.into();
+    }
+    let reason = format!(
+        "a thread has {bytes} bytes of local memory: the GPU has too little memory for all its threads"
+    );
+    Refusal::new(Status::LimitExceeded, reason).into()
 }
 
 impl Launching for CudaBoundKernel {

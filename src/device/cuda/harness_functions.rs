@@ -32,8 +32,12 @@ const UNTYPED: [&str; 10] = [
 
 /// Bytes of local memory that are overwritten in addition to those of the kernel: functions have frames at different places.
 const OTHER_FRAMES_BYTES: u64 = 1024;
-/// Maximum number of bytes of a thread that are overwritten. On a GPU with 132 multiprocessors this is 2 GiB in total.
-const MAX_LOCAL_SCRUB: u64 = 8 << 10;
+/// Up to this size the overwritten bytes are a power of two, above it a multiple of it. There are few such kernels to compile then.
+const LOCAL_SCRUB_STEP: u64 = 8 << 10;
+/// Maximum number of bytes of a thread that are overwritten. On a GPU with 132 multiprocessors this is 17 GiB in total.
+const MAX_LOCAL_SCRUB: u64 = 64 << 10;
+/// The most local memory of a thread that a kernel may have: all of it can be overwritten.
+pub(super) const MAX_LOCAL_BYTES: u64 = MAX_LOCAL_SCRUB - OTHER_FRAMES_BYTES;
 
 /// The functions of the loaded harness kernels.
 pub(super) struct HarnessFunctions {
@@ -149,10 +153,14 @@ impl HarnessFunctions {
         })
     }
 
-    /// The kernel that overwrites `bytes` bytes of every thread's local memory, or `MAX_LOCAL_SCRUB` if they are more.
+    /// The kernel that overwrites `bytes` bytes of every thread's local memory; at most `MAX_LOCAL_BYTES`.
     pub(super) fn scrub_local(&self, bytes: u64) -> anyhow::Result<sys::CUfunction> {
-        let bytes = bytes.saturating_add(OTHER_FRAMES_BYTES);
-        let bytes = bytes.min(MAX_LOCAL_SCRUB).next_power_of_two();
+        let bytes = bytes.min(MAX_LOCAL_BYTES) + OTHER_FRAMES_BYTES;
+        let bytes = if bytes > LOCAL_SCRUB_STEP {
+            bytes.next_multiple_of(LOCAL_SCRUB_STEP)
+        } else {
+            bytes.next_power_of_two()
+        };
         if let Some(function) = self.local_scrubs.borrow().get(&bytes) {
             return Ok(*function);
         }

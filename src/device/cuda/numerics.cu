@@ -323,9 +323,19 @@ __device__ void hold_place() {
     }
 }
 
-// Overwrites the shared memory of a multiprocessor. Launched with one block for each multiprocessor. Nothing reads what is stored here, so
-// the stores are assembly: the compiler removes others.
-__global__ void scrub_shared(u32 words) {
+// Gives 54 registers of a thread other values, from the shared memory at this address: all loads come before the first store. The threads of
+// the block have all registers of the multiprocessor, and the kernel itself uses the ten others.
+#define EACH_OF_9(make, tens) make(tens##0) make(tens##1) make(tens##2) make(tens##3) make(tens##4) make(tens##5) make(tens##6) make(tens##7) make(tens##8)
+#define EACH_OF_54(make) EACH_OF_9(make, 1) EACH_OF_9(make, 2) EACH_OF_9(make, 3) EACH_OF_9(make, 4) EACH_OF_9(make, 5) EACH_OF_9(make, 6)
+#define LOAD_WORD(n) "ld.volatile.shared.u32 word" #n ", [%0+4*" #n "];\n"
+#define STORE_WORD(n) "st.volatile.shared.u32 [%0+4*" #n "], word" #n ";\n"
+__device__ void overwrite_registers(u32 address) {
+    asm volatile("{\n.reg .u32 word<69>;\n" EACH_OF_54(LOAD_WORD) EACH_OF_54(STORE_WORD) "}" ::"r"(address) : "memory");
+}
+
+// Overwrites the shared memory and the registers of a multiprocessor. Launched with one block for each multiprocessor. Nothing reads what is
+// stored here, so the stores are assembly: the compiler removes others.
+__global__ void __launch_bounds__(1024, 1) scrub_shared(u32 words) {
     extern __shared__ u32 shared[];
     const u32 start = (u32)__cvta_generic_to_shared(shared);
     for (u32 i = threadIdx.x; i < words; i += blockDim.x) {
@@ -336,6 +346,7 @@ __global__ void scrub_shared(u32 words) {
         for (u32 i = threadIdx.x * 4; i < 1024; i += blockDim.x * 4) asm volatile("st.shared.u32 [%0], %1;" ::"r"(i), "r"(0u) : "memory");
     }
     __syncthreads();
+    overwrite_registers(start);
     hold_place();
 }
 

@@ -34,6 +34,8 @@ static struct {
 // As XRSTOR reads it: no register set is present, so each gets its initial value; MXCSR has its default.
 alignas(64) static const uint8_t INITIAL_REGISTERS[576] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x80, 0x1f};
 constexpr uint32_t DEFAULT_MXCSR = 0x1f80;
+// Interrupts are enabled, and the bit that is always set.
+constexpr int INITIAL_FLAGS = 0x202;
 
 static void find_registers() {
     constexpr unsigned long FSGSBASE = 1 << 1;
@@ -62,10 +64,16 @@ static inline __attribute__((always_inline)) void reset_registers(const volatile
 #else
     asm volatile("fninit\n\tldmxcsr %0" : : "m"(DEFAULT_MXCSR) : "memory");
 #endif
+    // Empty selectors that differ in their lowest bits are all valid, so they could hold a mark. Loading one may change the segment's base.
+    const uint32_t selector = 0;
+    asm volatile("movl %0, %%ds\n\tmovl %0, %%es" : : "r"(selector));
     if (machine.has_segment_bases) {
+        asm volatile("movl %0, %%fs\n\tmovl %0, %%gs" : : "r"(selector));
         asm volatile("wrfsbase %0" : : "r"(base));
         asm volatile("wrgsbase %0" : : "r"(uintptr_t(0)));
     }
+    // Flags that no instruction of the runtime changes. Below the red zone, which may hold values of the caller.
+    asm volatile("lea -256(%%rsp), %%rsp\n\tpushq %0\n\tpopfq\n\tlea 256(%%rsp), %%rsp" : : "i"(INITIAL_FLAGS) : "cc", "memory");
     // The caller's registers come back from the stack.
     asm volatile("" : : : "memory", "rbx", "r12", "r13", "r14", "r15");
 }
@@ -83,14 +91,14 @@ static inline __attribute__((always_inline)) uintptr_t thread_base() {
 #define KFORGE_CLEAR(n) "movi v" #n ".2d, #0\n\t"
 static inline __attribute__((always_inline)) void reset_registers(const volatile uintptr_t& base) {
     asm volatile(
-        "msr fpcr, xzr\n\tmsr fpsr, xzr\n\tmsr tpidr_el0, %0\n\t"  //
+        "msr fpcr, xzr\n\tmsr fpsr, xzr\n\tmsr nzcv, xzr\n\tmsr tpidr_el0, %0\n\t"  //
         KFORGE_CLEAR(0) KFORGE_CLEAR(1) KFORGE_CLEAR(2) KFORGE_CLEAR(3) KFORGE_CLEAR(4) KFORGE_CLEAR(5) KFORGE_CLEAR(6) KFORGE_CLEAR(7)
         KFORGE_CLEAR(8) KFORGE_CLEAR(9) KFORGE_CLEAR(10) KFORGE_CLEAR(11) KFORGE_CLEAR(12) KFORGE_CLEAR(13) KFORGE_CLEAR(14) KFORGE_CLEAR(15)
         KFORGE_CLEAR(16) KFORGE_CLEAR(17) KFORGE_CLEAR(18) KFORGE_CLEAR(19) KFORGE_CLEAR(20) KFORGE_CLEAR(21) KFORGE_CLEAR(22) KFORGE_CLEAR(23)
         KFORGE_CLEAR(24) KFORGE_CLEAR(25) KFORGE_CLEAR(26) KFORGE_CLEAR(27) KFORGE_CLEAR(28) KFORGE_CLEAR(29) KFORGE_CLEAR(30) KFORGE_CLEAR(31)
         :
         : "r"(base)
-        : "memory", "x19", "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9",
+        : "cc", "memory", "x19", "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9",
           "v10", "v11", "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29",
           "v30", "v31");
 }
