@@ -71,7 +71,7 @@ pub(super) fn blank_entry(case: &Case, variant: Option<usize>) -> WorkloadVerdic
 /// A short run, for which the data of a sample have the most copies.
 const SHORT_RUN: Duration = Duration::from_micros(2);
 /// The most runs of a sample that is not timed.
-const MOST_UNTIMED_RUNS: usize = 8;
+const MAX_UNTIMED_RUNS: usize = 8;
 
 /// Checks a candidate on one case, with one round per seed.
 pub(super) fn check_case(
@@ -145,7 +145,7 @@ fn sample_as_timed(
     let copies = (context.device).timing_copies(case.data_bytes(context.task), SHORT_RUN);
     let mut kernels = KernelSet::open_as_timed(context, candidate, case, copies)?;
     let poison = Poison::Finite { seed };
-    let runs = 1 + RandomStream::new(seed, "runs", 0).below(copies.min(MOST_UNTIMED_RUNS));
+    let runs = 1 + RandomStream::new(seed, "runs", 0).below(copies.min(MAX_UNTIMED_RUNS));
     let deadline = kernels.deadline();
     kernels.candidate.reset_buffers(seed, poison)?;
     if let LaunchOutcome::Fault(refusal) = kernels.candidate.launch_sample(runs, deadline)? {
