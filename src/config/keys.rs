@@ -73,7 +73,7 @@ llm.effort | text | each model's | Reasoning effort, as the provider names it: `
 llm.thinking_tokens | integer | each model's | Maximum tokens of reasoning.
 budget.seconds | number | none | Wall time per task, in seconds: search, confirmation and comparison. The run ends within it, and at most 10 % later.
 budget.device_seconds | number | none | Device time per task, in seconds: how long workers hold the device to check and time kernels.
-budget.confirm_share | number, 0 to 0.9 | | Share of both for confirmation and comparison at the end; at least what confirming one kernel takes. 0 confirms nothing.
+budget.confirm_share | number, 0 to 0.9 | | Share of both for confirmation and comparison at the end; less on a CPU if what may be the best kernel needs less, and at least what confirming one kernel takes. 0 confirms nothing.
 budget.usd | number | none | Dollars for models, over all tasks. Needs a price for every model.
 budget.tokens | integer | none | Tokens of prompts and replies, over all tasks, cached ones included.
 "#;

@@ -12,7 +12,7 @@ use super::asking::{self, ModelRequests};
 use super::briefs::OpenBriefs;
 use super::fault_policy::FaultPolicy;
 use super::journal_writer::JournalWriter;
-use super::options::{RunOptions, StartMode};
+use super::options::{CPU_BACKEND, RunOptions, StartMode};
 use super::point_limits::PointLimits;
 use super::proposer::Proposer;
 use super::replay_turns::ReplayTurns;
@@ -224,6 +224,7 @@ impl OpenRun {
             device: options.device_budget,
             confirm_share: options.confirm_share,
             strongest: options.contenders.contains_key(&task.name),
+            foresees_confirmations: options.record.backend == CPU_BACKEND,
         };
         let models = options.models.as_ref().zip(shared.budget);
         let requests = models.map(|(models, budget)| {

@@ -15,6 +15,10 @@ use crate::task::Task;
 use crate::verdict::Yardstick;
 use crate::worker::Contenders;
 
+/// The backend of runs whose device is a GPU, and of those that judge on the CPU.
+pub(super) const GPU_BACKEND: &str = "cuda";
+pub(super) const CPU_BACKEND: &str = "cpu";
+
 /// Everything that `run` needs besides the proposer, the evaluators, and the observer that shows the progress.
 pub struct RunOptions {
     pub directory: PathBuf,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use super::briefs::OpenBriefs;
 use super::fault_policy::{BASELINE_STEP, FaultPolicy};
-use super::options::RunOptions;
+use super::options::{GPU_BACKEND, RunOptions};
 use super::proposer::Proposer;
 use super::running::{EvaluationPurpose, ProposalInput, RunningWork};
 use super::sources::KernelSources;
@@ -28,9 +28,6 @@ pub(super) struct DispatchParts<'a> {
     pub(super) anchor: Option<&'a Anchor>,
     pub(super) task: &'a Task,
 }
-
-/// The backend of runs whose device is a GPU.
-const GPU_BACKEND: &str = "cuda";
 
 /// Decides which work of a task runs next.
 pub(super) struct Scheduler {

@@ -101,7 +101,7 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
             }
             let sources = &mut self.state.sources;
             self.state.scheduler.dispatch_stale(sources)?;
-            let deadline = self.state.time.search_end(self.state.first_to_confirm());
+            let deadline = self.state.time.search_end(self.state.finalists());
             if self.wait_for_events(deadline).await? == Flow::Interrupted {
                 return Ok(LoopEnd::Interrupted);
             }
@@ -132,7 +132,7 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
                 }
                 return self.end_of_search();
             }
-            let deadline = self.state.time.search_end(self.state.first_to_confirm());
+            let deadline = self.state.time.search_end(self.state.finalists());
             if self.wait_for_events(deadline).await? == Flow::Interrupted {
                 return Ok(LoopEnd::Interrupted);
             }
@@ -143,7 +143,7 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
     /// their candidates. Requests to models go on.
     async fn finish_judgements(&mut self) -> Result<LoopEnd> {
         while self.state.scheduler.running.evaluations() > 0 {
-            let deadline = self.state.time.drain_end(self.state.first_to_confirm());
+            let deadline = self.state.time.drain_end(self.state.finalists());
             if self.wait_for_evaluation(deadline).await? == Flow::Interrupted {
                 return Ok(LoopEnd::Interrupted);
             }

@@ -30,7 +30,7 @@ use super::reporter::Reporter;
 use super::round::{FollowUp, Round};
 use super::scheduler::{DispatchParts, Scheduler};
 use super::sources::KernelSources;
-use super::task_time::{Allowance, TaskTime};
+use super::task_time::{Allowance, Finalists, TaskTime};
 use super::untried::Untried;
 use crate::event::{Event, StopReason, Stopped};
 use crate::report::{RunPhase, Unmeasured};
@@ -213,12 +213,14 @@ impl<'a> TaskState<'a> {
     /// Which time budget has no more room for the search, and how large it is.
     pub(super) fn time_is_spent(&self) -> Option<(StopReason, Duration)> {
         let recorded = self.recorded_stop.as_ref();
-        self.time.stop_reason(self.first_to_confirm(), recorded)
+        self.time.stop_reason(self.finalists(), recorded)
     }
 
-    /// The candidate that would be confirmed first if the search stopped now.
-    pub(super) fn first_to_confirm(&self) -> Option<u64> {
-        self.search.best().map(|elite| elite.step)
+    /// What would be confirmed if the search stopped now.
+    pub(super) fn finalists(&self) -> Option<Finalists> {
+        let first = self.search.best()?.step;
+        let count = self.search.possible_bests();
+        Some(Finalists { first, count })
     }
 
     /// The next kernel to confirm, and how long it may take.

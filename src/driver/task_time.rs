@@ -1,8 +1,8 @@
 //! How the time of a task is divided: when the search ends, and what may still be confirmed and compared.
 //!
 //! `budget.seconds` and `budget.device_seconds` cover the whole work on a task. The search leaves the share of the confirmation
-//! (`budget.confirm_share`), and at least what confirming one kernel costs on this machine. Decides from the time and the costs
-//! alone; `task_loop` acts on it.
+//! (`budget.confirm_share`), or less if the kernels that may be the best need less; and at least what confirming one kernel costs on this
+//! machine. Decides from the time and the costs alone; `task_loop` acts on it.
 
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,18 @@ pub(super) struct TimeLimits {
     pub(super) confirm_share: f64,
     /// Whether the best kernel is timed against the strongest baselines, which needs a part of that share and at most as much again.
     pub(super) strongest: bool,
+    /// Whether a judgement shows what a confirmation takes before one was made. On a GPU it does not: candidates are timed against a fast
+    /// kernel, and confirmed kernels against the baseline.
+    pub(super) foresees_confirmations: bool,
+}
+
+/// The kernels that would be confirmed if the search stopped now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Finalists {
+    /// The step of the first.
+    pub(super) first: u64,
+    /// How many may be the best, by the search's figures.
+    pub(super) count: u32,
 }
 
 /// Wall time of earlier processes.
@@ -112,8 +124,8 @@ impl TaskTime {
         self.started.checked_add(left)
     }
 
-    /// When the search stops. `None` without a time budget. `best`: the candidate that would be confirmed first.
-    pub(super) fn search_end(&self, best: Option<u64>) -> Option<Instant> {
+    /// When the search stops. `None` without a time budget. `best`: what would be confirmed.
+    pub(super) fn search_end(&self, best: Option<Finalists>) -> Option<Instant> {
         let window = self.search_window(best)?;
         if best.is_none() {
             return self.started.checked_add(window);
@@ -126,29 +138,40 @@ impl TaskTime {
 
     /// How long this process may search, judgements in progress included. While nothing has passed there is nothing to confirm: all of the
     /// time is for the search.
-    fn search_window(&self, best: Option<u64>) -> Option<Duration> {
+    fn search_window(&self, best: Option<Finalists>) -> Option<Duration> {
         let budget = self.limits.wall?;
-        let cost = self.tally.confirmation(best).wall;
-        let strongest = self.tally.strongest().wall;
         let left = budget.saturating_sub(self.earlier.worked);
-        if best.is_none() {
+        let Some(best) = best else {
             return Some(left);
-        }
-        let all = budget.saturating_sub(self.reserve(budget, cost, strongest));
+        };
+        let wall = |expected: ExpectedTime| expected.wall;
+        let all = budget.saturating_sub(self.reserve(budget, best, wall));
         let by_search = all.saturating_sub(self.earlier.searched);
         // Earlier confirmations may have taken more than their share.
-        let by_rest = left.saturating_sub(self.reserve(left, cost, strongest));
+        let by_rest = left.saturating_sub(self.reserve(left, best, wall));
         Some(by_search.min(by_rest))
     }
 
-    /// The part of a budget that the search leaves: for confirmations, of which one has this cost, and for the strongest baselines.
-    fn reserve(&self, budget: Duration, cost: Duration, strongest: Duration) -> Duration {
-        let share = self.limits.confirm_share;
-        if share == 0.0 {
+    /// The part of a budget that the search leaves: for confirmations and a comparison, and for the strongest baselines. `part`: the time
+    /// that the budget limits.
+    fn reserve(
+        &self,
+        budget: Duration,
+        best: Finalists,
+        part: fn(ExpectedTime) -> Duration,
+    ) -> Duration {
+        let mut share = budget.mul_f64(self.limits.confirm_share);
+        if share.is_zero() {
             return Duration::ZERO;
         }
+        let first = Some(best.first);
+        let cost = part(self.tally.confirmation(first));
+        if self.limits.foresees_confirmations || self.tally.has_confirmed() {
+            let confirmations = cost.saturating_mul(best.count);
+            share = share.min(confirmations + part(self.tally.comparison(first)));
+        }
         let one = cost.min(budget.mul_f64(MAX_RESERVED_PART));
-        budget.mul_f64(share).max(one) + self.strongest_part(budget, strongest)
+        share.max(one) + self.strongest_part(budget, part(self.tally.strongest()))
     }
 
     /// The part of a budget for timing the best kernel against the strongest baselines.
@@ -161,13 +184,13 @@ impl TaskTime {
 
     /// When judgements in progress are cancelled after the search has stopped: they get as much time after the end of the search as the
     /// search gave up before it, unless a confirmation needs the rest. While nothing has passed, they get all of the time.
-    pub(super) fn drain_end(&self, best: Option<u64>) -> Option<Instant> {
+    pub(super) fn drain_end(&self, best: Option<Finalists>) -> Option<Instant> {
         if best.is_none() {
             return self.cancel_at();
         }
         let window_end = self.started.checked_add(self.search_window(best)?)?;
         let lead = window_end.saturating_duration_since(self.search_end(best)?);
-        let cost = self.tally.confirmation(best).wall;
+        let cost = self.tally.confirmation(best.map(|best| best.first)).wall;
         let last = self.end()?.checked_sub(cost).unwrap_or(window_end);
         Some(window_end.checked_add(lead)?.min(last.max(window_end)))
     }
@@ -175,7 +198,7 @@ impl TaskTime {
     /// Why the search must stop now. `recorded`: how an earlier process has stopped it.
     pub(super) fn stop_reason(
         &self,
-        best: Option<u64>,
+        best: Option<Finalists>,
         recorded: Option<&Stopped>,
     ) -> Option<(StopReason, Duration)> {
         let was_spent = |why, budget: Duration| {
@@ -191,11 +214,9 @@ impl TaskTime {
             }
         }
         let budget = self.limits.device?;
-        let cost = self.tally.confirmation(best).device;
-        let reserve = match best {
-            Some(_) => self.reserve(budget, cost, self.tally.strongest().device),
-            None => Duration::ZERO,
-        };
+        let reserve = best.map_or(Duration::ZERO, |best| {
+            self.reserve(budget, best, |expected| expected.device)
+        });
         let is_over = self.tally.device() >= budget.saturating_sub(reserve);
         (is_over || was_spent(StopReason::DeviceSeconds, budget))
             .then_some((StopReason::DeviceSeconds, budget))
@@ -321,5 +342,38 @@ impl ExpectedTime {
             wall: self.wall.mul_f64(part),
             device: self.device.mul_f64(part),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict::{Seconds, Status};
+
+    /// What is left of a search of 100 s after a judgement of 2 s, if this many kernels may be the best.
+    fn reserve(count: u32, foresees_confirmations: bool) -> f64 {
+        let limits = TimeLimits {
+            wall: Some(Duration::from_secs(100)),
+            confirm_share: 0.2,
+            foresees_confirmations,
+            ..TimeLimits::default()
+        };
+        let mut tally = TimeTally::new(0);
+        let seconds = Seconds {
+            measure: 2.0,
+            ..Seconds::default()
+        };
+        tally.count_verdict(1, Status::Passed, &seconds);
+        let time = TaskTime::new(limits, EarlierTime::default(), tally);
+        let best = Finalists { first: 1, count };
+        100.0 - time.search_window(Some(best)).unwrap().as_secs_f64()
+    }
+
+    #[test]
+    fn the_search_leaves_no_more_time_than_the_kernels_that_may_be_the_best_need() {
+        // One confirmation of 10 s, and a comparison of 5 s.
+        assert!((reserve(1, true) - 15.0).abs() < 1e-9);
+        assert!((reserve(3, true) - 20.0).abs() < 1e-9);
+        assert!((reserve(1, false) - 20.0).abs() < 1e-9);
     }
 }

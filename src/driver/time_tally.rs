@@ -148,7 +148,7 @@ impl TimeTally {
         }
     }
 
-    fn count_verdict(&mut self, step: u64, status: Status, seconds: &Seconds) {
+    pub(super) fn count_verdict(&mut self, step: u64, status: Status, seconds: &Seconds) {
         let total = seconds.total();
         // A judgement that ended in a harness error says nothing about how long a judgement takes.
         if status != Status::HarnessError {
@@ -179,6 +179,11 @@ impl TimeTally {
     pub(super) fn judgement(&self) -> Duration {
         let mean = self.judged_seconds / (self.judged.max(1) as f64);
         Duration::try_from_secs_f64(mean).unwrap_or_default()
+    }
+
+    /// Whether a confirmation has shown what one takes.
+    pub(super) fn has_confirmed(&self) -> bool {
+        self.confirmed.count > 0
     }
 
     /// What confirming this candidate is expected to take. Zero if nothing is known.

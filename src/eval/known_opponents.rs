@@ -1,4 +1,4 @@
-//! What is known of the baseline and the anchor from one candidate to the next, so that it is not measured again for each.
+//! What is known of the baseline, the anchor and the oracle from one candidate to the next, so that it is not measured again for each.
 //!
 //! Only keeps it; `timing_session` finds it out.
 
@@ -12,6 +12,10 @@ use super::opening::{Opponent, TimedPair};
 use super::run_spacing::RunTimes;
 use super::sample_plan::{CopyBytes, SamplePlan};
 use crate::base::Digest;
+
+/// In a search the oracle takes about this long for one comparison, unless a single copy of the data takes longer. More pairs are compared then,
+/// each in fewer copies: a slow oracle would take most of a short timing.
+const ORACLE_TIME: Duration = Duration::from_micros(1500);
 
 /// What is known about an opponent on a case. It holds for all candidates, because the opponent decides the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,13 +38,17 @@ struct OpponentKey {
     case: String,
 }
 
-/// What one process has found out about the opponents, for other processes that judge on the same device.
+/// What one process has found out about the opponents and the oracle, for other processes that judge on the same device.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct OpponentTimes(Vec<(OpponentKey, KnownOpponent)>);
+pub(crate) struct OpponentTimes {
+    opponents: Vec<(OpponentKey, KnownOpponent)>,
+    /// By the case's id, how long the oracle takes for one copy of the data.
+    oracle: Vec<(String, Duration)>,
+}
 
 impl OpponentTimes {
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.opponents.is_empty() && self.oracle.is_empty()
     }
 }
 
@@ -50,6 +58,8 @@ pub(super) struct KnownOpponents {
     /// Hash of the anchor's source.
     anchor: Option<Digest>,
     known: RefCell<HashMap<OpponentKey, KnownOpponent>>,
+    /// By the case's id, how long the oracle takes for one copy of the data.
+    oracle: RefCell<HashMap<String, Duration>>,
 }
 
 impl KnownOpponents {
@@ -83,6 +93,23 @@ impl KnownOpponents {
         }
     }
 
+    /// Copies of a case's data that the oracle computes in `ORACLE_TIME`, at least one. No limit if its time is not known.
+    pub(super) fn most_oracle_copies(&self, case: &str) -> usize {
+        let known = self.oracle.borrow().get(case).copied();
+        known.map_or(usize::MAX, |time| {
+            let copies = ORACLE_TIME.as_secs_f64() / time.as_secs_f64();
+            (copies as usize).max(1)
+        })
+    }
+
+    /// Remembers how long the oracle takes for one copy of a case's data. The shortest time counts: a comparison has a fixed cost, which is
+    /// divided by its copies.
+    pub(super) fn insert_oracle_time(&self, case: &str, time: Duration) {
+        let mut oracle = self.oracle.borrow_mut();
+        let known = oracle.entry(case.to_owned()).or_insert(time);
+        *known = time.min(*known);
+    }
+
     /// From now on the kernel with this source is the anchor. Forgets another one.
     pub(super) fn set_anchor(&mut self, source: Digest) {
         self.anchor = Some(source);
@@ -93,16 +120,23 @@ impl KnownOpponents {
     /// Adds what another process has found out. What this process has found out itself stays.
     pub(super) fn add(&self, times: &OpponentTimes) {
         let mut known = self.known.borrow_mut();
-        for (key, opponent) in &times.0 {
+        for (key, opponent) in &times.opponents {
             known.entry(key.clone()).or_insert(*opponent);
+        }
+        for (case, time) in &times.oracle {
+            self.insert_oracle_time(case, *time);
         }
     }
 
     /// What is known, for other processes.
     pub(super) fn times(&self) -> OpponentTimes {
-        let known = self.known.borrow();
-        let entries = known.iter().map(|(key, known)| (key.clone(), *known));
-        OpponentTimes(entries.collect())
+        let (known, oracle) = (self.known.borrow(), self.oracle.borrow());
+        let opponents = known.iter().map(|(key, known)| (key.clone(), *known));
+        let oracle = oracle.iter().map(|(case, time)| (case.clone(), *time));
+        OpponentTimes {
+            opponents: opponents.collect(),
+            oracle: oracle.collect(),
+        }
     }
 }
 
@@ -189,6 +223,11 @@ mod tests {
         opponents.insert_run_times(anchor, 5, times);
         assert_eq!(opponents.get(anchor).unwrap().run_times, Some(times));
 
+        // The shortest time of the oracle counts.
+        for milliseconds in [30, 2, 9] {
+            opponents.insert_oracle_time("w", Duration::from_millis(milliseconds));
+        }
+
         // As another process gets them.
         let text = serde_json::to_string(&opponents.times()).unwrap();
         let mut other = KnownOpponents::default();
@@ -196,11 +235,26 @@ mod tests {
         other.add(&serde_json::from_str(&text).unwrap());
         assert_eq!(other.get(baseline), Some(known(3)));
         assert_eq!(other.get(anchor), None);
+        assert_eq!(other.oracle.borrow()["w"], Duration::from_millis(2));
         other.set_anchor(Digest::of("one"));
         assert_eq!(other.get(anchor).unwrap().run_times, Some(times));
         other.set_anchor(Digest::of("two"));
         assert_eq!(other.get(anchor), None);
         other.set_anchor(Digest::of("one"));
         assert_eq!(other.get(anchor), None);
+    }
+
+    #[test]
+    fn a_slow_oracle_computes_fewer_copies() {
+        let most = |microseconds: u64| {
+            let opponents = KnownOpponents::default();
+            opponents.insert_oracle_time("w", Duration::from_micros(microseconds));
+            assert_eq!(opponents.most_oracle_copies("another"), usize::MAX);
+            opponents.most_oracle_copies("w")
+        };
+        assert_eq!(most(20), 75);
+        assert_eq!(most(700), 2);
+        assert_eq!(most(9000), 1);
+        assert_eq!(most(0), usize::MAX);
     }
 }

@@ -377,6 +377,7 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
                 break;
             }
         }
+        session.note_oracle_time();
         session.log_times(self.samples.blocks());
         self.plan = Some(session.plan());
         self.checked.add(session.checked_runs());

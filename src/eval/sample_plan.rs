@@ -24,18 +24,20 @@ pub(super) enum FastestKernel {
     Any,
     /// 4 times: for the candidates of a search against the baseline.
     OfSearch,
-    /// Twice: for a duel, and for the candidates of a search against an anchor. Most are about as fast as their opponent, and a sample of one
-    /// that is faster still is only shorter.
-    BesideRival,
+    /// Twice: for a duel.
+    OfDuel,
+    /// The opponent: for the candidates of a search against an anchor. Most are about as fast, and a sample of a faster one is only shorter.
+    Anchor,
 }
 
 impl FastestKernel {
-    /// Its time as a part of the time of the slower kernel.
-    fn part_of_time(self) -> f64 {
+    /// Its time as a part of the candidate's and of the opponent's; the longer one counts.
+    fn parts_of_times(self) -> [f64; 2] {
         match self {
-            Self::Any => 1.0 / 16.0,
-            Self::OfSearch => 1.0 / 4.0,
-            Self::BesideRival => 1.0 / 2.0,
+            Self::Any => [1.0 / 16.0; 2],
+            Self::OfSearch => [1.0 / 4.0; 2],
+            Self::OfDuel => [1.0 / 2.0; 2],
+            Self::Anchor => [1.0 / 2.0, 1.0],
         }
     }
 }
@@ -123,6 +125,9 @@ fn shortest_run(
     let floor = floor::cold_floor(context, case, runs).map(|floor| floor.measured_us);
     let floor = floor.filter(|floor| floor.is_finite() && *floor > 0.0);
     let floor = floor.map_or(opponent, |floor| Duration::from_secs_f64(floor / 1e6));
-    let least = candidate.max(opponent).mul_f64(fastest.part_of_time());
+    let [of_candidate, of_opponent] = fastest.parts_of_times();
+    let least = candidate
+        .mul_f64(of_candidate)
+        .max(opponent.mul_f64(of_opponent));
     floor.min(opponent).max(least)
 }

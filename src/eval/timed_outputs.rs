@@ -49,6 +49,8 @@ pub(super) struct OutputChecks {
     /// Time of comparing with the oracle, including its launches.
     oracle_check: Duration,
     oracle_launch: Duration,
+    /// Copies that the oracle has computed in that time.
+    computed_copies: u32,
     /// Time of comparing with the opponent instead.
     opponent_check: Duration,
     runs: CheckedRuns,
@@ -66,6 +68,7 @@ impl OutputChecks {
             started: Instant::now(),
             oracle_check: Duration::ZERO,
             oracle_launch: Duration::ZERO,
+            computed_copies: 0,
             opponent_check: Duration::ZERO,
             runs: CheckedRuns::default(),
             differing: Vec::new(),
@@ -87,6 +90,11 @@ impl OutputChecks {
             self.oracle_check,
             self.oracle_launch,
         ]
+    }
+
+    /// How long the oracle takes for a copy of the data; `None` if it did not run.
+    pub(super) fn oracle_copy_time(&self) -> Option<Duration> {
+        self.oracle_launch.checked_div(self.computed_copies)
     }
 
     /// Checks the candidate's timed run: guard zones, outputs, and state.
@@ -134,6 +142,7 @@ impl OutputChecks {
         let started = Instant::now();
         let expected = kernels.expected(seed, &chosen)?;
         self.oracle_launch += started.elapsed();
+        self.computed_copies += chosen.len() as u32;
         let compared = kernels.compare(Side::Candidate, &expected, &chosen, seed);
         self.oracle_check += started.elapsed();
         compared.map_err(during_timing)?;
@@ -217,6 +226,7 @@ impl OutputChecks {
         let started = Instant::now();
         let expected = kernels.expected(seed, &chosen)?;
         self.oracle_launch += started.elapsed();
+        self.computed_copies += chosen.len() as u32;
         self.runs.compared += chosen.len().min(copies.len()) as u64;
         // The oracle has the same inputs, and only the judge can write to its memory.
         let untouched = kernels.oracle.input_hashes_by_name()?;

@@ -62,6 +62,8 @@ pub(super) struct TimingSession<'s, 'j> {
     kernels: KernelSet,
     plan: SamplePlan,
     is_search: bool,
+    /// Of the data, for one comparison.
+    most_oracle_copies: usize,
     /// How long the candidate's last sample took.
     candidate_sample: Duration,
     /// The time of a run in the candidate's last timed sample.
@@ -91,6 +93,16 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         let SessionStart { seed, plan, .. } = start;
         let known = context.known_opponents.get(contest);
         let known = known.filter(|_| start.is_search);
+        let most_oracle_copies = if start.is_search {
+            context.known_opponents.most_oracle_copies(&contest.case.id)
+        } else {
+            usize::MAX
+        };
+        let known = known.map(|mut known| {
+            let copies = &mut known.plan.copies.oracle;
+            *copies = most_oracle_copies.min(*copies);
+            known
+        });
         let first = plan.or(known.map(|known| known.plan));
         let first = first.unwrap_or(SamplePlan::SINGLE);
         let mut session = Self {
@@ -99,6 +111,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             kernels: KernelSet::open(context, contest, first.copies)?,
             plan: first,
             is_search: start.is_search,
+            most_oracle_copies,
             candidate_sample: Duration::ZERO,
             candidate_run: None,
             opponent_runs: None,
@@ -172,11 +185,12 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         let fastest = match self.contest.opponent {
             _ if !self.is_search => FastestKernel::Any,
             Opponent::Baseline => FastestKernel::OfSearch,
-            Opponent::Anchor(..) | Opponent::Kernel(_) | Opponent::Python(_) => {
-                FastestKernel::BesideRival
-            }
+            Opponent::Kernel(_) | Opponent::Python(_) => FastestKernel::OfDuel,
+            Opponent::Anchor(..) => FastestKernel::Anchor,
         };
-        sample_plan(self.context, self.contest.case, bytes, times, fastest)
+        let mut plan = sample_plan(self.context, self.contest.case, bytes, times, fastest);
+        plan.copies.oracle = plan.copies.oracle.min(self.most_oracle_copies);
+        plan
     }
 
     /// Uses a plan. Opens the kernels again if it has another number of copies.
@@ -352,6 +366,16 @@ impl<'s, 'j> TimingSession<'s, 'j> {
 
     pub(super) fn checked_runs(&self) -> CheckedRuns {
         self.checks.runs()
+    }
+
+    /// Remembers how long the oracle takes, for the sessions of other candidates.
+    pub(super) fn note_oracle_time(&self) {
+        if let Some(time) = self.checks.oracle_copy_time()
+            && self.is_search
+        {
+            let known = &self.context.known_opponents;
+            known.insert_oracle_time(&self.contest.case.id, time);
+        }
     }
 
     pub(super) fn log_times(&self, blocks: usize) {

@@ -70,6 +70,17 @@ impl Search {
         self.confirmations.get(&step)
     }
 
+    /// How many of the elites that may be confirmed (`search.confirm`) may be the best kernel by the figures of the search; at least 1.
+    pub(crate) fn possible_bests(&self) -> u32 {
+        let mut elites = self.unrefuted_elites();
+        let Some(first) = elites.next() else {
+            return 1;
+        };
+        let others = elites.filter(|elite| elite.speedup.ci95[1] >= first.speedup.ci95[0]);
+        let most = self.settings.confirm.max(1) as usize;
+        1 + others.take(most - 1).count() as u32
+    }
+
     /// The elites to confirm next, fastest first: enough that `search.confirm` of them can pass. An elite that is surely slower than
     /// the baseline cannot be the best kernel: it is confirmed only if there is no faster one to report. Once a best kernel is known,
     /// an elite whose whole interval is below that of the best kernel cannot replace it, and is not confirmed.

@@ -12,7 +12,7 @@ use crate::task::TaskFiles;
 use crate::verdict::{DeviceIdentity, Duel, SelfTest};
 
 /// Version of the messages. Both ends are the same program; a difference means that the program was replaced while it ran.
-pub(super) const PROTOCOL_VERSION: u32 = 11;
+pub(super) const PROTOCOL_VERSION: u32 = 12;
 
 /// The first line to a worker.
 #[derive(Debug, Serialize, Deserialize)]
