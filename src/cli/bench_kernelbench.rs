@@ -145,7 +145,7 @@ impl Bench<'_> {
         }
         // Prints what goes wrong, and no list.
         let mut report = Report::new(Format::Json);
-        import_problems(new, &self.arguments.problems.precision, &mut report)?;
+        import_problems(new, &self.arguments.problems, &mut report)?;
         Ok(report.errors())
     }
 

@@ -61,7 +61,7 @@ pub(super) fn table_of(
     };
     let workloads = workload_ids(resolved, task);
     let mut tables = BaselineTable::read_all(&files.baseline_tables).into_iter();
-    tables.find(|table| table.is_of(&judge) && !table.fastest_on(&workloads).is_empty())
+    tables.find(|table| table.is_of(&judge) && table.covers(&workloads))
 }
 
 /// The times of the strongest known baseline on the workloads of the run. `None` if none is faster than the task's own.

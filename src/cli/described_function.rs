@@ -2,13 +2,11 @@
 //!
 //! The scripts `torch_function.py` and `gpu_mode.py` print it.
 
-use std::process::Stdio;
-
 use indexmap::IndexMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::python_script::{module_is_missing, not_started, python_command};
+use super::python_script::{Answer, PythonLimit, PythonScript, module_is_missing};
 use crate::base::Failure;
 use crate::device::find_python;
 use crate::task::{
@@ -83,24 +81,22 @@ impl DescribedFunction {
     /// Runs a script with a request. `user` needs Python, and `place` is the code, both for messages.
     ///
     /// # Errors
-    /// If there is no Python or no PyTorch, or the function cannot be a task.
+    /// If there is no Python or no PyTorch, the function cannot be a task, or it does not end within the limit.
     pub(super) fn ask(
         script: &str,
         request: &Value,
-        user: &str,
-        place: &str,
+        (user, place): (&str, &str),
+        limit: PythonLimit,
     ) -> anyhow::Result<Self> {
         let python = find_python(user)?;
-        let output = python_command(&python, script)
-            .arg(request.to_string())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .output()
-            .map_err(|error| not_started(&python, &error))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let described: Self = serde_json::from_str(&text).map_err(|_| {
-            let log = String::from_utf8_lossy(&output.stderr);
-            let last = log.trim().lines().last().unwrap_or_default();
+        let mut running = PythonScript::start(&python, script, [request.to_string()], limit)?;
+        let answer = match running.next()? {
+            Answer::TimedOut => return Err(limit.exceeded(&place).into()),
+            Answer::Line(line) => serde_json::from_str(&line).ok(),
+            Answer::Ended => None,
+        };
+        let described: Self = answer.ok_or_else(|| {
+            let last = running.last_words();
             Failure::usage(format!("{place}: Python ended without an answer: {last}"))
                 .hint("call the function with Python yourself; it may need more memory")
         })?;

@@ -129,7 +129,8 @@ def check_calls(function):
         raise Refused(f"`{function.name}` gives other outputs at each call (it is random or keeps state), so there is nothing to compare with")
     for name, value in zip(names, first):
         if not bool(torch.isfinite(value).all()):
-            raise Refused(f"the output `{name}` has values that are not finite: say how inputs are drawn, with `--draw`")
+            remedy = getattr(function.interface, "remedy", "say how inputs are drawn, with `--draw`")
+            raise Refused(f"the output `{name}` has values that are not finite: {remedy}")
         if value.numel() == 0:
             raise Refused(f"the output `{name}` is empty")
     return names, first

@@ -17,6 +17,10 @@ def _use_files(files):
         def create_module(self, _spec):
             return None
 
+        def get_source(self, name):
+            # For the modules `inspect` and `linecache`.
+            return files[name + ".py"]
+
         def exec_module(self, module):
             name = module.__name__ + ".py"
             exec(compile(files[name], name, "exec"), vars(module))
@@ -41,7 +45,13 @@ def _on_cpu():
             return function(*[moved(value) for value in arguments], **options)
 
     kept = torch.Generator, torch.cuda.synchronize, torch.cuda.empty_cache
-    torch.Generator = lambda device="cpu": kept[0](device=moved(device))
+
+    class Generator(torch.Generator):
+        # A class, because annotations of modules that are imported later use it as a type.
+        def __new__(cls, device="cpu"):
+            return super().__new__(cls, device=moved(device))
+
+    torch.Generator = Generator
     torch.cuda.synchronize = torch.cuda.empty_cache = lambda *_arguments: None
     try:
         with Mode():

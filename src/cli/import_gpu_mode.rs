@@ -11,7 +11,7 @@ use super::described_function::DescribedFunction;
 use super::exit::{self, Exit};
 use super::import_report::{Report, Written, check_is_new, write_task};
 use super::output::Format;
-use super::python_script::{describing_script, with_epilogue};
+use super::python_script::{PythonLimit, describing_script, with_epilogue};
 use crate::base::{Failure, yaml};
 use crate::task::{ForeignOracle, ForeignTask};
 
@@ -37,6 +37,8 @@ pub(super) struct GpuModeArgs {
     /// Name of the task. Default: that of the problem's folder.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
+    #[command(flatten)]
+    limit: PythonLimit,
     /// Output format.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -111,7 +113,12 @@ pub(super) fn import(arguments: &GpuModeArgs) -> anyhow::Result<Exit> {
         "tests": problem.tests,
         "benchmarks": problem.benchmarks,
     });
-    let described = DescribedFunction::ask(SCRIPT, &request, "a problem of GPU MODE", &origin)?;
+    let described = DescribedFunction::ask(
+        SCRIPT,
+        &request,
+        ("a problem of GPU MODE", &origin),
+        arguments.limit,
+    )?;
     let task = foreign_task(&name, &origin, &described)?;
     let files = task.files()?;
     let folder = write_task(&task.name, &files.task, &files.kernels)?;

@@ -3,9 +3,8 @@
 //! Python runs a problem's file and says what it takes and gives (`kernelbench.py`). It also writes a naive kernel, if it knows all operations
 //! of the problem (`naive_kernel/`). The problem's own code becomes the oracle, and baselines.
 
-use std::io::{BufRead, BufReader, Lines};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Stdio};
 
 use anyhow::Context;
 use indexmap::IndexMap;
@@ -17,7 +16,7 @@ use super::import_report::{Report, Written, check_is_new, write_task};
 use super::kernelbench_problems::{Problem, ProblemArgs};
 use super::output::Format;
 use super::python_script::{
-    describing_script, module_is_missing, not_started, python_command, with_epilogue,
+    Answer, PythonLimit, PythonScript, describing_script, module_is_missing, with_epilogue,
 };
 use crate::base::Failure;
 use crate::device::find_python;
@@ -73,8 +72,7 @@ pub(super) fn help() -> String {
 pub(super) fn import(arguments: &KernelBenchArgs) -> anyhow::Result<Exit> {
     let problems = arguments.problems.find()?;
     let mut report = Report::new(arguments.format);
-    let precision = &arguments.problems.precision;
-    import_problems(&problems, precision, &mut report)?;
+    import_problems(&problems, &arguments.problems, &mut report)?;
     report.finish()
 }
 
@@ -84,7 +82,7 @@ pub(super) fn import(arguments: &KernelBenchArgs) -> anyhow::Result<Exit> {
 /// If there is no Python, or it breaks.
 pub(super) fn import_problems<'p>(
     problems: impl IntoIterator<Item = &'p Problem>,
-    precision: &str,
+    arguments: &ProblemArgs,
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let python = find_python("a problem of KernelBench")?;
@@ -98,15 +96,13 @@ pub(super) fn import_problems<'p>(
     }
     let mut left = new.as_slice();
     while !left.is_empty() {
-        let mut python = Describer::start(&python, left, precision)?;
-        // A problem may end Python, for example because memory is short. The next one gets another process.
+        let mut python = Describer::start(&python, left, arguments)?;
+        // A problem may end Python, for example because memory is short or time is over. The next one gets another process.
         while let [problem, others @ ..] = left {
             left = others;
-            let described = python.next(problem)?;
-            let has_ended = described.is_none();
-            let described = described.unwrap_or_else(|| Err(ended_without_answer(problem)));
-            let imported =
-                described.and_then(|described| import_problem(problem, described, precision));
+            let (described, has_ended) = python.next(problem)?;
+            let imported = described
+                .and_then(|described| import_problem(problem, described, &arguments.precision));
             report.add(&problem.name, imported)?;
             if has_ended {
                 break;
@@ -256,55 +252,47 @@ fn foreign_task(
 
 /// A Python process that describes problems, in their order.
 struct Describer {
-    child: Child,
-    answers: Lines<BufReader<ChildStdout>>,
+    running: PythonScript,
     python: PathBuf,
+    limit: PythonLimit,
 }
 
 impl Describer {
-    fn start(python: &Path, problems: &[&Problem], precision: &str) -> Result<Self, Failure> {
-        let mut command = python_command(python, SCRIPT);
-        command
-            .arg(dtype_of(precision))
-            .args(problems.iter().map(|problem| &problem.file))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
-        let not_started = |error: &dyn std::fmt::Display| not_started(python, error);
-        let mut child = command.spawn().map_err(|error| not_started(&error))?;
-        let stdout = child.stdout.take();
-        let stdout = stdout.ok_or_else(|| not_started(&"it has no standard output"))?;
+    fn start(
+        python: &Path,
+        problems: &[&Problem],
+        arguments: &ProblemArgs,
+    ) -> anyhow::Result<Self> {
+        let precision = OsStr::new(dtype_of(&arguments.precision));
+        let files = problems.iter().map(|problem| problem.file.as_os_str());
+        let all: Vec<&OsStr> = std::iter::once(precision).chain(files).collect();
         Ok(Self {
-            child,
-            answers: BufReader::new(stdout).lines(),
+            running: PythonScript::start(python, SCRIPT, all, arguments.limit)?,
             python: python.to_owned(),
+            limit: arguments.limit,
         })
     }
 
-    /// What the next problem is; `None` if Python has ended.
-    fn next(&mut self, problem: &Problem) -> anyhow::Result<Option<Result<Described, Failure>>> {
-        let Some(line) = self.answers.next() else {
-            return Ok(None);
+    /// What the next problem is; `Err` in it if it cannot be a task. The second value says whether Python has ended.
+    fn next(&mut self, problem: &Problem) -> anyhow::Result<(Result<Described, Failure>, bool)> {
+        let file = problem.file.display();
+        let line = match self.running.next()? {
+            Answer::Line(line) => line,
+            Answer::Ended => return Ok((Err(ended_without_answer(problem)), true)),
+            Answer::TimedOut => return Ok((Err(self.limit.exceeded(&file)), true)),
         };
         let described: Described =
-            serde_json::from_str(&line?).context("Python's answer cannot be read")?;
-        let file = problem.file.display();
+            serde_json::from_str(&line).context("Python's answer cannot be read")?;
         if let Some(module) = &described.missing_module {
             let subject = format!("{file}: it");
-            return Ok(Some(Err(module_is_missing(&subject, module, &self.python))));
+            let missing = module_is_missing(&subject, module, &self.python);
+            return Ok((Err(missing), false));
         }
-        Ok(Some(match &described.error {
+        let described = match &described.error {
             Some(error) => Err(Failure::usage(format!("{file}: {error}"))),
             None => Ok(described),
-        }))
-    }
-}
-
-impl Drop for Describer {
-    /// Ends Python where an error ends the import.
-    fn drop(&mut self) {
-        // It has ended by itself in all other cases, and then this fails.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        };
+        Ok((described, false))
     }
 }
 

@@ -12,7 +12,7 @@ use super::described_function::DescribedFunction;
 use super::exit::{self, Exit};
 use super::import_report::{Report, Written, check_is_new, write_task};
 use super::output::Format;
-use super::python_script::{describing_script, with_epilogue};
+use super::python_script::{PythonLimit, describing_script, with_epilogue};
 use crate::base::{Failure, yaml};
 use crate::task::{
     AxisSpec, DType, Distribution, ForeignOracle, ForeignTask, Signature, TensorSpec,
@@ -59,6 +59,8 @@ pub(super) struct TorchArgs {
     /// Tolerance of every output, relative to its root mean square. Default: the usual one of its dtype.
     #[arg(long, value_name = "NUMBER")]
     atol_rms: Option<f64>,
+    #[command(flatten)]
+    limit: PythonLimit,
     /// Output format.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -104,7 +106,12 @@ pub(super) fn import(arguments: &TorchArgs) -> anyhow::Result<Exit> {
     let signature = signature(arguments)?;
     let request = request(&function, &signature, &arguments.draws)?;
     let place = &function.place;
-    let described = DescribedFunction::ask(SCRIPT, &request, "a PyTorch function", place)?;
+    let described = DescribedFunction::ask(
+        SCRIPT,
+        &request,
+        ("a PyTorch function", place),
+        arguments.limit,
+    )?;
     let task = foreign_task(arguments, &function, &signature, &described)?;
     let files = task.files()?;
     let folder = write_task(&task.name, &files.task, &files.kernels)?;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::python_script::PythonLimit;
 use crate::base::Failure;
 
 /// Arguments that name problems.
@@ -19,6 +20,8 @@ pub(super) struct ProblemArgs {
     /// Precision that the model and its inputs are cast to.
     #[arg(long, value_name = "NAME", default_value = "fp32", value_parser = ["fp32", "fp16", "bf16"])]
     pub(super) precision: String,
+    #[command(flatten)]
+    pub(super) limit: PythonLimit,
 }
 
 /// A problem.

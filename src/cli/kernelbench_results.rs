@@ -96,7 +96,14 @@ impl Judged {
             (Some(_), Some(Speedup { geomean, ci95 })) if self.is_correct() => {
                 let [low, high] = ci95;
                 let baseline = &self.baseline;
-                format!("correct, {geomean:.2}x [{low:.2}, {high:.2}] over {baseline}")
+                let deviation = self.entry().and_then(|entry| entry.deviation);
+                let remark = deviation.map_or_else(String::new, |deviation| {
+                    format!(
+                        ", which is outside the tolerance ({})",
+                        deviation.in_words()
+                    )
+                });
+                format!("correct, {geomean:.2}x [{low:.2}, {high:.2}] over {baseline}{remark}")
             }
             (Some(_), None) if self.is_correct() => format!("correct, not timed: {}", reason()),
             (Some(verdict), _) => {

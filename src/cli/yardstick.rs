@@ -84,6 +84,13 @@ fn missing(name: &str, table: &BaselineTable) -> Failure {
     let task = &table.task;
     let mut entries = table.entries.iter();
     if let Some(entry) = entries.find(|entry| entry.name == name) {
+        if let Some(deviation) = &entry.deviation {
+            let deviation = deviation.in_words();
+            return Failure::usage(format!(
+                "`eval.baseline`: the outputs of `{name}` of task `{task}` are outside the tolerance ({deviation}), so targets cannot be over it"
+            ))
+            .hint("name another baseline; the run's first line still says whether this one is faster");
+        }
         let reason = entry.reason.as_deref();
         let reason = reason.unwrap_or("it was not measured on all workloads of the run");
         return Failure::environment(format!(

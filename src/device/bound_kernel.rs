@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::time::Duration;
 
+use super::lock::LockFile;
 use super::memory::{
     BufferContent, ExpectedOutput, ExpectedValues, OutputComparison, Poison, PoisonCount,
 };
@@ -161,6 +162,14 @@ pub trait TimedLaunching: Launching {
     ) -> anyhow::Result<Option<LaunchOutcome>> {
         let _ = (memory, runs, deadline);
         Ok(None)
+    }
+
+    /// Does what the first launch does besides running the kernel, such as compiling it, while others may be timed on the device: whatever is
+    /// launched holds this lock with others, so the caller must not hold it. By default there is nothing to do.
+    fn prepare_beside_timings(&mut self, lock: &LockFile) -> anyhow::Result<LaunchOutcome> {
+        let _ = lock;
+        let time = Duration::ZERO;
+        Ok(LaunchOutcome::Finished { time })
     }
 
     /// What the host did before and after the clock in the last launch, and for how long. What is not named is left out.

@@ -265,6 +265,9 @@ async fn run_task(
     warn_of_imprecise_clock(task.baseline().0, &self_test);
     run.record_self_test(&task.name, self_test)?;
     let mut faults = evaluator.worker_faults();
+    if let Some(contenders) = &state.contenders {
+        evaluator.prepare_strongest(contenders.clone());
+    }
     state.scheduler.set_evaluator(evaluator);
     let mut task_loop = TaskLoop::new(state, interrupt);
     let mut looping = std::pin::pin!(task_loop.run());

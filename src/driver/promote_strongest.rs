@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use super::promote::{Contest, evaluate};
 use super::settle::strongest_compared;
-use crate::event::{StrongestCompared, strongest_known};
+use crate::event::{DerivedBaselines, StrongestCompared, strongest_known};
 use crate::verdict::Yardstick;
 use crate::worker::{Contenders, Evaluator, JobKind, JobOutcome};
 
@@ -32,9 +32,9 @@ impl Contest {
             Some(contenders) => Some(compare(evaluator, challenger, contenders).await?),
             None => None,
         };
-        let derived = self.challenger.strongest.take();
-        let known = strongest_known(derived.as_ref(), compared.as_ref());
-        self.challenger.strongest = known.into_iter().next();
+        let derived = DerivedBaselines::of(&self.challenger);
+        let known = strongest_known(derived, compared.as_ref());
+        self.challenger.set_strongest(&known);
         if let Some(over) = yardstick
             && let Some(why) = not_faster(compared.as_ref(), over)
         {
@@ -98,6 +98,7 @@ mod tests {
                 ci95,
             }),
             speedup: None,
+            deviation: None,
             workloads: Vec::new(),
         }
     }

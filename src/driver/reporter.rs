@@ -14,7 +14,7 @@ use super::sources::KernelSources;
 use super::summary::Summary;
 use super::task_time::TaskTime;
 use super::yardstick::beside_yardstick;
-use crate::event::{Cost, Event, StopReason, strongest_known};
+use crate::event::{Cost, DerivedBaselines, Event, StopReason, strongest_known};
 use crate::kernel;
 use crate::report::{
     BestCandidate, Comparison, Continuation, EndOfWork, Observer, Progress, RunPhase, Standing,
@@ -135,7 +135,7 @@ impl<'a> Reporter<'a> {
             Some(beside_yardstick(search, found.step, &found.speedup?, over))
         });
         progress.strongest = confirmation.map_or_else(Vec::new, |found| {
-            let derived = found.verdict.strongest.as_ref();
+            let derived = DerivedBaselines::of(&found.verdict);
             strongest_known(derived, search.beside_strongest(found.step))
         });
         progress.comparison = search.comparison().map(|(request, duel)| Comparison {
@@ -217,8 +217,10 @@ impl<'a> Reporter<'a> {
             Some(confirmation) => Some((*confirmation.verdict).clone()),
             None => elite_verdict(best.step, search, writer)?,
         };
-        if let (Some(verdict), Some(strongest)) = (&mut verdict, now.1.first()) {
-            verdict.strongest = Some(strongest.clone());
+        if let (Some(verdict), known) = (&mut verdict, &now.1)
+            && !known.is_empty()
+        {
+            verdict.set_strongest(known);
         }
         let source = sources.text(best.step)?;
         match note_of_best(&best) {

@@ -1,7 +1,7 @@
 //! Times a kernel against one baseline on one workload: the task's own baseline, or one in Python.
 //!
 //! The protocol is that of a candidate of a search: fresh inputs for each pair, cold caches, timing blocks, the timing lock. Both kernel and
-//! baseline are compared with the oracle first. Decides nothing; `cli::baselines` makes a table of the results.
+//! baseline are compared with the oracle first; a baseline in Python that is outside the tolerance is timed and marked. Decides nothing; `cli::baselines` makes a table of the results.
 
 use anyhow::Context;
 use indexmap::IndexMap;
@@ -9,20 +9,21 @@ use serde::{Deserialize, Serialize};
 
 use super::anchor::OpponentFailed;
 use super::case::{Case, derive_seed};
-use super::case_kernel::CaseKernel;
+use super::case_kernel::{CaseKernel, outside_tolerance};
 use super::check::{blank_entry, check_case};
 use super::compiled_kernel::CompiledKernel;
 use super::context::{JudgeContext, outputs_only};
 use super::finding::{JudgeError, JudgeResult};
 use super::judge::Judge;
 use super::kernel_set::tolerances;
-use super::measure::{self, TimingLength};
+use super::measure::{self, CaseTiming, EarlyLook, TimingLength};
 use super::open_oracle::OpenOracle;
 use super::opening::{Opponent, PythonOpponent, TimedPair, as_opponent_failure};
 use crate::base::random;
-use crate::device::{ExpectedValues, LaunchOutcome, Poison, PythonBaselines};
+use crate::base::statistics::Estimate;
+use crate::device::{BoundKernel, ExpectedValues, LaunchOutcome, Poison, PythonBaselines};
 use crate::kernel::Kernel;
-use crate::verdict::{Status, WorkloadVerdict};
+use crate::verdict::{Deviation, Status, WorkloadVerdict};
 
 /// A kernel and the baseline that it is timed against, on one workload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -55,6 +56,8 @@ pub(crate) enum BaselineOpponent {
 pub(crate) struct BaselineResult {
     /// The speedup of the kernel over the baseline, and the times of both.
     pub times: Result<Box<WorkloadVerdict>, BaselineFault>,
+    /// How far the outputs of a baseline in Python are outside the tolerance. `None` if they are within it.
+    pub deviation: Option<Deviation>,
     /// Versions of what the baseline uses, by package.
     pub versions: IndexMap<String, String>,
     /// How a baseline in Python is launched: `graph`, `launches` or `call`.
@@ -91,6 +94,28 @@ impl Judge<'_> {
         Ok(baselines.names())
     }
 
+    /// Has Python compile a baseline for a workload, so that timing it later takes less. Other kernels may be timed meanwhile. Returns why it
+    /// cannot, if that is so.
+    ///
+    /// # Errors
+    /// If the machinery is broken; like [`Judge::python_baseline_names`].
+    pub(crate) fn prepare_baseline(
+        &mut self,
+        workload: &str,
+        name: &str,
+        source: &[String; 2],
+    ) -> anyhow::Result<Option<String>> {
+        start_python(self.context_mut(), source)?;
+        match prepare(self.context(), workload, name) {
+            Ok(()) => Ok(None),
+            Err(JudgeError::Finding(finding)) => Ok(Some(finding.reason)),
+            Err(JudgeError::Broken(error)) => match error.downcast::<OpponentFailed>() {
+                Ok(OpponentFailed(reason)) => Ok(Some(reason)),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
     /// Times a kernel against a baseline.
     ///
     /// # Errors
@@ -103,7 +128,8 @@ impl Judge<'_> {
             start_python(self.context_mut(), source)?;
         }
         let context = self.context();
-        let times = match measure(context, request) {
+        let mut deviation = None;
+        let times = match measure(context, request, &mut deviation) {
             Ok(entry) => Ok(Box::new(entry)),
             Err(JudgeError::Finding(finding)) => Err(BaselineFault::Kernel {
                 status: finding.status,
@@ -120,6 +146,7 @@ impl Judge<'_> {
         };
         Ok(BaselineResult {
             times,
+            deviation,
             versions: python.map(PythonBaselines::versions).unwrap_or_default(),
             launch: python.and_then(PythonBaselines::launch),
             device_seconds: self.take_device_seconds(),
@@ -140,7 +167,38 @@ fn start_python(context: &mut JudgeContext<'_>, source: &[String; 2]) -> anyhow:
     Ok(())
 }
 
-fn measure(context: &JudgeContext<'_>, request: &BaselineRequest) -> JudgeResult<WorkloadVerdict> {
+/// Has Python, which runs, compile a baseline for a workload.
+fn prepare(context: &JudgeContext<'_>, workload: &str, name: &str) -> JudgeResult<()> {
+    let baselines = context.python_baselines.as_ref();
+    let (_, baselines) = baselines.context("no Python")?;
+    let cases = context.workload_cases();
+    let case = cases.iter().find(|case| case.id == workload);
+    let case = case.with_context(|| format!("no workload `{workload}` is timed"))?;
+    let buffers = outputs_only(context.task);
+    let opponent = PythonOpponent {
+        baselines,
+        name,
+        buffers: &Kernel::parse(&buffers, &context.task.definition)?,
+    };
+    let once = (1, context.options.cache);
+    let mut python = {
+        let _lock = context.timing_lock.shared()?;
+        CaseKernel::open_python_baseline(context, &opponent, case, once)?
+    };
+    python.reset_buffers(random::fresh_seed(), Poison::Nan)?;
+    let lock = context.device.lock_file();
+    match python.kernel.prepare_beside_timings(&lock)? {
+        LaunchOutcome::Finished { .. } => Ok(()),
+        LaunchOutcome::Fault(refusal) => Err(OpponentFailed(refusal.reason).into()),
+    }
+}
+
+/// `deviation`: gets that of a baseline in Python.
+fn measure(
+    context: &JudgeContext<'_>,
+    request: &BaselineRequest,
+    deviation: &mut Option<Deviation>,
+) -> JudgeResult<WorkloadVerdict> {
     let cases = context.workload_cases();
     let case = cases.iter().find(|case| case.id == request.workload);
     let case = case.with_context(|| format!("no workload `{}` is timed", request.workload))?;
@@ -148,9 +206,13 @@ fn measure(context: &JudgeContext<'_>, request: &BaselineRequest) -> JudgeResult
     let compiled = context.compile(kernel, std::slice::from_ref(case))?;
     let seed = random::fresh_seed();
     check_kernel(context, &compiled, case, derive_seed(seed, "check", 0))?;
-    let length = TimingLength::Search {
+    let length = TimingLength::Baseline {
         workloads: cases.len(),
     };
+    let own = context.task.baseline().1;
+    if matches!(request.opponent, BaselineOpponent::Task) && request.kernel == own {
+        return time_itself(context, &compiled, case, (seed, length));
+    }
     let time = |opponent| time(context, (&compiled, opponent), case, (seed, length));
     match (&request.opponent, &context.python_baselines) {
         (BaselineOpponent::Python { name, .. }, Some((_, baselines))) => {
@@ -164,7 +226,7 @@ fn measure(context: &JudgeContext<'_>, request: &BaselineRequest) -> JudgeResult
                 let reason = "outputs of this task overwrite inputs, which Python cannot be given";
                 return Err(OpponentFailed(reason.to_owned()).into());
             }
-            check_python(context, &opponent, case, derive_seed(seed, "check", 1))?;
+            *deviation = check_python(context, &opponent, case, derive_seed(seed, "check", 1))?;
             time(Opponent::Python(&opponent))
         }
         (BaselineOpponent::Kernel(source), _) => {
@@ -199,6 +261,32 @@ fn time(
     Ok(entry)
 }
 
+/// Times the task's baseline for its time alone: over itself it has a speedup of 1. A few samples are enough, because it may be a naive
+/// kernel that takes long.
+fn time_itself(
+    context: &JudgeContext<'_>,
+    kernel: &CompiledKernel,
+    case: &Case,
+    (seed, length): (u64, TimingLength),
+) -> JudgeResult<WorkloadVerdict> {
+    let contest = TimedPair {
+        candidate: kernel,
+        opponent: Opponent::Baseline,
+        case,
+    };
+    let mut timing = CaseTiming::new(context, contest, seed, length);
+    timing.sample_for_look(EarlyLook::First)?;
+    let equal = Estimate {
+        estimate: 0.0,
+        low: 0.0,
+        high: 0.0,
+    };
+    let mut entry = blank_entry(case, None);
+    entry.status = Status::Passed;
+    timing.early_measurement(equal)?.write_to(&mut entry);
+    Ok(entry)
+}
+
 fn check_kernel(
     context: &JudgeContext<'_>,
     kernel: &CompiledKernel,
@@ -209,16 +297,17 @@ fn check_kernel(
     check_case(context, kernel, case, &[seed]).map(|_| ())
 }
 
-/// Compares the outputs of a baseline in Python with the oracle's, within the task's tolerance.
+/// Compares the outputs of a baseline in Python with the oracle's. One that is outside the task's tolerance is timed all the same: a library
+/// computes in its own precision, and people want to know whether it is faster.
 ///
 /// # Errors
-/// [`OpponentFailed`] if it fails or differs.
+/// [`OpponentFailed`] if it fails, or an element is not finite or differs although it must be exact.
 fn check_python(
     context: &JudgeContext<'_>,
     opponent: &PythonOpponent<'_>,
     case: &Case,
     seed: u64,
-) -> JudgeResult<()> {
+) -> JudgeResult<Option<Deviation>> {
     let _lock = context.timing_lock.shared()?;
     let once = (1, context.options.cache);
     let mut python = CaseKernel::open_python_baseline(context, opponent, case, once)?;
@@ -226,14 +315,35 @@ fn check_python(
     if let LaunchOutcome::Fault(refusal) = python.launch(context.deadline())? {
         return Err(OpponentFailed(refusal.reason).into());
     }
+    // While the memory of its outputs holds them.
+    let plan = python.plan.clone();
+    let on_device = (opponent.baselines).outputs_on_device(context.device, &plan)?;
     let mut oracle = OpenOracle::open(context, case, 1)?;
     oracle.reset_buffers(seed, Poison::Nan)?;
-    oracle.oracle_outputs(seed, context.deadline())?;
-    let outputs = oracle.plan.outputs.iter();
-    let expected = outputs.map(|output| Ok(ExpectedValues::Host(oracle.values(*output)?)));
-    let expected: Vec<ExpectedValues> = expected.collect::<anyhow::Result<_>>()?;
-    match python.compare(&tolerances(context), &expected, &[0], seed) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(OpponentFailed(error.into_finding()?.reason).into()),
+    let mut expected = oracle.oracle_outputs(seed, context.deadline())?;
+    if let Some(buffers) = on_device {
+        let kernel: Box<dyn BoundKernel> = buffers;
+        python = CaseKernel::new(context, case, kernel, plan);
+    } else {
+        let outputs = oracle.plan.outputs.iter();
+        let values = outputs.map(|output| Ok(ExpectedValues::Host(oracle.values(*output)?)));
+        expected = values.collect::<anyhow::Result<_>>()?;
     }
+    let comparisons = python.comparisons(&tolerances(context), &expected, &[0])?;
+    let mut deviation: Option<Deviation> = None;
+    for (output, comparison) in &comparisons {
+        let Some(first) = &comparison.first else {
+            continue;
+        };
+        // An element that is not finite, or one that must be exact.
+        if !comparison.worst_ratio.is_finite() {
+            return Err(OpponentFailed(outside_tolerance(output, comparison, first)).into());
+        }
+        let own = Deviation {
+            share: comparison.failed as f64 / comparison.elements.max(1) as f64,
+            worst: comparison.worst_ratio,
+        };
+        deviation = Some(deviation.map_or(own, |found| found.merge(own)));
+    }
+    Ok(deviation)
 }

@@ -14,8 +14,8 @@ use super::stage_times::{OpenStage, StageTimes};
 use super::stored_values::StoredValues;
 use crate::base::Failure;
 use crate::device::{
-    BoundKernel, BufferContent, ErasedMemory, ExpectedValues, LaunchOutcome, OutputComparison,
-    PersistentState, Poison, Purpose,
+    BoundKernel, BufferContent, ErasedMemory, ExpectedValues, LaunchOutcome, Mismatch,
+    OutputComparison, PersistentState, Poison, Purpose,
 };
 use crate::kernel::plan::{Buffer, BufferRole, LaunchPlan};
 use crate::task::{Distribution, StoredTensor, Tolerance};
@@ -280,11 +280,7 @@ impl CaseKernel {
                 comparisons.push(comparison);
                 continue;
             };
-            let share = comparison.failed as f64 / comparison.elements as f64 * 100.0;
-            let reason = format!(
-                "output `{name}`: {} of {} elements ({share:.2} %) are outside the tolerance; element {}: expected {:.6e}, found {:.6e}",
-                comparison.failed, comparison.elements, first.index, first.expected, first.found
-            );
+            let reason = outside_tolerance(name, &comparison, &first);
             let evidence = Evidence {
                 seed: Some(seed),
                 index: Some(first.index),
@@ -295,6 +291,22 @@ impl CaseKernel {
             return Err(Finding::new(Status::WrongOutput, reason, evidence).into());
         }
         Ok(comparisons)
+    }
+
+    /// How all outputs of some copies compare with the expected values, by name.
+    pub(super) fn comparisons(
+        &self,
+        tolerances: &[(String, Tolerance)],
+        expected: &[ExpectedValues],
+        copies: &[u32],
+    ) -> anyhow::Result<Vec<(String, OutputComparison)>> {
+        let _stage = self.times.stage("compare");
+        let outputs = self.plan.outputs.iter().zip(expected).zip(tolerances);
+        let compared = outputs.map(|((buffer, expected), (name, tolerance))| {
+            let comparison = (self.kernel).compare(*buffer, copies, expected, *tolerance)?;
+            Ok((name.clone(), comparison))
+        });
+        compared.collect()
     }
 
     /// Evidence that names a tensor and contains what the kernel has printed.
@@ -452,6 +464,19 @@ fn turn_rows(values: &[u8], shape: &[u64], turn: u64) -> Vec<u8> {
     let row_bytes = values.len() / rows as usize;
     let (end, start) = values.split_at(first as usize * row_bytes);
     [start, end].concat()
+}
+
+/// How an output is outside its tolerance. `first`: the first element that is.
+pub(super) fn outside_tolerance(
+    output: &str,
+    comparison: &OutputComparison,
+    first: &Mismatch,
+) -> String {
+    let share = comparison.failed as f64 / comparison.elements as f64 * 100.0;
+    format!(
+        "output `{output}`: {} of {} elements ({share:.2} %) are outside the tolerance; element {}: expected {:.6e}, found {:.6e}",
+        comparison.failed, comparison.elements, first.index, first.expected, first.found
+    )
 }
 
 fn input_mutated(input: &str) -> Finding {

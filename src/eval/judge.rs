@@ -408,6 +408,7 @@ fn blank_verdict(context: &JudgeContext<'_>, name: &str, seed: u64) -> Verdict {
         dismissal: None,
         timed_against: None,
         strongest: None,
+        faster_outside: None,
         code: None,
         not_done: Vec::new(),
         speedup: None,

@@ -122,6 +122,9 @@ pub(super) struct CaseTiming<'m, 'j> {
 /// Minimum number of timing blocks for a candidate of a search, on a device that keeps its processes. Wilcoxon's test gives an interval from
 /// six on, which is the whole range of the samples. With eight, one outlier no longer decides it.
 const SEARCH_BLOCKS: usize = 8;
+/// Minimum number of timing blocks of launches that are longer than the budget. Such launches vary little: what disturbs one of 100 ms is
+/// small beside it.
+const MIN_LONG_BLOCKS: usize = 3;
 
 /// A look before the full timing. The second one is only for a device that keeps its processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +141,8 @@ pub(super) enum TimingLength {
     /// Enough to rank a candidate of a search by its speedup over this many workloads, if the device keeps its processes. What a run
     /// reports is timed again.
     Search { workloads: usize },
+    /// The same against a baseline. If launches are so long that the time holds few pairs, few are enough.
+    Baseline { workloads: usize },
 }
 
 impl TimingLength {
@@ -147,12 +152,16 @@ impl TimingLength {
         match self {
             // The error of a mean over n workloads is about the error of one of them, divided by the root of n. So together they reach the
             // profile's precision, in the time that the profile allows for one.
-            Self::Search { workloads } if is_steady => StoppingRule {
-                min_blocks: SEARCH_BLOCKS,
-                precision: whole.precision * (workloads.max(1) as f64).sqrt(),
-                seconds: whole.seconds / workloads.max(1) as f64,
-                ..whole
-            },
+            Self::Search { workloads } | Self::Baseline { workloads } if is_steady => {
+                let is_baseline = matches!(self, Self::Baseline { .. });
+                StoppingRule {
+                    min_blocks: SEARCH_BLOCKS,
+                    precision: whole.precision * (workloads.max(1) as f64).sqrt(),
+                    seconds: whole.seconds / workloads.max(1) as f64,
+                    least_blocks: is_baseline.then_some(MIN_LONG_BLOCKS),
+                    ..whole
+                }
+            }
             _ => whole,
         }
     }
@@ -226,7 +235,7 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
     pub(super) fn sample_for_look(&mut self, look: EarlyLook) -> JudgeResult<()> {
         let blocks_per_process = self.context.device.blocks_per_process().map(|_| 1);
         let workloads = match self.length {
-            TimingLength::Search { workloads } => workloads,
+            TimingLength::Search { workloads } | TimingLength::Baseline { workloads } => workloads,
             TimingLength::Profile => 1,
         };
         let steady = (blocks_per_process.is_none()).then(|| match look {
@@ -334,7 +343,7 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
             seed: session_seed,
             plan: self.plan,
             spacing,
-            is_search: matches!(self.length, TimingLength::Search { .. })
+            is_search: self.length != TimingLength::Profile
                 && device.blocks_per_process().is_none(),
         };
         let mut session = TimingSession::open(self.context, self.contest, start)?;
@@ -532,6 +541,14 @@ mod tests {
         assert!((shared.precision - 4.0 * whole.precision).abs() < 1e-12);
         assert!((shared.seconds - whole.seconds / 16.0).abs() < 1e-12);
         assert_eq!(shared.min_blocks, SEARCH_BLOCKS);
+        let baseline = TimingLength::Baseline { workloads: 16 };
+        let least_blocks = Some(MIN_LONG_BLOCKS);
+        let expected = StoppingRule {
+            least_blocks,
+            ..shared
+        };
+        assert_eq!(rule(baseline, true), expected);
+        assert_eq!(rule(baseline, false), whole);
         // What is useful, and how long a slow kernel may take, does not depend on the number of workloads.
         assert_eq!(shared.max_half_width, whole.max_half_width);
         assert_eq!(shared.max_seconds, whole.max_seconds);

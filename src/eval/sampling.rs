@@ -50,6 +50,9 @@ pub(super) struct StoppingRule {
     pub(super) seconds: f64,
     /// After this many seconds sampling ends, whatever the interval.
     pub(super) max_seconds: f64,
+    /// If set, launches may be so long that the budget holds few of them: this many blocks are taken in any case, and enough once their
+    /// launches alone have spent the budget. Fewer than Wilcoxon's test needs have the interval of Student's t.
+    pub(super) least_blocks: Option<usize>,
 }
 
 impl StoppingRule {
@@ -61,6 +64,7 @@ impl StoppingRule {
             max_half_width: MAX_WIDTH_FACTOR * profile.precision,
             seconds: profile.seconds,
             max_seconds: MAX_BUDGET_FACTOR * profile.seconds,
+            least_blocks: None,
         }
     }
 }
@@ -134,7 +138,33 @@ impl Samples {
 
     /// Whether no more samples may be taken, after `seconds`.
     pub(super) fn is_out_of_time(&self, rule: &StoppingRule, seconds: f64) -> bool {
-        self.blocks() + self.voided_blocks >= MAX_BLOCKS || seconds >= rule.max_seconds
+        let taken = self.blocks() + self.voided_blocks;
+        let has_least = taken >= rule.least_blocks.unwrap_or(0);
+        taken >= MAX_BLOCKS || (seconds >= rule.max_seconds && has_least)
+    }
+
+    /// Whether the launches are so long that they have spent the budget before there are as many blocks as usual.
+    fn are_launches_long(&self, rule: &StoppingRule) -> bool {
+        let Some(least) = rule.least_blocks else {
+            return false;
+        };
+        let times = self.candidate_us.iter().chain(&self.opponent_us);
+        let launched = times.sum::<f64>() / 1e6;
+        (least..rule.min_blocks).contains(&self.blocks()) && launched >= rule.seconds
+    }
+
+    /// The log ratio with its interval.
+    fn estimate(&self, rule: &StoppingRule) -> Option<Estimate> {
+        let wilcoxon = statistics::hodges_lehmann(&self.log_ratios);
+        if wilcoxon.is_some() || self.blocks() < rule.least_blocks? {
+            return wilcoxon;
+        }
+        let exact = self.log_ratios.iter().map(|ratio| Estimate {
+            estimate: *ratio,
+            low: *ratio,
+            high: *ratio,
+        });
+        statistics::mean_of_estimates(&exact.collect::<Vec<_>>())
     }
 
     /// Whether sampling ends now, after `seconds`. `None`: take more samples.
@@ -143,10 +173,10 @@ impl Samples {
         let is_out_of_time = self.is_out_of_time(rule, seconds);
         let is_check_due =
             blocks >= rule.min_blocks && blocks.is_multiple_of(BLOCKS_BETWEEN_CHECKS);
-        if !is_check_due && !is_out_of_time {
+        if !is_check_due && !is_out_of_time && !self.are_launches_long(rule) {
             return None;
         }
-        let estimate = statistics::hodges_lehmann(&self.log_ratios);
+        let estimate = self.estimate(rule);
         let half_width = estimate.map_or(f64::INFINITY, |estimate| {
             (estimate.high - estimate.low) / 2.0
         });
@@ -208,6 +238,74 @@ mod tests {
             let end = end(ratios);
             assert!(end.half_width > rule.max_half_width);
             assert_eq!(end.estimate.is_some(), ratios[1] < 1.0, "{ratios:?}");
+        }
+    }
+
+    /// Launches of 200 ms, and a budget of 0.2 s.
+    #[test]
+    fn long_launches_have_an_interval_from_three_pairs() {
+        let task = TaskFiles::find("softmax").unwrap().load().unwrap();
+        let profile = Profile {
+            seconds: 0.2,
+            ..task.settings.profiles["quick"].clone()
+        };
+        let whole = StoppingRule::of_profile(&profile);
+        let rule = StoppingRule {
+            min_blocks: 8,
+            least_blocks: Some(3),
+            ..whole
+        };
+        let mut samples = Samples::default();
+        let mut seconds = 0.0;
+        let end = |ratio: f64, samples: &mut Samples, seconds: &mut f64, rule: &StoppingRule| {
+            let pair = PairTimes {
+                candidate: 0.2,
+                opponent: 0.2 * ratio,
+            };
+            *seconds += 0.4;
+            samples.add_block(&[pair], samples.blocks(), false);
+            samples.check(rule, *seconds)
+        };
+        assert!(end(0.101, &mut samples, &mut seconds, &rule).is_none());
+        assert!(end(0.099, &mut samples, &mut seconds, &rule).is_none());
+        let found = end(0.1, &mut samples, &mut seconds, &rule).unwrap();
+        let estimate = found.estimate.unwrap();
+        assert!((estimate.estimate - 0.1_f64.ln()).abs() < 1e-3);
+        // 4.303 * 0.01 / sqrt(3)
+        assert!(
+            (found.half_width - 0.0248).abs() < 2e-4,
+            "{}",
+            found.half_width
+        );
+        // Without that rule the time is over, and there is no interval.
+        assert!(samples.check(&whole, 5.0).unwrap().estimate.is_none());
+        // Three pairs that differ much are not enough: more are taken.
+        let mut samples = Samples::default();
+        let mut seconds = 0.0;
+        for (ratio, is_over) in [(0.5, false), (2.0, false), (1.0, true)] {
+            let end = end(ratio, &mut samples, &mut seconds, &rule);
+            assert_eq!(end.is_some(), is_over, "{ratio}");
+            assert!(end.is_none_or(|end| end.estimate.is_none()));
+        }
+    }
+
+    /// Short launches beside a long start of Python: no end before the usual number of blocks.
+    #[test]
+    fn short_launches_are_taken_in_full() {
+        let task = TaskFiles::find("softmax").unwrap().load().unwrap();
+        let rule = StoppingRule {
+            min_blocks: 8,
+            least_blocks: Some(3),
+            ..StoppingRule::of_profile(&task.settings.profiles["quick"])
+        };
+        let mut samples = Samples::default();
+        for block in 0..7 {
+            let pair = PairTimes {
+                candidate: 1e-5,
+                opponent: 1e-5,
+            };
+            samples.add_block(&[pair; 2], block, false);
+            assert!(samples.check(&rule, 0.9 * rule.max_seconds).is_none());
         }
     }
 }

@@ -19,7 +19,7 @@ pub use run::{
 };
 pub use seconds::EvaluationSeconds;
 pub use strongest::StrongestCompared;
-pub(crate) use strongest::strongest_known;
+pub(crate) use strongest::{DerivedBaselines, strongest_known};
 pub use task::{
     Compared, Confirmed, Dueled, EditCounts, Event, Failed, FailedReason, Judged, JudgedSummary,
     Proposed, ReplayedEvent, StopReason, Stopped, TriedPoint, TriedPoints,

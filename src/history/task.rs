@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::archive::ArchiveGrid;
 use super::step::{Outcome, StepHistory};
-use crate::event::{Compared, Operator, Stopped, StrongestCompared, strongest_known};
+use crate::event::{
+    Compared, DerivedBaselines, Operator, Stopped, StrongestCompared, strongest_known,
+};
 use crate::run::TaskDirectory;
 use crate::verdict::{
     BaselineEntry, BaselineIdentity, DeviceIdentity, Duel, SelfTest, Speedup, Status,
@@ -115,7 +117,7 @@ impl TaskHistory {
     pub(crate) fn strongest_baselines(&self) -> Vec<StrongestBaseline> {
         self.best()
             .map_or_else(Vec::new, |(step, confirmation, _)| {
-                let derived = confirmation.verdict.strongest.as_ref();
+                let derived = DerivedBaselines::of(&confirmation.verdict);
                 strongest_known(derived, self.beside_strongest.get(&step))
             })
     }

@@ -169,6 +169,10 @@ fn certainty(task: &TaskHistory, confirmation: &Confirmation) -> Vec<String> {
 pub(super) fn over_strongest(strongest: &StrongestBaseline) -> String {
     let figure = figures::confirmed_speedup(&strongest.speedup);
     let (label, origin) = (strongest.label(), strongest.origin.in_words());
+    if let Some(outside) = &strongest.outside {
+        let faster = outside.in_words();
+        return format!("but {label} {faster}: {figure} over it, {origin}");
+    }
     match strongest.speedup.is_slower() {
         true => format!("but slower than {label}: {figure} over it, {origin}"),
         false => format!("{figure} over {label} {origin}"),

@@ -10,7 +10,7 @@ use super::answer::Answer;
 use super::figures;
 use crate::history::RunHistory;
 use crate::run::{now_milliseconds, parse_timestamp};
-use crate::verdict::{SpeedupOrigin, StrongestBaseline};
+use crate::verdict::{SpeedupOrigin, StrongestBaseline, within_tolerance};
 
 /// A task of a run.
 #[derive(Debug, Serialize)]
@@ -115,7 +115,8 @@ pub(crate) fn runs_table(lines: &[RunLine]) -> String {
         let confirmed = line
             .confirmed
             .map_or_else(|| "-".to_owned(), figures::confirmed);
-        let strongest = (line.strongest.first()).map_or_else(|| "-".to_owned(), strongest_text);
+        let strongest =
+            within_tolerance(&line.strongest).map_or_else(|| "-".to_owned(), strongest_text);
         let search = line
             .provisional
             .map_or_else(|| "-".to_owned(), figures::provisional);

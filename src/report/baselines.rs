@@ -29,12 +29,16 @@ pub(crate) fn describe_baselines(table: &BaselineTable) -> String {
             entry.label(),
             times(kernel.geomean),
         );
+        if let Some(deviation) = &entry.deviation {
+            text += &format!("    outside the tolerance: {}\n", deviation.in_words());
+        }
     }
     text += "\nits speed: over the task's baseline; the kernel: its speedup over this one\n";
     text + &workload_table(table)
 }
 
-/// `rows.cu: 19.3x over naive.cu, 1.16x over flash-linear-attention 0.6.0`, and whether a baseline is faster.
+/// `rows.cu: 19.3x over naive.cu, 1.16x over flash-linear-attention 0.6.0`, and whether a baseline is faster. One that is faster outside the
+/// tolerance comes last.
 pub(crate) fn baselines_headline(table: &BaselineTable) -> String {
     let kernel = &table.kernel.name;
     let first = table.entries.first();
@@ -52,6 +56,16 @@ pub(crate) fn baselines_headline(table: &BaselineTable) -> String {
     let is_slower =
         |entry: &&BaselineEntry| entry.kernel_speedup.is_some_and(|one| one.is_slower());
     let faster = strongest.filter(is_slower).map(|entry| entry.label());
+    if let Some(outside) = table.faster_outside() {
+        let words = outside
+            .outside
+            .map_or_else(String::new, |one| one.in_words());
+        let speedup = times(outside.speedup.geomean);
+        parts.push(format!(
+            "but {} {words}: {speedup} over it",
+            outside.label()
+        ));
+    }
     match (parts.is_empty(), faster) {
         (true, _) => format!("{kernel}: nothing was measured"),
         (false, Some(faster)) => {
@@ -89,8 +103,9 @@ fn workload_table(table: &BaselineTable) -> String {
                 ci95: one.ci95,
             };
             let [low, high] = speedup.ci95;
+            let mark = one.deviation.map_or("", |_| "  outside the tolerance");
             text += &format!(
-                "    {:<34}  {:>12.2}  {:>9} [{low:.3}, {high:.3}]\n",
+                "    {:<34}  {:>12.2}  {:>9} [{low:.3}, {high:.3}]{mark}\n",
                 entry.label(),
                 one.baseline_us,
                 times(speedup.geomean),

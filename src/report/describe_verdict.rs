@@ -95,12 +95,12 @@ fn headline(verdict: &Verdict) -> String {
     match (&verdict.speedup, &verdict.reason) {
         (Some(speedup), _) => {
             let baseline = verdict.baseline.as_ref();
-            let strongest = verdict.strongest.as_ref().map(over_strongest);
+            let others = verdict.strongest.iter().chain(&verdict.faster_outside);
+            let others: String = others.map(over_strongest).collect();
             format!(
-                "{status}, {} over `{}`{}\n",
+                "{status}, {} over `{}`{others}\n",
                 with_interval(speedup),
                 baseline.map_or("", |baseline| &baseline.name),
-                strongest.unwrap_or_default()
             )
         }
         (None, Some(reason)) => format!("{status}: {reason}\n"),

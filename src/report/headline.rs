@@ -205,10 +205,15 @@ pub(crate) fn with_interval(speedup: &Speedup) -> String {
     format!("{geomean:.3}x [{:.3}, {:.3}]", ci95[0], ci95[1])
 }
 
-/// `, 1.160x [1.150, 1.170] over `torch 2.11.0` in pairs`, or that the kernel is slower, and whether the figure is derived.
+/// `, 1.160x [1.150, 1.170] over `torch 2.11.0` in pairs`, or that the kernel is slower, and whether the figure is derived. A baseline outside
+/// the tolerance is called that.
 pub(crate) fn over_strongest(strongest: &StrongestBaseline) -> String {
     let (figure, label) = (with_interval(&strongest.speedup), strongest.label());
     let origin = strongest.origin.in_words();
+    if let Some(outside) = &strongest.outside {
+        let faster = outside.in_words();
+        return format!(", but `{label}` {faster}: {figure} over it, {origin}");
+    }
     if strongest.speedup.is_slower() {
         format!(", but slower than `{label}`: {figure} over it, {origin}")
     } else {
@@ -243,7 +248,7 @@ pub(crate) fn suggested_seconds(present: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verdict::SpeedupOrigin;
+    use crate::verdict::{Deviation, FasterOutside, SpeedupOrigin};
 
     fn progress(standing: Standing, end: Option<EndOfWork>) -> Progress {
         Progress {
@@ -286,6 +291,7 @@ mod tests {
                     geomean,
                     ci95: [geomean - 0.05, geomean + 0.05],
                 },
+                outside: None,
             }],
             ..found.clone()
         };
@@ -296,6 +302,19 @@ mod tests {
         assert_eq!(
             beside(0.5).headline(),
             "best 1.694x [1.500, 1.900] over `naive`, but slower than `torch 2.11.0`: 0.500x [0.450, 0.550] over it, in pairs, confirmed (step 12)"
+        );
+        let mut outside = beside(0.62);
+        outside.strongest[0].outside = Some(FasterOutside {
+            deviation: Deviation {
+                share: 0.013,
+                worst: 2.1,
+            },
+            faster_on: 7,
+            workloads: 12,
+        });
+        assert_eq!(
+            outside.headline(),
+            "best 1.694x [1.500, 1.900] over `naive`, but `torch 2.11.0` is faster on 7 of 12 workloads outside the tolerance (1.3 % of the elements, the worst 2.1 times): 0.620x [0.570, 0.670] over it, in pairs, confirmed (step 12)"
         );
         let mut derived = beside(1.16);
         derived.strongest[0].origin = SpeedupOrigin::Derived;

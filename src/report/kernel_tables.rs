@@ -117,12 +117,13 @@ pub(super) fn baselines_text(results: &TaskResults) -> String {
     let own = format!("over {}, confirmed", results.baseline);
     let mut text = "\n  the best kernel and the baselines\n".to_owned() + &row(best.speedup, &own);
     for strongest in &progress.strongest {
-        let slower = match strongest.speedup.is_slower() {
-            true => ": slower",
-            false => "",
+        let remark = match &strongest.outside {
+            Some(outside) => format!(", which {}", outside.in_words()),
+            None if strongest.speedup.is_slower() => ": slower".to_owned(),
+            None => String::new(),
         };
         let label = strongest.label();
-        let what = format!("over {label}, {}{slower}", strongest.origin.in_words());
+        let what = format!("over {label}, {}{remark}", strongest.origin.in_words());
         text += &row(strongest.speedup, &what);
     }
     text

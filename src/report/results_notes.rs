@@ -64,6 +64,14 @@ pub(super) fn notes(results: &TaskResults) -> String {
         );
         text += &wrap(&note, TERMINAL_WIDTH, 2);
     }
+    if results.progress.unmeasured.strongest && results.progress.confirmed_best().is_some() {
+        let progress = &results.progress;
+        let command = progress.continuation.command(&progress.directory);
+        let note = format!(
+            "no time was left to time the best kernel in pairs with a library: Python, PyTorch and what it compiles have to start first. `{command}` does it"
+        );
+        text += &wrap(&note, TERMINAL_WIDTH, 2);
+    }
     if elites.iter().any(|elite| elite.too_noisy) {
         text += "  too noisy: correct when measured again, but not precise enough to confirm\n";
     }

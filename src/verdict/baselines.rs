@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::speedup::Speedup;
-use super::strongest::{SpeedupOrigin, StrongestBaseline, label};
+use super::strongest::{Deviation, FasterOutside, SpeedupOrigin, StrongestBaseline, label};
 use super::{BaselineIdentity, DeviceIdentity, Verdict, WorkloadVerdict};
 use crate::base::Digest;
 use crate::base::statistics::{self, Estimate};
@@ -73,6 +73,9 @@ pub struct BaselineEntry {
     pub kernel_speedup: Option<Speedup>,
     /// Its own speedup over the task's baseline.
     pub speedup: Option<Speedup>,
+    /// How far its outputs are outside the task's tolerance; absent if they are within it on all workloads. Only for Python.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deviation: Option<Deviation>,
     pub workloads: Vec<BaselineWorkload>,
 }
 
@@ -87,6 +90,9 @@ pub struct BaselineWorkload {
     /// Baseline time / kernel time, in pairs.
     pub kernel_speedup: f64,
     pub ci95: [f64; 2],
+    /// As for the baseline, on this workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deviation: Option<Deviation>,
 }
 
 impl BaselineWorkload {
@@ -99,6 +105,7 @@ impl BaselineWorkload {
             kernel_us: entry.candidate_us?.median,
             kernel_speedup: entry.speedup?,
             ci95: entry.ci95?,
+            deviation: None,
         })
     }
 
@@ -137,7 +144,13 @@ impl BaselineEntry {
             measured: measured.to_owned(),
             origin,
             speedup,
+            outside: None,
         }
+    }
+
+    /// Whether it was measured and its outputs are within the task's tolerance.
+    pub(crate) fn counts(&self) -> bool {
+        self.kernel_speedup.is_some() && self.deviation.is_none()
     }
 
     /// The entry beside the kernel that was timed against it in pairs. `None` if it was not measured.
@@ -146,8 +159,33 @@ impl BaselineEntry {
         Some(self.beside(SpeedupOrigin::Pairs, measured, speedup))
     }
 
-    /// Sets both speedups from the workloads. `over`: the entry of the task's baseline.
+    /// The same for a baseline whose outputs are outside the tolerance. `None` if it is not faster than the kernel anywhere.
+    pub(crate) fn outside_in_pairs(&self, measured: &str) -> Option<StrongestBaseline> {
+        let logs: Vec<Estimate> = self.workloads.iter().map(BaselineWorkload::log).collect();
+        let outside = self.faster_outside(self.kernel_speedup?, &logs)?;
+        Some(StrongestBaseline {
+            outside: Some(outside),
+            ..self.in_pairs(measured)?
+        })
+    }
+
+    /// How it is faster than a kernel that has this speedup over it, with these logarithms on each workload. `None` if it is not, or if its
+    /// outputs are within the tolerance.
+    fn faster_outside(&self, speedup: Speedup, logs: &[Estimate]) -> Option<FasterOutside> {
+        let deviation = self.deviation?;
+        let faster_on = logs.iter().filter(|log| log.high < 0.0).count() as u64;
+        let workloads = logs.len() as u64;
+        (speedup.is_slower() || faster_on > 0).then_some(FasterOutside {
+            deviation,
+            faster_on,
+            workloads,
+        })
+    }
+
+    /// Sets both speedups and the deviation from the workloads. `over`: the entry of the task's baseline.
     pub(crate) fn summarize(&mut self, over: Option<&Self>) {
+        let deviations = self.workloads.iter().filter_map(|one| one.deviation);
+        self.deviation = deviations.reduce(Deviation::merge);
         let logs: Vec<Estimate> = self.workloads.iter().map(BaselineWorkload::log).collect();
         self.kernel_speedup = statistics::geometric_mean(&logs).map(speedup_of);
         self.speedup = over.and_then(|over| {
@@ -166,11 +204,28 @@ impl BaselineEntry {
 }
 
 impl BaselineTable {
-    /// The fastest baseline that was measured.
+    /// The fastest baseline that was measured and whose outputs are within the task's tolerance.
     pub(crate) fn strongest(&self) -> Option<&BaselineEntry> {
-        let measured = self.entries.iter().filter(|entry| entry.speedup.is_some());
+        let entries = self.entries.iter();
+        let measured = entries.filter(|entry| entry.speedup.is_some() && entry.counts());
         let speed = |entry: &&BaselineEntry| entry.speedup.map_or(0.0, |speedup| speedup.geomean);
         measured.max_by(|one, other| speed(one).total_cmp(&speed(other)))
+    }
+
+    /// The fastest baseline that is faster than the table's kernel, if only on some workloads, but whose outputs are outside the tolerance.
+    pub(crate) fn faster_outside(&self) -> Option<StrongestBaseline> {
+        let entries = self.entries.iter();
+        fastest(entries.filter_map(|entry| entry.outside_in_pairs(&self.time)))
+    }
+
+    /// Whether a baseline besides the task's own was measured on all of these workloads (ids).
+    pub(crate) fn covers(&self, workloads: &[String]) -> bool {
+        let mut others = self.entries.iter().skip(1);
+        others.any(|entry| {
+            workloads
+                .iter()
+                .all(|workload| entry.on(workload).is_some())
+        })
     }
 
     /// The tables among these texts. One of another version says nothing.
@@ -192,7 +247,7 @@ impl BaselineTable {
     }
 
     /// The other baselines with their speedups over the task's on these workloads (ids), the fastest first. Those that were not measured on
-    /// all of them are left out.
+    /// all of them are left out, and those whose outputs are outside the task's tolerance.
     pub(crate) fn fastest_on(&self, workloads: &[String]) -> Vec<(&BaselineEntry, Speedup)> {
         let Some(base) = self.entries.first() else {
             return Vec::new();
@@ -204,6 +259,7 @@ impl BaselineTable {
             statistics::geometric_mean(&logs?).map(speedup_of)
         };
         let others = self.entries.iter().skip(1);
+        let others = others.filter(|entry| entry.deviation.is_none());
         let mut others: Vec<_> = others
             .filter_map(|entry| Some((entry, speedup(entry)?)))
             .collect();
@@ -215,6 +271,38 @@ impl BaselineTable {
     /// The strongest baseline beside the kernel of a verdict. `None` if the table is not of its device, baseline and workloads, or if the
     /// strongest is the task's baseline itself.
     pub(crate) fn compare(&self, verdict: &Verdict) -> Option<StrongestBaseline> {
+        let within = self.beside_others(verdict);
+        let within = within.filter(|(entry, _)| entry.deviation.is_none());
+        let strongest = fastest(within.filter_map(|(entry, logs)| self.derived(entry, &logs)))?;
+        let over_base = (verdict.speedup).map_or(f64::INFINITY, |speedup| speedup.geomean);
+        (strongest.speedup.geomean < over_base).then_some(strongest)
+    }
+
+    /// The fastest baseline that is faster than the kernel of a verdict, if only on some workloads, but whose outputs are outside the task's
+    /// tolerance. `None` also if the table is not of its device, baseline and workloads.
+    pub(crate) fn compare_outside(&self, verdict: &Verdict) -> Option<StrongestBaseline> {
+        fastest(self.beside_others(verdict).filter_map(|(entry, logs)| {
+            let derived = self.derived(entry, &logs)?;
+            let outside = entry.faster_outside(derived.speedup, &logs)?;
+            Some(StrongestBaseline {
+                outside: Some(outside),
+                ..derived
+            })
+        }))
+    }
+
+    /// The entry beside a kernel with these logarithms of the speedup over it.
+    fn derived(&self, entry: &BaselineEntry, logs: &[Estimate]) -> Option<StrongestBaseline> {
+        let speedup = speedup_of(statistics::geometric_mean(logs)?);
+        Some(entry.beside(SpeedupOrigin::Derived, &self.time, speedup))
+    }
+
+    /// The other baselines that were measured on all workloads of a verdict that passed, with the logarithms of the kernel's speedup over
+    /// each. None if the table is not of the verdict's judge.
+    fn beside_others<'t>(
+        &'t self,
+        verdict: &'t Verdict,
+    ) -> impl Iterator<Item = (&'t BaselineEntry, Vec<Estimate>)> {
         let baseline = verdict.baseline.as_ref();
         let is_of = self.is_of(&JudgeFacts {
             task: &verdict.task,
@@ -223,36 +311,38 @@ impl BaselineTable {
             cache: &verdict.cache,
             baseline: baseline.and_then(|one| one.versions.get("source").map(String::as_str)),
         });
-        verdict.speedup.filter(|_| is_of && verdict.passed())?;
-        let base = self.entries.first()?;
-        let others = self.entries.iter().skip(1);
-        let compared = others.filter_map(|entry| {
-            let timed = verdict.workloads.iter();
-            let timed = timed.filter(|workload| workload.speedup.is_some());
-            let logs: Option<Vec<Estimate>> = timed
-                .map(|workload| {
-                    let over_base = log_of(&Speedup {
-                        geomean: workload.speedup?,
-                        ci95: workload.ci95?,
-                    });
-                    let mut known = entry.workloads.iter();
-                    known.find(|one| one.id == workload.id && one.axes == workload.axes)?;
-                    Some(difference(over_base, entry.log_over(base, &workload.id)?))
-                })
-                .collect();
-            let speedup = speedup_of(statistics::geometric_mean(&logs?)?);
-            let origin = SpeedupOrigin::Derived;
-            Some(entry.beside(origin, &self.time, speedup))
-        });
-        let strongest = compared.min_by(|one, other| {
-            let [one, other] = [one, other].map(|found| found.speedup.geomean);
-            one.total_cmp(&other)
-        })?;
-        let over_base = verdict
-            .speedup
-            .map_or(f64::INFINITY, |speedup| speedup.geomean);
-        (strongest.speedup.geomean < over_base).then_some(strongest)
+        let is_comparable = is_of && verdict.passed() && verdict.speedup.is_some();
+        let base = self.entries.first().filter(|_| is_comparable);
+        base.into_iter().flat_map(move |base| {
+            let others = self.entries.iter().skip(1);
+            others.filter_map(move |entry| {
+                let timed = verdict.workloads.iter();
+                let timed = timed.filter(|workload| workload.speedup.is_some());
+                let logs: Option<Vec<Estimate>> = timed
+                    .map(|workload| {
+                        let over_base = log_of(&Speedup {
+                            geomean: workload.speedup?,
+                            ci95: workload.ci95?,
+                        });
+                        let mut known = entry.workloads.iter();
+                        known.find(|one| one.id == workload.id && one.axes == workload.axes)?;
+                        Some(difference(over_base, entry.log_over(base, &workload.id)?))
+                    })
+                    .collect();
+                Some((entry, logs?))
+            })
+        })
     }
+}
+
+/// The one over which the kernel's speedup is the smallest.
+pub(crate) fn fastest(
+    baselines: impl Iterator<Item = StrongestBaseline>,
+) -> Option<StrongestBaseline> {
+    baselines.min_by(|one, other| {
+        let [one, other] = [one, other].map(|found| found.speedup.geomean);
+        one.total_cmp(&other)
+    })
 }
 
 pub(super) fn log_of(speedup: &Speedup) -> Estimate {
@@ -294,6 +384,7 @@ mod tests {
             kernel_us: 10.0,
             kernel_speedup: ratio,
             ci95: [ratio / width, ratio * width],
+            deviation: None,
         };
         BaselineEntry {
             name: name.to_owned(),
@@ -305,6 +396,7 @@ mod tests {
             reason: None,
             kernel_speedup: None,
             speedup: None,
+            deviation: None,
             workloads: ["a", "b"].into_iter().zip(ratios).map(workload).collect(),
         }
     }
@@ -381,6 +473,33 @@ mod tests {
         let half_width = 1.02_f64.ln().hypot(1.03_f64.ln().hypot(1.04_f64.ln()));
         let found = (strongest.speedup.ci95[1] / strongest.speedup.geomean).ln();
         assert!((found - half_width / 2.0_f64.sqrt()).abs() < 1e-9);
+
+        // A faster one outside the tolerance is told apart.
+        let mut other = table.clone();
+        let deviation = Deviation {
+            share: 0.013,
+            worst: 2.1,
+        };
+        other.entries[2].deviation = Some(deviation);
+        assert_eq!(other.compare(&verdict).unwrap().name, "torch");
+        assert_eq!(other.compare_outside(&verdict), None, "it is slower");
+        verdict.workloads[1].speedup = Some(3.0);
+        verdict.workloads[1].ci95 = Some([2.9, 3.1]);
+        let outside = other.compare_outside(&verdict).unwrap();
+        assert_eq!(outside.name, "library");
+        let faster = outside.outside.unwrap();
+        assert_eq!((faster.faster_on, faster.workloads), (1, 2));
+        assert_eq!(table.compare_outside(&verdict), None);
+        let ids = ["a", "b"].map(str::to_owned);
+        let names = |table: &BaselineTable| {
+            let fastest = table.fastest_on(&ids).into_iter();
+            fastest
+                .map(|(entry, _)| entry.name.clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(&table), ["library", "torch"]);
+        assert_eq!(names(&other), ["torch"]);
+        assert!(other.covers(&ids));
 
         let refused = |change: fn(&mut Verdict)| {
             let mut other = verdict.clone();

@@ -17,11 +17,12 @@ mod tools;
 mod yardstick;
 
 pub use baselines::{BaselineEntry, BaselineWorkload};
-pub(crate) use baselines::{BaselineTable, JudgeFacts, TABLE_SCHEMA, TimedKernel};
+pub(crate) use baselines::{BaselineTable, JudgeFacts, TABLE_SCHEMA, TimedKernel, fastest};
 pub(crate) use compiled::{CompiledOnly, CompiledVariant};
 pub use speedup::Speedup;
 pub use status::Status;
-pub use strongest::{SpeedupOrigin, StrongestBaseline};
+pub(crate) use strongest::within_tolerance;
+pub use strongest::{Deviation, FasterOutside, SpeedupOrigin, StrongestBaseline};
 pub(crate) use tools::{Counters, DeviceSanitizer, LaunchCounters};
 pub use yardstick::Yardstick;
 
@@ -83,6 +84,9 @@ pub struct Verdict {
     /// the end of a run; absent if there is neither for these workloads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strongest: Option<StrongestBaseline>,
+    /// The fastest baseline of that table that is faster than the kernel, but whose outputs are outside the task's tolerance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub faster_outside: Option<StrongestBaseline>,
     /// What a complete judgement does and this judgement did not, such as `bounds and race builds`. The verdict claims nothing about it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_done: Vec<String>,
@@ -108,6 +112,13 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// Sets the strongest baseline, and the one that is faster outside the tolerance, from those that are known.
+    pub(crate) fn set_strongest(&mut self, known: &[StrongestBaseline]) {
+        let mut outside = known.iter().filter(|one| one.outside.is_some());
+        self.faster_outside = outside.next().cloned();
+        self.strongest = within_tolerance(known).cloned();
+    }
+
     /// A verdict that says that kforge itself failed to judge a kernel.
     pub(crate) fn harness_error(task: &str, kernel: &str, backend: &str, reason: String) -> Self {
         Self {
@@ -134,6 +145,7 @@ impl Verdict {
             dismissal: None,
             timed_against: None,
             strongest: None,
+            faster_outside: None,
             not_done: Vec::new(),
             speedup: None,
             workloads: Vec::new(),

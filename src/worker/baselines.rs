@@ -2,6 +2,7 @@
 //!
 //! Decides nothing: `eval::Judge::measure_baseline` times, and `cli::baselines` chooses what.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::bail;
@@ -77,6 +78,36 @@ impl BaselineWorker {
         }
     }
 
+    /// Has Python compile a baseline for these workloads, until one fails, or `is_over` is set. Returns why one failed.
+    ///
+    /// # Errors
+    /// As for [`BaselineWorker::names`].
+    pub(super) async fn prepare(
+        &mut self,
+        name: &str,
+        source: &[String; 2],
+        workloads: &[String],
+        is_over: &AtomicBool,
+    ) -> anyhow::Result<Option<String>> {
+        let mut workloads = workloads.iter();
+        while !is_over.load(Ordering::Relaxed)
+            && let Some(workload) = workloads.next()
+        {
+            let request = WorkerRequest::PrepareBaseline {
+                workload: workload.clone(),
+                name: name.to_owned(),
+                source: source.clone(),
+            };
+            match self.exchange(&request).await? {
+                WorkerResponse::Prepared(None) => {}
+                WorkerResponse::Prepared(reason) => return Ok(reason),
+                WorkerResponse::Failure(failure) => return Err(failure.into_error()),
+                _ => bail!("a worker's response to `prepare_baseline` has the wrong type"),
+            }
+        }
+        Ok(None)
+    }
+
     /// Times a kernel (name and source) against one baseline on these workloads, until one fails. `shown` gets the id of each.
     ///
     /// # Errors
@@ -103,7 +134,11 @@ impl BaselineWorker {
             entry.launch = result.launch.or(entry.launch);
             let (text, is_kernels) = match result.times {
                 Ok(times) => {
-                    entry.workloads.extend(BaselineWorkload::of(&times));
+                    let deviation = result.deviation;
+                    entry.workloads.extend(
+                        BaselineWorkload::of(&times)
+                            .map(|timed| BaselineWorkload { deviation, ..timed }),
+                    );
                     continue;
                 }
                 Err(BaselineFault::Baseline(reason)) => (reason, false),
@@ -169,6 +204,7 @@ pub(crate) fn blank_entry(name: &str, source: Option<&str>) -> BaselineEntry {
         reason: None,
         kernel_speedup: None,
         speedup: None,
+        deviation: None,
         workloads: Vec::new(),
     }
 }

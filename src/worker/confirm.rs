@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use crate::base::statistics::{Estimate, SampleSummary, mean_of_estimates};
 use crate::eval::Coverage;
 use crate::verdict::{
-    BaselineEntry, BaselineWorkload, Duel, Seconds, Speedup, Status, TimeSummary, Verdict,
-    WorkloadVerdict,
+    BaselineEntry, BaselineWorkload, Deviation, Duel, Seconds, Speedup, Status, TimeSummary,
+    Verdict, WorkloadVerdict,
 };
 
 /// Number of fresh processes that confirm a kernel on a GPU. There, process noise is the largest source of error.
@@ -242,10 +242,13 @@ pub(super) fn merge_entries(mut entries: Vec<BaselineEntry>) -> BaselineEntry {
             workload.kernel_speedup = mean.estimate.exp();
             workload.ci95 = [mean.low.exp(), mean.high.exp()];
         }
+        let deviations = of_workload().filter_map(|one| one.deviation);
+        workload.deviation = deviations.reduce(Deviation::merge);
         workload.baseline_us = of_workload().map(|one| one.baseline_us).sum::<f64>() / count;
         workload.kernel_us = of_workload().map(|one| one.kernel_us).sum::<f64>() / count;
     }
-    for entry in &mut entries {
+    // Of the merged entry this sets the deviation; its speedup follows.
+    for entry in entries.iter_mut().chain([&mut merged]) {
         entry.summarize(None);
     }
     let estimates = entries.iter().filter_map(|entry| entry.kernel_speedup);

@@ -64,6 +64,11 @@ pub trait Evaluator: Send + Sync {
         Box::pin(async { Ok(Vec::new()) })
     }
 
+    /// Starts, beside the search, what timing the best kernel against these baselines needs. Only saves time at the end of a run.
+    fn prepare_strongest(&self, contenders: Arc<Contenders>) {
+        let _ = contenders;
+    }
+
     /// Receives the faults of workers, so that they can be recorded. `None` if the evaluator has no workers, or a second time.
     fn worker_faults(&self) -> Option<UnboundedReceiver<WorkerFault>> {
         None

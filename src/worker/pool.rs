@@ -3,11 +3,13 @@
 //! Decides when a result must be repeated: because a worker died, because the device may be broken, or because a confirmation needs
 //! several fresh processes. `dispatch` owns the workers; `confirm` merges the verdicts of a confirmation.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::JoinSet;
 
 use super::child::WorkerDied;
 use super::confirm::{ConfirmationRuns, FreshProcesses, merge_duels};
@@ -17,7 +19,7 @@ use super::pool_options::PoolOptions;
 use super::precompile::{Compilation, Precompiler};
 use super::profiling::Profiler;
 use super::protocol::{Greeting, PROTOCOL_VERSION, WorkerRequest, WorkerResponse};
-use super::strongest::Contest;
+use super::strongest::{self, Contenders, Contest, PreparedWorker};
 use super::trials::PointTrials;
 use super::{Evaluator, Job, JobFuture, JobKind, JobOutcome, WorkerFault};
 use crate::eval::{self, DuelPurpose, Judgement, OpponentTimes};
@@ -41,6 +43,10 @@ pub(crate) struct WorkerPool {
     tables: Vec<BaselineTable>,
     /// For workers that time baselines.
     options: PoolOptions,
+    /// The worker that prepares the strongest baselines, once it was asked for. Dropping it ends the worker.
+    preparation: Mutex<JoinSet<Option<PreparedWorker>>>,
+    /// Set when it is needed: what is not prepared by then is compiled when it is timed.
+    is_preparation_over: Arc<AtomicBool>,
     /// `None` once the driver has taken it.
     faults: Mutex<Option<UnboundedReceiver<WorkerFault>>>,
 }
@@ -73,6 +79,8 @@ impl WorkerPool {
             deadlines,
             tables,
             options,
+            preparation: Mutex::default(),
+            is_preparation_over: Arc::default(),
             faults: Mutex::new(Some(faults)),
         })
     }
@@ -110,6 +118,8 @@ impl WorkerPool {
     fn add_strongest(&self, verdict: &mut Verdict) {
         let mut tables = self.tables.iter();
         verdict.strongest = tables.find_map(|table| table.compare(verdict));
+        let mut tables = self.tables.iter();
+        verdict.faster_outside = tables.find_map(|table| table.compare_outside(verdict));
     }
 
     /// Judges a candidate of a search.
@@ -175,6 +185,7 @@ impl WorkerPool {
                     pool: self.options.clone(),
                     kernel: (&name, &job.source),
                     contenders,
+                    prepared: self.take_prepared().await,
                 };
                 let outcome = contest.run(job.limit).await?;
                 return Ok(JobOutcome::Strongest(Box::new(outcome)));
@@ -205,6 +216,16 @@ impl WorkerPool {
             report: None,
             verdict,
         })
+    }
+
+    /// The prepared worker, once it is ready. `None` if there is none, or it has failed.
+    async fn take_prepared(&self) -> Option<PreparedWorker> {
+        let mut preparation = match self.preparation.lock() {
+            Ok(mut preparation) => std::mem::take(&mut *preparation),
+            Err(_) => return None,
+        };
+        self.is_preparation_over.store(true, Ordering::Relaxed);
+        preparation.join_next().await?.ok()?
     }
 
     async fn duel(
@@ -386,6 +407,26 @@ impl WorkerPool {
 impl Evaluator for WorkerPool {
     fn evaluate(&self, job: Job) -> JobFuture<'_, JobOutcome> {
         Box::pin(self.evaluate(job))
+    }
+
+    /// On a CPU nothing else may run while a kernel is timed, so preparing would take time from the search.
+    fn prepare_strongest(&self, contenders: Arc<Contenders>) {
+        let Ok(mut preparation) = self.preparation.lock() else {
+            return;
+        };
+        if !self.dispatcher.on_gpus() || !preparation.is_empty() {
+            return;
+        }
+        let pool = self.options.clone();
+        let is_over = Arc::clone(&self.is_preparation_over);
+        preparation.spawn(async move {
+            strongest::prepare(pool, &contenders, &is_over)
+                .await
+                .unwrap_or_else(|error| {
+                    tracing::info!("baselines are compiled at the end of the run: {error:#}");
+                    None
+                })
+        });
     }
 
     fn worker_faults(&self) -> Option<UnboundedReceiver<WorkerFault>> {

@@ -60,6 +60,13 @@ pub(super) enum WorkerRequest {
     SpaceFacts,
     /// The names of the baselines in a Python file (text and file name).
     BaselineNames { source: [String; 2] },
+    /// Have Python compile a baseline for a workload, while others may be timed.
+    PrepareBaseline {
+        workload: String,
+        name: String,
+        /// Text and file name.
+        source: [String; 2],
+    },
     /// Time a kernel against a baseline.
     MeasureBaseline(Box<eval::BaselineRequest>),
 }
@@ -118,6 +125,8 @@ pub(super) enum WorkerResponse {
     Point(Box<eval::PointResult>),
     SpaceFacts(eval::SpaceFacts),
     BaselineNames(Vec<String>),
+    /// Why the baseline could not be prepared, if that is so.
+    Prepared(Option<String>),
     Baseline(Box<eval::BaselineResult>),
     Failure(WireFailure),
 }

@@ -366,6 +366,13 @@ fn handle_request(
         WorkerRequest::BaselineNames { source } => judge
             .python_baseline_names(&source)
             .map(WorkerResponse::BaselineNames),
+        WorkerRequest::PrepareBaseline {
+            workload,
+            name,
+            source,
+        } => judge
+            .prepare_baseline(&workload, &name, &source)
+            .map(WorkerResponse::Prepared),
         WorkerRequest::MeasureBaseline(request) => judge
             .measure_baseline(&request)
             .map(|result| WorkerResponse::Baseline(Box::new(result))),

@@ -2,6 +2,7 @@
 //!
 //! Chooses the baselines by the order that it is given; `eval::Judge::measure_baseline` times. A baseline that cannot be used is data.
 
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::baselines::{BaselineWorker, blank_entry};
@@ -42,11 +43,59 @@ pub struct StrongestOutcome {
     pub device_seconds: f64,
 }
 
+/// A worker in which Python has started and has compiled what will probably be timed.
+pub(super) struct PreparedWorker {
+    worker: BaselineWorker,
+    /// How long starting it and Python took, without compiling: what another process needs.
+    start: Duration,
+}
+
+/// Starts a worker and Python, and has Python compile the baselines that will probably be timed. Other kernels may be timed meanwhile. A
+/// baseline that cannot be prepared is timed at the end all the same. Begins with no further workload once `is_over` is set.
+///
+/// # Errors
+/// If the machinery is broken, or Python or its file does not work.
+pub(super) async fn prepare(
+    pool: PoolOptions,
+    contenders: &Contenders,
+    is_over: &AtomicBool,
+) -> anyhow::Result<Option<PreparedWorker>> {
+    let Some(source) = &contenders.python else {
+        return Ok(None);
+    };
+    let started = Instant::now();
+    let mut worker = BaselineWorker::start(pool, true).await?;
+    let names = worker.names(source.clone()).await?;
+    let start = started.elapsed();
+    let is_known = !contenders.order.is_empty();
+    let mut wanted = contenders.order.clone();
+    if !is_known {
+        wanted = names.clone();
+    }
+    for name in wanted.iter().filter(|name| names.contains(name)) {
+        let workloads = &contenders.workloads;
+        match worker.prepare(name, source, workloads, is_over).await? {
+            Some(reason) => tracing::info!("`{name}` is compiled at the end of the run: {reason}"),
+            // The others are not timed if this one works.
+            None if is_known => break,
+            None => {}
+        }
+    }
+    tracing::info!(
+        "Python is ready to time the strongest baseline: started in {:.1} s, compiled in {:.1} s",
+        start.as_secs_f64(),
+        (started.elapsed() - start).as_secs_f64()
+    );
+    Ok(Some(PreparedWorker { worker, start }))
+}
+
 /// A kernel, by name and source, and what it is timed against.
 pub(super) struct Contest<'a> {
     pub(super) pool: PoolOptions,
     pub(super) kernel: (&'a str, &'a str),
     pub(super) contenders: &'a Contenders,
+    /// For the first process.
+    pub(super) prepared: Option<PreparedWorker>,
 }
 
 impl Contest<'_> {
@@ -54,7 +103,7 @@ impl Contest<'_> {
     ///
     /// # Errors
     /// If the machinery is broken.
-    pub(super) async fn run(&self, limit: Option<Duration>) -> anyhow::Result<StrongestOutcome> {
+    pub(super) async fn run(mut self, limit: Option<Duration>) -> anyhow::Result<StrongestOutcome> {
         let on_cpu = self.pool.gpus.is_empty();
         let mut processes = FreshProcesses::new(on_cpu, limit);
         processes.wanted = PROCESSES;
@@ -62,8 +111,10 @@ impl Contest<'_> {
         let mut last = Duration::ZERO;
         for _ in 0..MAX_NOISY {
             let started = Instant::now();
-            let is_noisy = self.first_process(&mut outcome).await?;
-            last = started.elapsed();
+            let prepared = self.prepared.take();
+            let start = (prepared.as_ref()).map_or(Duration::ZERO, |prepared| prepared.start);
+            let is_noisy = self.first_process(prepared, &mut outcome).await?;
+            last = started.elapsed() + start;
             if !is_noisy || !processes.has_time_for(last) {
                 break;
             }
@@ -93,9 +144,16 @@ impl Contest<'_> {
     }
 
     /// Times the kernel against the baselines in their order until one works, or against all. Returns whether the machine was too busy.
-    async fn first_process(&self, outcome: &mut StrongestOutcome) -> anyhow::Result<bool> {
+    async fn first_process(
+        &self,
+        prepared: Option<PreparedWorker>,
+        outcome: &mut StrongestOutcome,
+    ) -> anyhow::Result<bool> {
         outcome.entries.clear();
-        let mut worker = BaselineWorker::start(self.pool.clone(), true).await?;
+        let mut worker = match prepared {
+            Some(prepared) => prepared.worker,
+            None => BaselineWorker::start(self.pool.clone(), true).await?,
+        };
         let tried = self.try_in_order(&mut worker, outcome).await;
         outcome.device_seconds += worker.device_seconds();
         match tried {
@@ -147,9 +205,7 @@ impl Contest<'_> {
 
     /// Whether the strongest is known, and also the strongest in Python if Python can be used.
     fn is_enough(&self, entries: &[BaselineEntry]) -> bool {
-        let mut measured = entries
-            .iter()
-            .filter(|entry| entry.kernel_speedup.is_some());
+        let mut measured = entries.iter().filter(|entry| entry.counts());
         match self.contenders.python {
             Some(_) => measured.any(|entry| entry.kind == "python"),
             None => measured.next().is_some(),
@@ -200,11 +256,11 @@ fn blank_of(name: &str, opponent: &BaselineOpponent) -> BaselineEntry {
     }
 }
 
-/// What is reported of the baselines that were measured, by their places: the strongest, and the strongest in Python.
+/// What is timed in further processes, by its place: the strongest within the tolerance, and the strongest in Python.
 fn reported(entries: &[BaselineEntry]) -> Vec<usize> {
     let strongest = |kind: Option<&str>| {
         let measured = entries.iter().enumerate().filter_map(|(index, entry)| {
-            let speedup = entry.kernel_speedup?;
+            let speedup = entry.kernel_speedup.filter(|_| entry.counts())?;
             let fits = kind.is_none_or(|kind| entry.kind == kind);
             fits.then_some((index, speedup.geomean))
         });

@@ -98,6 +98,16 @@ fn problems_that_are_no_tasks_are_refused() -> TestResult {
             "def generate_data",
             "`reference.py` has no `generate_input`",
         ),
+        (
+            "weight.contiguous()",
+            "weight.to(torch.float8_e4m3fnuz)",
+            "`generate_input` gives a tensor of float8_e4m3fnuz",
+        ),
+        (
+            "= x * scale",
+            "= x / 0 * scale",
+            "has values that are not finite: kforge draws other inputs",
+        ),
     ] {
         let folder = Workspace::new();
         for (file, text) in files() {

@@ -131,11 +131,17 @@ fn a_function_and_a_kernel_of_equal_time_are_equally_fast() -> TestResult {
     while !is_fair(&table) {
         table = tables.next().unwrap_or_else(|| panic!("unfair: {table}"));
     }
-    for (name, reason) in [
-        ("wrong", "outside the tolerance"),
-        ("rounded", "'float16'"),
-        ("missing", "no_such_package"),
-    ] {
+    // It is timed, and marked.
+    let wrong = entry(&table, "wrong");
+    let share = wrong["deviation"]["share"].as_f64().unwrap();
+    let worst = wrong["deviation"]["worst"].as_f64().unwrap();
+    assert!(share > 0.9 && worst > 1.0, "{wrong}");
+    assert!(
+        wrong["workloads"][0]["baseline_us"].as_f64().unwrap() < 19_000.0,
+        "{wrong}"
+    );
+    assert!(entry(&table, "waits").get("deviation").is_none());
+    for (name, reason) in [("rounded", "'float16'"), ("missing", "no_such_package")] {
         let entry = entry(&table, name);
         let found = entry["reason"].as_str().unwrap();
         assert!(found.contains(reason), "{entry}");
@@ -196,7 +202,8 @@ fn slow_kernels() -> Workspace {
     }
     folder.write(
         "kernels/softmax/baselines.py",
-        "import torch\n\nBASELINES = {'torch': ('torch', lambda: lambda x: torch.softmax(x, dim=-1))}\n",
+        "import torch\n\n\ndef half(x):\n    return torch.softmax(x.bfloat16(), dim=-1).to(x.dtype)\n\n\n\
+         BASELINES = {'torch': ('torch', lambda: lambda x: torch.softmax(x, dim=-1)), 'torch-half': ('torch', lambda: half)}\n",
     );
     folder
 }
@@ -236,12 +243,19 @@ fn best_kernel_of_a_run_is_timed_against_pytorch_in_pairs() -> TestResult {
     assert!(first.unwrap().starts_with("softmax: best "), "{result:?}");
     assert!(text.contains("but slower than `torch "), "{text}");
     assert!(
+        text.contains("over it, in pairs, but `torch-half "),
+        "{text}"
+    );
+    assert!(text.contains(" outside the tolerance ("), "{text}");
+    assert!(
         text.contains("over it, in pairs, confirmed (step 2)"),
         "{text}"
     );
     let parse = |name: &str| serde_json::from_str::<Value>(&folder.read(name)).unwrap();
     let best = parse("out/softmax/best.json");
     assert_eq!(best["strongest"]["origin"], "pairs", "{best}");
+    assert_eq!(best["strongest"]["name"], "torch", "{best}");
+    assert_eq!(best["faster_outside"]["name"], "torch-half", "{best}");
     let ratio = best["strongest"]["speedup"]["geomean"].as_f64().unwrap();
     // The kernel waits 4 ms.
     assert!(ratio < 0.5, "{best}");
@@ -256,8 +270,8 @@ fn best_kernel_of_a_run_is_timed_against_pytorch_in_pairs() -> TestResult {
     assert!(timed["baseline_us"].as_f64().unwrap() < 3900.0, "{event}");
     for arguments in [
         &["runs", "."][..],
-        &["report", "out", "--format=markdown"],
-        &["report", "out", "--format=json"],
+        &["report", "out", "--to=markdown"],
+        &["report", "out", "--to=json"],
         &["compare", "out", "out"],
     ] {
         let shown = folder.run(arguments);

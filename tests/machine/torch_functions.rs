@@ -11,6 +11,7 @@ tests!(
     shapes_and_values_come_from_flags,
     the_oracle_and_the_baselines_agree,
     functions_that_are_no_tasks_are_refused,
+    code_that_does_not_end_is_killed,
 );
 
 struct Importer {
@@ -247,5 +248,36 @@ fn functions_that_are_no_tasks_are_refused() -> TestResult {
     ]);
     let check = importer.run(&["tasks", "check", "depends_on_rows"]);
     check.exits_with(4).shows(&["`naive.cu` is still a draft"]);
+    Ok(())
+}
+
+/// Python code that never ends is killed after its limit, and the next problem of a level is still imported.
+fn code_that_does_not_end_is_killed() -> TestResult {
+    let importer = Importer::new()?;
+    let endless =
+        "import time\nwhile True:\n    open('beats', 'a').write('x')\n    time.sleep(0.02)\n";
+    let task = "files: [{name: reference.py, source: reference.py}]\nbenchmarks: [{size: 4}]\n";
+    for (file, text) in [
+        ("endless.py", endless),
+        ("problem/reference.py", endless),
+        ("problem/task.yml", task),
+        ("set/KernelBench/level1/1_Endless.py", endless),
+    ] {
+        importer.folder.write(file, text);
+    }
+    for (arguments, place) in [
+        (&["torch", "endless.py:none"][..], "endless.py: "),
+        (&["gpu-mode", "problem"], "problem/task.yml: "),
+        (&["kernelbench", "set", "--level=1"], "1_Endless.py: "),
+    ] {
+        let common = ["tasks", "import"];
+        let result = importer.run(&[&common[..], arguments, &["--python-seconds=1"]].concat());
+        let message = format!("{place}Python has not ended after 1 s and was killed");
+        result.assert_exit(2, &[&message, "--python-seconds"]);
+    }
+    let beats = || std::fs::metadata(importer.folder.path().join("beats")).map(|file| file.len());
+    let before = beats().ok();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert_eq!(beats().ok(), before, "Python goes on");
     Ok(())
 }

@@ -38,6 +38,7 @@ pub(crate) fn verdict(truth: &Truth, figures: Option<Figures>) -> Verdict {
         dismissal: None,
         timed_against: None,
         strongest: None,
+        faster_outside: None,
         not_done: Vec::new(),
         speedup: figures.map(|figures| figures.speedup),
         workloads: Vec::new(),

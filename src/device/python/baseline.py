@@ -8,7 +8,9 @@ own kernels. On a GPU the calls are captured in a CUDA
 graph. Before the clock starts, twice the size of the cache is written and read. On a CPU a sample is timed by `time.perf_counter`.
 """
 
+import contextlib
 import ctypes
+import fcntl
 import importlib.metadata
 import json
 import mmap
@@ -220,10 +222,66 @@ class CudaClock:
         return [function(*copies[copy]) for copy in order]
 
 
+class SharedTimingLock:
+    """kforge's timing lock, held with others: meanwhile nothing is timed on this GPU. `eval/timing_lock.rs` says how it is taken."""
+
+    PAUSE = 0.001
+    # After this many seconds of waiting, no further timing begins first.
+    PATIENCE = 1.0
+
+    def __init__(self, torch, path):
+        self.torch = torch
+        self.lock, self.gate, self.overdue = (open(path + end, "rb") for end in ("", ".gate", ".overdue"))
+
+    def acquire(self):
+        begin = time.monotonic()
+        while not self.try_acquire():
+            if time.monotonic() - begin >= self.PATIENCE:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(self.overdue, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            time.sleep(self.PAUSE)
+        fcntl.flock(self.overdue, fcntl.LOCK_UN)
+
+    def try_acquire(self):
+        try:
+            fcntl.flock(self.gate, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(self.lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            finally:
+                fcntl.flock(self.gate, fcntl.LOCK_UN)
+        except BlockingIOError:
+            return False
+        return True
+
+    def release(self):
+        """Gives the lock back once everything that was launched has ended."""
+        if self.torch.cuda.is_initialized():
+            self.torch.cuda.synchronize()
+        fcntl.flock(self.lock, fcntl.LOCK_UN)
+
+    @contextlib.contextmanager
+    def held_except_while_compiling(self):
+        """Holds the lock. TorchDynamo compiles without it: that takes long, and launches little."""
+        active = True
+        dynamo = sys.modules.get("torch._dynamo")
+        if dynamo is not None:
+            dynamo.on_compile_start(lambda *_: active and self.release())
+            dynamo.on_compile_end(lambda *_: active and self.acquire())
+        self.acquire()
+        try:
+            yield
+        finally:
+            active = False
+            self.release()
+
+
 class Baselines:
     def __init__(self, request):
         self.torch = import_torch()
         self.torch.set_grad_enabled(False)
+        if "torch.compile" in request["source"]:
+            # Takes seconds, for which nothing on the GPU has to wait here.
+            importlib.import_module("torch._dynamo")
         namespace = {"__name__": "baselines", "__file__": request["file"]}
         exec(compile(request["source"], request["file"], "exec"), namespace)
         self.entries = namespace.get("BASELINES")
@@ -240,6 +298,8 @@ class Baselines:
         self.fill_kernels = None
         self.memory = None
         self.result = None
+        self.package = None
+        self.device_memory = None
 
     def names(self):
         return list(self.entries)
@@ -273,7 +333,8 @@ class Baselines:
         self.outputs = request["outputs"]
         key = json.dumps([[entry.get("shape"), entry.get("dtype"), entry.get("scalar")] for entry in request["inputs"]])
         self.call = self.function(name, key)
-        return {"versions": self.versions(self.entries[name][0])}
+        self.package = self.entries[name][0]
+        return {"versions": self.versions(self.package)}
 
     def close(self):
         self.clock = None
@@ -296,7 +357,18 @@ class Baselines:
         return self.clock.tensor(self.memory, dtype, entry["shape"], entry["offsets"][copy], place)
 
     def prepare(self, request):
-        """Calls the function on the first inputs, so that everything is compiled, and captures it once to see whether that works."""
+        """Calls the function on the first inputs, so that everything is compiled, and captures it once to see whether that works.
+
+        With `lock`, other kernels may be timed meanwhile: what is launched holds that lock with others.
+        """
+        if request["lock"] is None:
+            return self.prepare_now(request)
+        if self.package != "torch":
+            raise RuntimeError("a library may launch kernels while it compiles")
+        with SharedTimingLock(self.torch, request["lock"]).held_except_while_compiling():
+            return self.prepare_now(request)
+
+    def prepare_now(self, request):
         self.clock.refresh(self.copies, request["changed"], request["fills"])
         self.clock.warm_up(self.call, self.copies)
         if not self.on_gpu:
@@ -321,8 +393,8 @@ class Baselines:
         seconds, self.result = self.clock.sample(self.call, self.copies, order)
         return {"seconds": seconds, "copies": sorted(set(order))}
 
-    def collect(self):
-        """Writes the outputs of the last call as double precision."""
+    def checked_outputs(self):
+        """The outputs of the last call with their descriptions."""
         torch = self.torch
         result = self.result
         names = [entry["name"] for entry in self.outputs]
@@ -337,10 +409,26 @@ class Baselines:
             expected = [entry["shape"], entry["dtype"]]
             if found != expected:
                 raise ValueError(f"output `{entry['name']}`: expected {expected}, found {found}")
-            data = value.to(device="cpu", dtype=torch.float64).contiguous().numpy()
+        return list(zip(self.outputs, result))
+
+    def collect(self):
+        """Writes the outputs of the last call as double precision."""
+        for entry, value in self.checked_outputs():
+            data = value.to(device="cpu", dtype=self.torch.float64).contiguous().numpy()
             start = entry["offset"]
             self.memory[start : start + data.nbytes] = data.tobytes()
         return {}
+
+    def share(self):
+        """Copies the outputs of the last call to memory that kforge maps."""
+        outputs = self.checked_outputs()
+        if self.device_memory is None:
+            self.device_memory = DeviceMemory(self.torch)
+        answer = self.device_memory.reserve([value.numel() * value.element_size() for _, value in outputs])
+        for place, (entry, value) in enumerate(outputs):
+            self.device_memory.tensor({**entry, "place": place}).copy_(value)
+        self.device_memory.finish()
+        return answer
 
     def versions(self, package):
         known = {"python": ".".join(map(str, sys.version_info[:3])), "torch": str(self.torch.__version__)}
@@ -375,6 +463,8 @@ def answer_to(baselines, request):
         return baselines.prepare(request)
     if "sample" in request:
         return baselines.sample(request)
+    if "share" in request:
+        return baselines.share()
     return baselines.collect()
 
 

@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,14 +17,16 @@ use serde_json::{Map, Value, json};
 
 use super::baseline_layout::{Described, Layout};
 use super::device_fill::{DeviceFills, FilledInput, PendingFills};
+use super::device_kernel::handles;
 use super::interpreter;
 use super::process::{CallFailed, PythonProcess, PythonProgram};
 use crate::device::aligned::AlignedBytes;
 use crate::device::memory::copy_bytes;
 use crate::device::{
-    BoundKernel, BufferAccess, BufferChecks, BufferContent, Cache, Device, ExpectedOutput,
-    ExpectedValues, KernelEvidence, LaunchOutcome, Launching, OutputComparison, PersistentState,
-    Poison, PoisonCount, Refusal, TimedLaunching, Upload, numerics,
+    BoundKernel, BufferAccess, BufferChecks, BufferContent, Cache, Device, ExchangedBuffers,
+    ExpectedOutput, ExpectedValues, KernelEvidence, LaunchOutcome, Launching, LockFile,
+    OutputComparison, PersistentState, Poison, PoisonCount, Refusal, TimedLaunching, Transfer,
+    TransferDirection, Upload, numerics,
 };
 use crate::kernel::Scalars;
 use crate::kernel::plan::LaunchPlan;
@@ -52,6 +55,8 @@ struct BaselineFacts {
     launch: Option<String>,
     /// Baselines that cannot be captured in a CUDA graph.
     without_graph: BTreeSet<String>,
+    /// Whether this machine has refused to let kforge map memory of the process.
+    keeps_memory: bool,
 }
 
 /// A baseline cannot be used here, for example because its package is not installed.
@@ -70,7 +75,10 @@ impl PythonBaselines {
         let subject = format!("the file of Python baselines of task `{}`", task.name);
         let interpreter = interpreter::find(&subject)?;
         let program = PythonProgram {
-            script: include_str!("baseline.py"),
+            script: concat!(
+                include_str!("device_memory.py"),
+                include_str!("baseline.py")
+            ),
             source,
             subject,
         };
@@ -99,6 +107,55 @@ impl PythonBaselines {
     /// How the baseline of the last `open` is launched: `graph`, `launches` or `call`. `None` until it was.
     pub(crate) fn launch(&self) -> Option<String> {
         self.facts.borrow().launch.clone()
+    }
+
+    /// The outputs of the last launch in buffers of the device, copied within its memory. `None` if they have to pass through the host: the
+    /// device is the host, or the machine does not let kforge map memory of the process.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub(crate) fn outputs_on_device(
+        &self,
+        device: &dyn Device,
+        plan: &LaunchPlan,
+    ) -> anyhow::Result<Option<Box<dyn ExchangedBuffers>>> {
+        if self.facts.borrow().keeps_memory {
+            return Ok(None);
+        }
+        let Some(mut buffers) = device.open_buffers(plan, 1)? else {
+            return Ok(None);
+        };
+        match self.take_outputs(buffers.as_mut(), plan) {
+            Ok(()) => Ok(Some(buffers)),
+            Err(error) => {
+                tracing::warn!(
+                    "outputs of baselines pass through the host, which takes longer: memory of the GPU cannot be shared with Python ({error:#})"
+                );
+                self.facts.borrow_mut().keeps_memory = true;
+                Ok(None)
+            }
+        }
+    }
+
+    fn take_outputs(
+        &self,
+        buffers: &mut dyn ExchangedBuffers,
+        plan: &LaunchPlan,
+    ) -> anyhow::Result<()> {
+        let answer =
+            (self.process.borrow_mut()).request(&json!({"share": true}), SAMPLE_OVERHEAD)?;
+        let answer = answer.map_err(|CallFailed(reason)| anyhow::anyhow!("{reason}"))?;
+        let memory = handles(answer.get("handles"), plan.outputs.len())?;
+        buffers.check_memory(memory.first().context("a plan without outputs")?)?;
+        let transfers = plan.outputs.iter().zip(memory);
+        let transfers: Vec<Transfer> = transfers
+            .map(|(buffer, memory)| Transfer {
+                buffer: *buffer,
+                memory,
+                direction: TransferDirection::FromProcess,
+            })
+            .collect();
+        buffers.exchange(0, &transfers)
     }
 
     /// Binds a baseline to the buffers of a plan, in `copies` copies. Inputs without a shape have the values of `scalars`.
@@ -225,10 +282,12 @@ impl TimedPython {
 
     /// Compiles the function. One that cannot be captured in a graph may leave PyTorch unable to use the GPU, so another process is started
     /// for it.
-    fn prepare(&mut self) -> anyhow::Result<Result<(), CallFailed>> {
+    /// `lock`: the timing lock's file, if the process is to share it while something is launched; otherwise the caller holds the lock.
+    fn prepare(&mut self, lock: Option<&Path>) -> anyhow::Result<Result<(), CallFailed>> {
         for _ in 0..2 {
             let (changed, fills) = (&self.changed, self.pending_fills.all());
-            let request = json!({"prepare": true, "changed": changed, "fills": fills});
+            let request =
+                json!({"prepare": true, "changed": changed, "fills": fills, "lock": lock});
             let answer = self.request(&request, PREPARE_DEADLINE)?;
             let answer = match answer {
                 Ok(answer) => answer,
@@ -337,7 +396,7 @@ impl TimedPython {
         deadline: Duration,
     ) -> anyhow::Result<Result<Duration, CallFailed>> {
         if !self.is_prepared
-            && let Err(failed) = self.prepare()?
+            && let Err(failed) = self.prepare(None)?
         {
             return Ok(Err(failed));
         }
@@ -504,6 +563,15 @@ impl TimedLaunching for TimedPython {
 
     fn launched_copies(&self) -> &[u32] {
         &self.launched_copies
+    }
+
+    fn prepare_beside_timings(&mut self, lock: &LockFile) -> anyhow::Result<LaunchOutcome> {
+        Ok(match self.prepare(Some(&lock.path))? {
+            Ok(()) => LaunchOutcome::Finished {
+                time: Duration::ZERO,
+            },
+            Err(CallFailed(reason)) => fault(&reason),
+        })
     }
 }
 

@@ -99,7 +99,10 @@ impl DevicePythonKernel {
 }
 
 /// The handles of `count` blocks of memory in an answer: a text of hexadecimal digits for each.
-fn handles(answer: Option<&serde_json::Value>, count: usize) -> anyhow::Result<Vec<[u8; 64]>> {
+pub(super) fn handles(
+    answer: Option<&serde_json::Value>,
+    count: usize,
+) -> anyhow::Result<Vec<[u8; 64]>> {
     let handle = |text: &serde_json::Value| {
         let digits = text.as_str()?.as_bytes();
         let mut handle = [0; 64];

@@ -59,7 +59,10 @@ impl PythonOracle {
     pub fn start(task: &Task, device: &dyn Device) -> anyhow::Result<Self> {
         let interpreter = find_python(&format!("the oracle of task `{}`", task.name))?;
         let program = PythonProgram {
-            script: include_str!("reference.py"),
+            script: concat!(
+                include_str!("device_memory.py"),
+                include_str!("reference.py")
+            ),
             source: [task.oracle.clone(), task.settings.oracle.clone()],
             subject: format!("the Python reference of task `{}`", task.name),
         };

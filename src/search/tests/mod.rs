@@ -98,6 +98,7 @@ fn verdict(status: Status, speedup: Option<f64>, half: f64, threads: f64) -> Ver
         dismissal: None,
         timed_against: None,
         strongest: None,
+        faster_outside: None,
         code: None,
         not_done: Vec::new(),
         speedup: speedup.map(|geomean| Speedup {

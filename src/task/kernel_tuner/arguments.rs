@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::python_list::plain;
 use super::space::Space;
 use crate::base::expression::Expression;
 use crate::task::DType;
@@ -39,8 +40,9 @@ pub(super) struct T1Argument {
     access_type: Option<String>,
     #[serde(default)]
     fill_type: Option<String>,
+    /// A number, or its text.
     #[serde(default)]
-    fill_value: Option<f64>,
+    fill_value: Option<Value>,
     #[serde(default)]
     size: Option<Value>,
 }
@@ -85,7 +87,12 @@ impl Argument {
             ));
         }
         let fill = argument.fill_type.as_deref().unwrap_or("Random");
-        let value = argument.fill_value.unwrap_or_default();
+        let value = match &argument.fill_value {
+            None | Some(Value::Null) => 0.0,
+            Some(value) => plain(value)
+                .parse()
+                .map_err(|_| format!("`{name}` has the fill value `{}`", plain(value)))?,
+        };
         if argument.memory_type == "Scalar" {
             let role = if dtype.is_float() {
                 Role::Scalar(value)
@@ -116,9 +123,11 @@ impl Argument {
                 ));
             }
         };
-        if !["Random", "Constant"].contains(&fill) && role != Role::Output {
+        // Numbers of a formula are as good as random ones, unless they are places in another array.
+        let is_formula = fill == "Generator" && dtype.is_float();
+        if !["Random", "Constant"].contains(&fill) && !is_formula && role != Role::Output {
             return Err(format!(
-                "`{name}` has the fill type `{fill}`, and kforge knows Random and Constant"
+                "`{name}` has the fill type `{fill}`, and kforge knows Random and Constant, and Generator for floating-point numbers, which it draws"
             ));
         }
         let size = argument
@@ -236,13 +245,6 @@ fn size_of(text: &str, problem: &[i64], space: &Space) -> Option<i64> {
     let expression = Expression::parse(&text).ok()?;
     // Kernel Tuner has lists of values here, so that other names cannot be meant.
     expression.evaluate(&|_| None).ok()
-}
-
-/// A text, or the text of a number.
-pub(super) fn plain(value: &Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// The dtype of a C type, and how many of its elements the type has.

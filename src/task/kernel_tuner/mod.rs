@@ -16,8 +16,9 @@ use super::foreign::{ForeignOracle, ForeignOutput, ForeignTask};
 use super::settings::Tolerance;
 use super::{DType, usual_tolerance};
 use crate::base::Failure;
-use arguments::{Argument, Role, plain};
+use arguments::{Argument, Role};
 use kernel::KernelText;
+use python_list::plain;
 pub(crate) use results::fastest_configuration;
 use space::Space;
 
@@ -102,13 +103,6 @@ impl TuningProblem {
                 t1.kernel.language
             )));
         }
-        let shared = t1.kernel.shared_memory.as_ref();
-        if shared.is_some_and(|bytes| !bytes.is_null() && bytes != &Value::from(0)) {
-            return Err(Failure::usage(format!(
-                "{origin}: `SharedMemory` is not 0: kforge cannot know how a kernel uses dynamic shared memory"
-            ))
-            .hint("set it to 0, import, and add `shared` to the launch in the header of `naive.cu`"));
-        }
         Ok(Self {
             space: Space::read(&t1.space, origin)?,
             origin: origin.to_owned(),
@@ -136,6 +130,7 @@ impl TuningProblem {
     /// # Errors
     /// If a part of the problem cannot be expressed.
     pub(crate) fn task(&self, wanted: TuningTask<'_>) -> Result<ForeignTask, Failure> {
+        self.check_shared_memory(wanted.source)?;
         let arguments = self.arguments()?;
         let mut space = self.space.clone();
         space.put_first(wanted.first.as_ref(), &self.origin)?;
@@ -191,6 +186,24 @@ impl TuningProblem {
             oracle,
             baselines: None,
         })
+    }
+
+    /// Refuses dynamic shared memory. Files also have the size of arrays whose length the kernel says itself, which needs nothing.
+    fn check_shared_memory(&self, source: &str) -> Result<(), Failure> {
+        let bytes = self.kernel.shared_memory.as_ref();
+        let has_bytes = bytes.is_some_and(|bytes| !bytes.is_null() && bytes != &Value::from(0));
+        let words: Vec<&str> = source.split_whitespace().collect();
+        let is_dynamic = words
+            .windows(2)
+            .any(|pair| pair == ["extern", "__shared__"]);
+        if !has_bytes || !is_dynamic {
+            return Ok(());
+        }
+        Err(Failure::usage(format!(
+            "{}: `SharedMemory` is not 0: kforge cannot know how a kernel uses dynamic shared memory",
+            self.origin
+        ))
+        .hint("set it to 0, import, and add `shared` to the launch in the header of `naive.cu`"))
     }
 
     fn arguments(&self) -> Result<Vec<Argument>, Failure> {

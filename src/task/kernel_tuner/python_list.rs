@@ -1,10 +1,25 @@
-//! The values of a tunable, as T1 files have them: the text of a Python list of whole numbers.
+//! Values as T1 files have them: numbers as texts, and the text of a Python list of whole numbers.
+
+use serde_json::Value;
 
 use crate::base::expression::{Expression, split_list};
 
-/// The values of `[16, 32]`, `(1, 2)`, `range(1, 9)`, `list(range(32, 257, 32))` or `[16 * i for i in range(1, 5)]`.
+/// A text, or the text of a number.
+pub(super) fn plain(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// The values of `[16, 32]`, `(1, 2)`, `range(1, 9)`, `list(range(32, 257, 32))`, `[16 * i for i in range(1, 5)]` or `[2**i for i in range(5)]`, and
+/// of such lists joined by `+`.
 pub(super) fn whole_numbers(text: &str) -> Option<Vec<i64>> {
     let text = text.trim();
+    if let Some(at) = joint(text) {
+        let mut values = whole_numbers(&text[..at])?;
+        values.extend(whole_numbers(&text[at + 1..])?);
+        return Some(values);
+    }
     if let Some(inner) = call(text, "list") {
         return whole_numbers(inner);
     }
@@ -28,15 +43,10 @@ pub(super) fn whole_numbers(text: &str) -> Option<Vec<i64>> {
         .find_map(|(open, close)| text.strip_prefix(open)?.strip_suffix(close))?;
     if let Some((value, source)) = inner.split_once(" for ") {
         let (name, source) = source.split_once(" in ")?;
-        let value = Expression::parse(value).ok()?;
         let name = name.trim();
         let values = whole_numbers(source)?.into_iter();
         return values
-            .map(|item| {
-                value
-                    .evaluate(&|other| (other == name).then_some(item))
-                    .ok()
-            })
+            .map(|item| number_with(value, &|other| (other == name).then_some(item)))
             .collect();
     }
     parts(inner).into_iter().map(number).collect()
@@ -60,8 +70,38 @@ fn number(text: &str) -> Option<i64> {
     match text {
         "True" => Some(1),
         "False" => Some(0),
-        _ => Expression::parse(text).ok()?.evaluate(&|_| None).ok(),
+        _ => number_with(text, &|_| None),
     }
+}
+
+/// The value of an expression, or of a power of two names or numbers.
+fn number_with(text: &str, value_of: &dyn Fn(&str) -> Option<i64>) -> Option<i64> {
+    let value = |text: &str| Expression::parse(text).ok()?.evaluate(value_of).ok();
+    let Some((base, exponent)) = text.split_once("**") else {
+        return value(text);
+    };
+    let is_word = |text: &str| {
+        text.chars()
+            .all(|letter| letter.is_alphanumeric() || letter == '_')
+    };
+    let (base, exponent) = (base.trim(), exponent.trim());
+    if !is_word(base) || !is_word(exponent) {
+        return None;
+    }
+    value(base)?.checked_pow(u32::try_from(value(exponent)?).ok()?)
+}
+
+/// The place of the first `+` that is outside all brackets: it joins two lists.
+fn joint(text: &str) -> Option<usize> {
+    let mut depth = 0;
+    text.char_indices().find_map(|(at, letter)| {
+        match letter {
+            '[' | '(' => depth += 1,
+            ']' | ')' => depth -= 1,
+            _ => {}
+        }
+        (letter == '+' && depth == 0).then_some(at)
+    })
 }
 
 #[cfg(test)]
@@ -82,6 +122,10 @@ mod tests {
             ("[32 * i for i in range(1, 4)]", &[32, 64, 96]),
             ("[True, False]", &[1, 0]),
             ("[2 * 8]", &[16]),
+            ("[2**i for i in range(3, 6)]", &[8, 16, 32]),
+            ("[i for i in range(1, 2+1)]", &[1, 2]),
+            ("[1, 2] + list(range(32, 64+1, 32))", &[1, 2, 32, 64]),
+            ("[1] + [2*i for i in range(1, 3)] + [9]", &[1, 2, 4, 9]),
         ] {
             assert_eq!(whole_numbers(text).as_deref(), Some(expected), "{text}");
         }
@@ -90,7 +134,9 @@ mod tests {
             "[0.5]",
             "['a']",
             "range(1, 2, 0)",
-            "[2**i for i in range(3)]",
+            "[2**i*3 for i in range(3)]",
+            "[2**-1]",
+            "[1] + 2",
         ] {
             assert_eq!(whole_numbers(text), None, "{text}");
         }

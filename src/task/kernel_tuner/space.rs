@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::python_list::whole_numbers;
+use super::python_list::{plain, whole_numbers};
 use crate::base::Failure;
 use crate::base::expression::Expression;
 
@@ -24,7 +24,8 @@ struct Parameter {
     name: String,
     #[serde(rename = "Type")]
     kind: String,
-    values: String,
+    /// The text of a Python list; some files have a list.
+    values: Value,
     #[serde(default)]
     default: Option<Value>,
 }
@@ -60,7 +61,7 @@ impl Space {
             let tunable = tunable(parameter).map_err(|message| {
                 let key = format!("ConfigurationSpace.TuningParameters[{index}]");
                 Failure::usage(format!("{origin}: {key}: `{}` {message}", parameter.name))
-                    .hint("tunables are whole numbers: `[16, 32]`, `list(range(1, 9))`, `[32 * i for i in range(1, 5)]`")
+                    .hint("tunables are whole numbers: `[16, 32]`, `list(range(1, 9))`, `[32 * i for i in range(1, 5)]`, `[2**i for i in range(5)]`, and such lists joined by `+`")
             })?;
             tunables.push(tunable);
         }
@@ -188,9 +189,10 @@ fn tunable(parameter: &Parameter) -> Result<Tunable, String> {
     if !["int", "uint", "bool"].contains(&parameter.kind.as_str()) {
         return Err(format!("is of type `{}`", parameter.kind));
     }
-    let mut values = whole_numbers(&parameter.values)
+    let text = plain(&parameter.values);
+    let mut values = whole_numbers(&text)
         .filter(|values| !values.is_empty())
-        .ok_or_else(|| format!("has values that kforge cannot read: `{}`", parameter.values))?;
+        .ok_or_else(|| format!("has values that kforge cannot read: `{text}`"))?;
     let default = parameter.default.as_ref().and_then(Value::as_i64);
     // Kernel Tuner allows a default that is not a value.
     if let Some(place) = values.iter().position(|value| Some(*value) == default) {

@@ -193,6 +193,7 @@ impl Evaluator for ScriptedJudge {
 /// A kernel with this speedup over the first contender.
 pub(crate) fn beside(speedup: f64, contenders: &Contenders) -> StrongestOutcome {
     let workload = |id: &String| BaselineWorkload {
+        deviation: None,
         id: id.clone(),
         axes: IndexMap::new(),
         baseline_us: 10.0 * speedup,
@@ -201,6 +202,7 @@ pub(crate) fn beside(speedup: f64, contenders: &Contenders) -> StrongestOutcome 
         ci95: [speedup * 0.999, speedup * 1.001],
     };
     let entries = contenders.order.iter().take(1).map(|name| BaselineEntry {
+        deviation: None,
         name: name.clone(),
         kind: "python".to_owned(),
         versions: IndexMap::from([(name.clone(), "1.2".to_owned())]),
@@ -326,6 +328,7 @@ pub(crate) fn verdict(source: &str, workloads: i64, confirmed: bool) -> Verdict 
         dismissal: None,
         timed_against: None,
         strongest: None,
+        faster_outside: None,
         code: None,
         not_done: Vec::new(),
         speedup: passed.then_some(Speedup { geomean, ci95 }),

@@ -140,6 +140,7 @@ fn twice_as_fast() -> Yardstick {
     Yardstick {
         name: "library".to_owned(),
         entry: BaselineEntry {
+            deviation: None,
             name: "library".to_owned(),
             kind: "python".to_owned(),
             versions: Default::default(),

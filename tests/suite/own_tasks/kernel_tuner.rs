@@ -174,11 +174,15 @@ fn what_kforge_cannot_tune_is_refused_with_its_place() {
             "--oracle FILE.py",
         ],
     );
+    let kernel = folder.read("vector_add.cu");
+    let dynamic = format!("extern __shared__ float staged[];\n{kernel}");
+    folder.write("vector_add.cu", &dynamic);
     with(
         "/KernelSpecification/SharedMemory",
         json!(1024),
         &["`SharedMemory` is not 0"],
     );
+    folder.write("vector_add.cu", &kernel);
     folder.write("other.json", "{\"KernelSpecification\": {}}");
     import(&folder, &["other.json"]).assert_exit(2, &["other.json: ", "ConfigurationSpace"]);
     import(&folder, &["missing.json"]).assert_exit(2, &["failed to read `missing.json`"]);
@@ -186,4 +190,40 @@ fn what_kforge_cannot_tune_is_refused_with_its_place() {
     import(&folder, &["vector_add.json", "--results=t4.json"])
         .assert_exit(2, &["t4.json: no result is correct"]);
     assert!(!folder.path().join("tasks").exists());
+}
+
+/// Kinds that files of others have: joined lists, lists instead of their text, numbers as texts, formulas, static shared memory.
+#[test]
+fn values_are_read_in_the_forms_that_files_have() {
+    let folder = workspace();
+    let mut problem: Value = serde_json::from_str(&folder.read("vector_add.json")).unwrap();
+    let parameters = "/ConfigurationSpace/TuningParameters";
+    let arguments = "/KernelSpecification/Arguments";
+    for (pointer, value) in [
+        (
+            format!("{parameters}/0/Values"),
+            json!("[32] + [2**i for i in range(6, 8)]"),
+        ),
+        (format!("{parameters}/1/Values"), json!([1, 2])),
+        (format!("{arguments}/1/FillType"), json!("Generator")),
+        (format!("{arguments}/2/FillValue"), json!("2.0")),
+        (
+            "/KernelSpecification/SharedMemory".to_owned(),
+            json!("4 * block_size_x"),
+        ),
+    ] {
+        *problem.pointer_mut(&pointer).unwrap() = value;
+    }
+    folder.write("forms.json", &problem.to_string());
+    import(&folder, &["forms.json"]).exits_with(0);
+    let kernel = folder.read("kernels/vector_add/naive.cu");
+    assert!(
+        kernel.contains("  BLOCK_SIZE_X: [64, 32, 128]\n  PER_THREAD: [1, 2]\n"),
+        "{kernel}"
+    );
+    let settings = folder.read("tasks/vector_add/task.yaml");
+    assert!(
+        settings.contains("one: {\"normal\":1.0}") || settings.contains("one: {normal: 1.0}"),
+        "{settings}"
+    );
 }
