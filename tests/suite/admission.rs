@@ -199,11 +199,21 @@ fn unchecked_precision_is_reported_in_admission_and_verdicts() {
         (task.as_os_str(), Value::from("unchecked")),
         ("rmsnorm".as_ref(), Value::Null),
     ] {
-        let output = kforge(["eval", "--format", "json"])
-            .arg(task)
-            .arg(kernels.join("naive.cu"))
-            .output()
-            .unwrap();
+        let locks = tempfile::tempdir().unwrap();
+        let output = kforge([
+            "eval",
+            "--format",
+            "json",
+            "--precision",
+            "0.5",
+            "--seconds",
+            "3",
+        ])
+        .env("KFORGE_LOCK_DIR", locks.path())
+        .arg(task)
+        .arg(kernels.join("naive.cu"))
+        .output()
+        .unwrap();
         let verdicts: Vec<Value> = json(&output);
         assert_eq!(
             verdicts[0].get("precision").unwrap_or(&Value::Null),

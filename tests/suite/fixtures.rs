@@ -52,6 +52,28 @@ fn read_table(folder: &Path) -> BTreeMap<String, Vec<FixtureRow>> {
 /// Timing that a busy machine can finish: a wide interval will do.
 const COARSE: [&str; 4] = ["--precision", "0.5", "--seconds", "3"];
 
+/// A folder with a shipped task that times its first workload only. Two hidden shapes take the place of the others: they are checked as
+/// well, and most of the time of a judgement is that of timing.
+fn timed_once(task: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let own = folder.path().join(task);
+    std::fs::create_dir(&own).unwrap();
+    for entry in std::fs::read_dir(root().join("tasks").join(task))
+        .unwrap()
+        .flatten()
+    {
+        std::fs::copy(entry.path(), own.join(entry.file_name())).unwrap();
+    }
+    let path = own.join("task.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (start, rest) = text.split_once("  quick: {workloads: [").unwrap();
+    let (workloads, rest) = rest.split_once("], hidden_shapes: 1, ").unwrap();
+    let (first, _) = workloads.split_once(',').unwrap();
+    let changed = format!("{start}  quick: {{workloads: [{first}], hidden_shapes: 2, {rest}");
+    std::fs::write(&path, changed).unwrap();
+    folder
+}
+
 /// Judges kernels with the timing lock of a folder: other tests need not wait, and a wide interval needs no quiet machine.
 fn eval(task: &str, files: &[String]) -> Vec<Value> {
     let locks = tempfile::tempdir().unwrap();
@@ -98,6 +120,12 @@ fn judge(task: &str, statuses: &[&str], (part, parts): (usize, usize)) {
         .iter()
         .map(|row| folder.join(&row.file).display().to_string())
         .collect();
+    // A kernel that does not pass is hardly timed. The shipped workloads may be what shows its fault.
+    let shorter = statuses.contains(&"passed").then(|| timed_once(task));
+    let task = match &shorter {
+        Some(folder) => &folder.path().join(task).display().to_string(),
+        None => task,
+    };
     let mut wrong = Vec::new();
     for round in 0..rounds() {
         let verdicts = eval(task, &files);
@@ -129,7 +157,8 @@ groups! {
     softmax_kernels_that_pass_1: "softmax", ["passed"], 1 of 3;
     softmax_kernels_that_pass_2: "softmax", ["passed"], 2 of 3;
     softmax_kernels_that_pass_3: "softmax", ["passed"], 3 of 3;
-    gdn_decode_kernels: "gdn_decode", ["passed", "wrong_output"], 1 of 1;
+    gdn_decode_kernels_that_pass: "gdn_decode", ["passed"], 1 of 1;
+    gdn_decode_kernels_with_wrong_output: "gdn_decode", ["wrong_output"], 1 of 1;
     rmsnorm_kernels_that_pass: "rmsnorm", ["passed"], 1 of 1;
     softmax_kernels_that_crash: "softmax", ["crashed", "sync_error", "misaligned", "timed_out", "limit_exceeded", "launch_error"], 1 of 1;
     softmax_kernels_with_hidden_faults: "softmax", ["race", "undefined_behavior", "uninitialized_read"], 1 of 1;

@@ -2,6 +2,9 @@
 //!
 //! No test compares the times of two kernels that are nearly as fast: where one must be faster, it does many times less work.
 
+use std::process::Command;
+use std::sync::OnceLock;
+
 use serde_json::{Value, json};
 
 use crate::program::{CommandResult, Workspace, fixture, kforge, root};
@@ -37,7 +40,7 @@ impl TuneWorkspace {
     /// With a baseline that is many times slower than the slow kernel, and this many times slower again than the naive one.
     fn with_slow_baseline() -> Self {
         let workspace = Self::new();
-        workspace.write("tasks/softmax/slowest.cu", &naive_with_passes(256));
+        workspace.write("tasks/softmax/slowest.cu", &naive_with_passes(192));
         let task = workspace.read("tasks/softmax/task.yaml");
         let changed = task.replace("naive: {kernel: naive.cu}", "slowest: {kernel: slowest.cu}");
         assert_ne!(task, changed);
@@ -47,6 +50,33 @@ impl TuneWorkspace {
             .read("run.yaml")
             .replace("\"seconds\":20", "\"seconds\":2");
         workspace.write("run.yaml", &config);
+        workspace
+    }
+
+    /// `with_slow_baseline`, with the runs `slow` and `fast`, whose kernels are those. They are made once, and each test gets a copy.
+    fn with_slow_and_fast_run() -> Self {
+        static MADE: OnceLock<TuneWorkspace> = OnceLock::new();
+        let made = MADE.get_or_init(|| {
+            // SAFETY: the function only removes folders.
+            unsafe { libc::atexit(remove_made) };
+            let workspace = TuneWorkspace::with_slow_baseline();
+            workspace.run_with_kernel("slow", &slow_kernel());
+            workspace.run_with_kernel("fast", &shipped("naive.cu"));
+            workspace
+        });
+        extern "C" fn remove_made() {
+            if let Some(made) = MADE.get() {
+                let _ = std::fs::remove_dir_all(made.path());
+                let _ = std::fs::remove_dir_all(made.locks());
+            }
+        }
+        let workspace = Self(Workspace::new());
+        let everything = made.path().join(".");
+        let copied = Command::new("cp")
+            .arg("-r")
+            .args([&everything, workspace.path()])
+            .status();
+        assert!(copied.unwrap().success());
         workspace
     }
 
@@ -152,9 +182,9 @@ fn kernel(change: &str, text: &str) -> String {
     format!("{}\n```cuda\n{text}```\n", TRACE.replace("CHANGE", change))
 }
 
-/// The naive kernel with 63 more passes over the exponentials of each row: slower by more than the noise of a busy machine.
+/// The naive kernel with 47 more passes over the exponentials of each row: slower by more than the noise of a busy machine.
 fn slow_kernel() -> String {
-    naive_with_passes(64)
+    naive_with_passes(48)
 }
 
 /// The naive kernel with this number of passes over the exponentials of each row.
@@ -571,9 +601,7 @@ fn promote_needs_a_kernel_that_is_confirmed_faster_than_the_baseline() {
 
 #[test]
 fn promote_replaces_the_best_kernel_only_if_faster() {
-    let workspace = TuneWorkspace::with_slow_baseline();
-    workspace.run_with_kernel("slow", &slow_kernel());
-    workspace.run_with_kernel("fast", &shipped("naive.cu"));
+    let workspace = TuneWorkspace::with_slow_and_fast_run();
 
     // Without a best kernel, one that is confirmed faster than the baseline is promoted.
     workspace.promote("slow").exits_with(0).shows(&[
@@ -621,9 +649,7 @@ fn promote_replaces_the_best_kernel_only_if_faster() {
 
 #[test]
 fn best_kernel_of_another_device_is_replaced_only_by_force() {
-    let workspace = TuneWorkspace::with_slow_baseline();
-    workspace.run_with_kernel("slow", &slow_kernel());
-    workspace.run_with_kernel("fast", &shipped("naive.cu"));
+    let workspace = TuneWorkspace::with_slow_and_fast_run();
     workspace.promote("fast").exits_with(0);
     workspace.move_best_to_gpu();
     workspace
@@ -671,9 +697,7 @@ fn stored_kernel_that_no_longer_passes_is_replaced_only_by_a_faster_one_than_the
 
 #[test]
 fn verdict_of_another_kernel_is_ignored() {
-    let workspace = TuneWorkspace::with_slow_baseline();
-    workspace.run_with_kernel("slow", &slow_kernel());
-    workspace.run_with_kernel("fast", &shipped("naive.cu"));
+    let workspace = TuneWorkspace::with_slow_and_fast_run();
     workspace.promote("fast").exits_with(0);
     // `best.json` claims that a GPU measured the kernel, but it belongs to another kernel: the kernel itself is judged.
     workspace.move_best_to_gpu();

@@ -22,12 +22,13 @@ fn printed_seed() -> u64 {
     seed
 }
 
-/// Replies to every request, after up to 60 ms.
+/// Replies to every request, after up to 200 ms: a run waits for most of its time, as one that asks a real model does, and is killed while
+/// requests are in flight.
 fn server(seed: u64) -> Server {
     Server::start(move |number, seen| {
         let share = RandomStream::new(seed, "delay", number as u64).uniform();
         let reply = complete_reply(seen, &reply_to(&document(seen), number));
-        delayed(reply, Duration::from_secs_f64(0.06 * share))
+        delayed(reply, Duration::from_secs_f64(0.2 * share))
     })
 }
 
@@ -41,7 +42,7 @@ fn thirty_kills_lose_no_reply_and_repeat_no_request() {
         rounds += 1;
         let server = server(seed + rounds);
         let mut scenario = Scenario::new(&server.url, STEPS);
-        scenario.max_judging_ms = 8;
+        scenario.max_judging_ms = 30;
         let directory = root.path().join(format!("run-{rounds}"));
         let next_process = || scenario.process(&directory);
         let plan = KillPlan {
