@@ -114,9 +114,10 @@ impl TimingSession<'_, '_> {
             apart,
             launches: self.kernels.candidate.plan.launches.len(),
         };
-        match required_spacing(seen, opponent) {
-            Spacing::Together => Ok(()),
-            Spacing::Apart | Spacing::CarriesOver => self.space_runs(derive_seed(seed, "again", 0)),
+        let is_unsuspicious = required_spacing(seen, opponent) == Spacing::Together;
+        if is_unsuspicious && !seen.may_carry_over(&opponent) {
+            return Ok(());
         }
+        self.space_runs(derive_seed(seed, "again", 0))
     }
 }
