@@ -314,7 +314,7 @@ mod tests {
         });
         assert_eq!(
             outside.headline(),
-            "best 1.694x [1.500, 1.900] over `naive`, but `torch 2.11.0` is faster on 7 of 12 workloads outside the tolerance (1.3 % of the elements, the worst 2.1 times): 0.620x [0.570, 0.670] over it, in pairs, confirmed (step 12)"
+            "best 1.694x [1.500, 1.900] over `naive`, but `torch 2.11.0` is faster on 7 of 12 workloads, with outputs outside the tolerance (1.3 % of the elements, the worst 2.1 times): 0.620x [0.570, 0.670] over it, in pairs, confirmed (step 12)"
         );
         let mut derived = beside(1.16);
         derived.strongest[0].origin = SpeedupOrigin::Derived;

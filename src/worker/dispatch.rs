@@ -28,8 +28,8 @@ use crate::verdict::{DeviceIdentity, Status};
 const MAX_STARTS: u32 = 3;
 /// The pause between two attempts, in which the GPU can recover.
 const START_PAUSE: Duration = Duration::from_secs(2);
-/// Requests whose kernels ran in one GPU worker, at most. The end of a process and the start of the next one take half a second, in which the
-/// driver's calls of all other processes on the GPU take longer.
+/// Requests whose kernels ran in one GPU worker, at most. The end of a process and the start of the next one take up to half a second, and the
+/// driver's calls of the other processes on the GPU may have to wait meanwhile.
 const MAX_SERVED: u32 = 16;
 /// How long a GPU worker may take to end after its response.
 const EXIT_WAIT: Duration = Duration::from_secs(5);
