@@ -114,7 +114,7 @@ pub trait BufferChecks {
 pub enum ErasedMemory {
     /// Its outputs and scratch.
     Buffers,
-    /// Shared memory and local memory.
+    /// Shared memory, local memory and registers.
     OnChip,
 }
 

@@ -1,7 +1,8 @@
 //! Times a kernel against one baseline on one workload: the task's own baseline, or one in Python.
 //!
 //! The protocol is that of a candidate of a search: fresh inputs for each pair, cold caches, timing blocks, the timing lock. Both kernel and
-//! baseline are compared with the oracle first; a baseline in Python that is outside the tolerance is timed and marked. Decides nothing; `cli::baselines` makes a table of the results.
+//! baseline are compared with the oracle first; a baseline in Python that is outside the tolerance is timed and marked. Decides nothing;
+//! `cli::baselines` makes a table of the results.
 
 use anyhow::Context;
 use indexmap::IndexMap;

@@ -42,7 +42,7 @@ const BUFFERS_MARGIN: SeparateRunMargin = SeparateRunMargin {
     next_launch: Duration::from_nanos(200),
     part: 0.05,
 };
-/// The same for shared and local memory. A kernel that shares a multiprocessor's memory differently from the kernel that overwrites it may
+/// The same for shared memory, local memory and registers. A kernel that shares a multiprocessor's memory differently from the kernel that overwrites it may
 /// have to wait for the change.
 const ON_CHIP_MARGIN: SeparateRunMargin = SeparateRunMargin {
     first_launch: Duration::from_nanos(1500),

@@ -9,9 +9,9 @@
 //! - The gate: the next timing holds it while it waits for the lock. Meanwhile nobody else begins to share the lock.
 //! - The overdue file: a process that has waited `PATIENCE` to share the lock holds it, shared with others. Meanwhile no timing passes
 //!   the gate.
-//! - The turn, only on a GPU: a process that shares the lock holds it too, so only one at a time does. Checks of three processes
+//! - The share lock, only on a GPU: a process that shares the lock holds it too, so only one at a time does. Checks of three processes
 //!   at once take five times as long as alone (`benches/results/search-gpu.md`), because the GPU runs the launches of one process
-//!   at a time, and the driver most calls.
+//!   at a time, and the driver most calls. Python that prepares a baseline shares the lock without it, because it launches little.
 //!
 //! So a process that wants to share the lock waits for `PATIENCE`, then at most for the timing that holds the lock and the one at the gate.
 //! On a host all such processes then begin at once. A timing at the gate waits for those that share the lock already.
@@ -46,8 +46,8 @@ const GPU_PAUSE: Duration = Duration::from_micros(500);
 const GATE: &str = ".gate";
 /// The end of the overdue file's path.
 const OVERDUE: &str = ".overdue";
-/// The end of the turn's path.
-const TURN: &str = ".turn";
+/// The end of the share lock's path.
+const SHARE: &str = ".share";
 
 /// A device's timing lock. Two values exclude each other even within one process.
 pub(crate) struct TimingLock {
@@ -65,8 +65,8 @@ pub(crate) struct TimingLock {
 pub(crate) struct TimingLockGuard {
     /// `None`: nothing is locked.
     file: Option<LockedFile>,
-    /// The turn of a process that shares the lock of a GPU.
-    _turn: Option<LockedFile>,
+    /// The share lock of a process that shares the lock of a GPU.
+    _share: Option<LockedFile>,
     since: Instant,
     waited: Duration,
     mode: Mode,
@@ -207,12 +207,12 @@ impl TimingLock {
 
     fn share(&self, mode: Mode) -> anyhow::Result<TimingLockGuard> {
         let started = Instant::now();
-        let turn = if self.lock_file.is_host {
+        let share = if self.lock_file.is_host {
             None
         } else {
-            let turn = self.open_file(TURN)?;
-            self.wait_for_lock(&[&turn], "a turn to share", started, &|_| turn.try_lock())?;
-            Some(turn)
+            let share = self.open_file(SHARE)?;
+            self.wait_for_lock(&[&share], "a turn to share", started, &|_| share.try_lock())?;
+            Some(share)
         };
         let (gate, overdue) = (self.open_file(GATE)?, self.open_file(OVERDUE)?);
         let file = self.open_file("")?;
@@ -229,7 +229,7 @@ impl TimingLock {
             }
             result
         })?;
-        Ok(self.guard([Some(file), turn], mode, started))
+        Ok(self.guard([Some(file), share], mode, started))
     }
 
     /// For several pieces of work on the device, like `shared` for each.
@@ -254,7 +254,7 @@ impl TimingLock {
 
     fn guard(
         &self,
-        [file, turn]: [Option<LockedFile>; 2],
+        [file, share]: [Option<LockedFile>; 2],
         mode: Mode,
         started: Instant,
     ) -> TimingLockGuard {
@@ -264,7 +264,7 @@ impl TimingLock {
         }
         TimingLockGuard {
             file,
-            _turn: turn,
+            _share: share,
             since: Instant::now(),
             waited,
             mode,

@@ -269,7 +269,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
                     [candidate.together, shortest].map(|time| time.as_secs_f64() * 1e6);
                 let place = match memory {
                     ErasedMemory::Buffers => "outputs and scratch",
-                    ErasedMemory::OnChip => "shared and local memory",
+                    ErasedMemory::OnChip => "shared memory, local memory or registers",
                 };
                 let reason = format!(
                     "a launch takes {before:.1} us right after another one, and {after:.1} us if what that one left in {place} is overwritten: the kernel reads memory that this launch has not written"

@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::archive::{Archive, ArchiveAxis, Cell};
-use super::settings::INSPECTED_FEATURES;
+use super::features::INSPECTED_FEATURES;
 use crate::verdict::Speedup;
 
 /// Features that only timing supplies.

@@ -8,86 +8,12 @@ use std::fmt::Display;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use super::features::{FEATURES, FeatureSources};
 use super::islands::IslandSettings;
 use super::near_copies::{NearCopyAction, NearCopySettings};
+use super::operator_weights::OperatorWeights;
 use crate::base::Failure;
 use crate::base::text::did_you_mean;
-use crate::event::Operator;
-
-/// The features that can be axes of the archive. Each is a number that the judge determines for a kernel: `docs/configuration.md`
-/// has their units, `eval::features` and `device::cuda::ptx` their formulas.
-pub const FEATURES: [&str; 24] = [
-    "block_threads",
-    "vector_bytes",
-    "shared_bytes",
-    "launches",
-    "barriers",
-    "speedup",
-    "runtime_variance",
-    "load_sectors",
-    "store_sectors",
-    "coalescing",
-    "strided_share",
-    "bank_conflicts",
-    "bytes_ratio",
-    "arithmetic_per_byte",
-    "registers",
-    "spill_bytes",
-    "vector_load_bytes",
-    "vector_store_bytes",
-    "mma",
-    "wgmma",
-    "async_copies",
-    "bulk_copies",
-    "shuffles",
-    "atomics",
-];
-
-/// Those that only an inspection on the CPU supplies: it counts memory accesses.
-pub(super) const INSPECTED_FEATURES: [&str; 7] = [
-    "load_sectors",
-    "store_sectors",
-    "coalescing",
-    "strided_share",
-    "bank_conflicts",
-    "bytes_ratio",
-    "arithmetic_per_byte",
-];
-
-/// Those that are counted in the code that is compiled for a GPU.
-const GPU_CODE_FEATURES: [&str; 10] = [
-    "registers",
-    "spill_bytes",
-    "vector_load_bytes",
-    "vector_store_bytes",
-    "mma",
-    "wgmma",
-    "async_copies",
-    "bulk_copies",
-    "shuffles",
-    "atomics",
-];
-
-/// How kernels are judged, as far as it decides which features there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FeatureSources {
-    pub is_gpu: bool,
-    /// Whether kernels are inspected on the CPU.
-    pub inspects: bool,
-}
-
-impl FeatureSources {
-    /// Why no kernel has this feature; `None` if kernels have it.
-    fn lacks(self, feature: &str) -> Option<&'static str> {
-        if !self.inspects && INSPECTED_FEATURES.contains(&feature) {
-            Some("memory accesses are counted on the CPU only; `eval.screen: cpu` does it")
-        } else if !self.is_gpu && GPU_CODE_FEATURES.contains(&feature) {
-            Some("it is counted in the code of a GPU")
-        } else {
-            None
-        }
-    }
-}
 
 /// The largest window: every brief in it is kept in memory.
 const MAX_WINDOW: u64 = 100_000;
@@ -207,26 +133,6 @@ pub enum SearchMode {
     Tune,
 }
 
-/// Relative weights of the operators.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct OperatorWeights {
-    /// Other values of the declared tunables.
-    pub autotune: f64,
-    /// Transformations of the syntax tree.
-    pub mutate: f64,
-    /// Tunables and device functions of two parents combined.
-    pub recombine: f64,
-    /// A model writes a new kernel.
-    pub propose: f64,
-    /// A model edits a kernel.
-    pub edit: f64,
-    /// A model combines two kernels.
-    pub crossover: f64,
-    /// A model repairs a kernel that did not pass.
-    pub repair: f64,
-}
-
 impl Default for SearchSettings {
     fn default() -> Self {
         let edges: [(&str, &[f64]); 5] = [
@@ -260,40 +166,6 @@ impl Default for SearchSettings {
             restart_after: 3,
             mode: SearchMode::Evolve,
             strategy: Strategy::MapElites,
-        }
-    }
-}
-
-impl Default for OperatorWeights {
-    fn default() -> Self {
-        Self {
-            autotune: 1.0,
-            mutate: 1.0,
-            recombine: 0.3,
-            propose: 1.0,
-            edit: 2.0,
-            crossover: 0.5,
-            repair: 1.0,
-        }
-    }
-}
-
-impl OperatorWeights {
-    /// Whether an operator that asks no model has a weight.
-    pub(super) fn uses_own_operators(&self) -> bool {
-        self.autotune + self.mutate + self.recombine > 0.0
-    }
-
-    pub(super) fn weight_of(&self, operator: Operator) -> f64 {
-        match operator {
-            Operator::Start => 0.0,
-            Operator::Propose => self.propose,
-            Operator::Edit => self.edit,
-            Operator::Crossover => self.crossover,
-            Operator::Repair => self.repair,
-            Operator::Autotune => self.autotune,
-            Operator::Mutate => self.mutate,
-            Operator::Recombine => self.recombine,
         }
     }
 }
@@ -529,8 +401,6 @@ mod tests {
         assert_eq!(left_after(true, false), ["block_threads", "registers"]);
         assert_eq!(left_after(false, true), ["block_threads", "coalescing"]);
         assert_eq!(left_after(true, true).len(), 3);
-        let listed = INSPECTED_FEATURES.iter().chain(&GPU_CODE_FEATURES);
-        assert!(listed.clone().all(|name| FEATURES.contains(name)));
     }
 
     #[test]

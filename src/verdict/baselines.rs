@@ -474,7 +474,7 @@ mod tests {
         let found = (strongest.speedup.ci95[1] / strongest.speedup.geomean).ln();
         assert!((found - half_width / 2.0_f64.sqrt()).abs() < 1e-9);
 
-        // A faster one outside the tolerance is told apart.
+        // A faster one outside the tolerance is listed on its own.
         let mut other = table.clone();
         let deviation = Deviation {
             share: 0.013,

@@ -11,9 +11,17 @@ pub(super) fn plain(value: &Value) -> String {
         .map_or_else(|| value.to_string(), str::to_owned)
 }
 
+/// The longest text that is read, in bytes. Lists in lists are read by recursion.
+const MAX_LENGTH: usize = 1 << 14;
+/// The most values of a range. A tunable has at most 1000.
+const MAX_VALUES: i64 = 100_000;
+
 /// The values of `[16, 32]`, `(1, 2)`, `range(1, 9)`, `list(range(32, 257, 32))`, `[16 * i for i in range(1, 5)]` or `[2**i for i in range(5)]`, and
 /// of such lists joined by `+`.
 pub(super) fn whole_numbers(text: &str) -> Option<Vec<i64>> {
+    if text.len() > MAX_LENGTH {
+        return None;
+    }
     let text = text.trim();
     if let Some(at) = joint(text) {
         let mut values = whole_numbers(&text[..at])?;
@@ -31,12 +39,14 @@ pub(super) fn whole_numbers(text: &str) -> Option<Vec<i64>> {
             [start, end, step] if *step != 0 => (*start, *end, *step),
             _ => return None,
         };
-        let count = (end - start + step - step.signum()) / step;
-        return Some(
-            (0..count.max(0))
-                .map(|index| start + index * step)
-                .collect(),
-        );
+        let distance = end.checked_sub(start)?;
+        let rounded = distance.checked_add(step.checked_sub(step.signum())?)?;
+        let count = rounded.checked_div(step)?;
+        if count > MAX_VALUES {
+            return None;
+        }
+        let values = (0..count.max(0)).map(|index| index.checked_mul(step)?.checked_add(start));
+        return values.collect();
     }
     let inner = [('[', ']'), ('(', ')')]
         .into_iter()
@@ -137,8 +147,13 @@ mod tests {
             "[2**i*3 for i in range(3)]",
             "[2**-1]",
             "[1] + 2",
+            "range(1000000000000)",
+            "range(-9223372036854775807, 9223372036854775807)",
+            "range(9223372036854775807, -1, -9223372036854775807)",
+            &"list(".repeat(1_000_000),
+            &"[1]+".repeat(1_000_000),
         ] {
-            assert_eq!(whole_numbers(text), None, "{text}");
+            assert_eq!(whole_numbers(text), None, "{:.80}", text);
         }
     }
 }
