@@ -7,6 +7,7 @@
 pub(super) const CONFIG_KEYS: &str = r#"
 tasks | list of names | | Task names, task folders, or task lists (`*.txt`: one task per line, `#` comments).
 from | list of names | | Warm starts: kernel files, run directories (their best kernel), or `best` (`kernels/TASK/best.cu`). `evolve` tries them before the task's starting kernels, `tune` instead of them.
+start | list of names | all of the task's | Names of the starting kernels to begin from: `[naive.cu]` shows what a search finds without the other kernels of a task. With `from`, `[]` leaves only the warm starts. `tune` does not use it.
 steps | integer | | Steps per task, in total; also after a resume.
 seed | integer | random, and recorded | Seed of every random choice of the search.
 output | path | `outputs/NAME-TIME` | The run's directory.

@@ -55,6 +55,8 @@ pub struct Config {
     /// Warm starts, which come before the starting kernels of the tasks; `tune` uses only these. Each is a kernel file, the directory
     /// of a run (its best kernel for the task), or `best` (`kernels/TASK/best.cu`).
     pub from: Vec<String>,
+    /// Names of the starting kernels to begin from, such as `naive.cu`. Default: all of the task's.
+    pub start: Option<Vec<String>>,
     /// The number of steps for each task.
     pub steps: u64,
     /// The seed of every random choice of the search. Default: drawn at the start and recorded.
@@ -167,6 +169,7 @@ impl Default for Config {
         Self {
             tasks: Vec::new(),
             from: Vec::new(),
+            start: None,
             steps: 100,
             seed: None,
             output: None,

@@ -208,6 +208,10 @@ fn without_effect(
     let lacks_floors = backend != "cuda" || config.eval.cache != Cache::Cold;
     let keys = [
         (
+            "start: without effect (`tune` starts from a proposal or from `from`)",
+            config.start.is_some() && config.search.mode == SearchMode::Tune,
+        ),
+        (
             "llm.lessons: without effect (no model is asked)",
             !llm.lessons.is_empty() && !has_models(llm),
         ),
@@ -328,7 +332,33 @@ fn load_task(files: &TaskFiles, config: &Config, profile: &str) -> Result<Task, 
     };
     settings.seconds = config.eval.seconds.unwrap_or(settings.seconds);
     settings.precision = config.eval.precision.unwrap_or(settings.precision);
+    if let Some(names) = &config.start {
+        choose_starting_kernels(&mut task, names, config)?;
+    }
     Ok(task)
+}
+
+/// Leaves only the starting kernels that `start` names.
+fn choose_starting_kernels(
+    task: &mut Task,
+    names: &[String],
+    config: &Config,
+) -> Result<(), Failure> {
+    let known = &task.settings.start;
+    if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
+        let message = format!(
+            "`start`: task `{}` has no starting kernel `{unknown}`",
+            task.name
+        );
+        let close = did_you_mean(unknown, known.iter().map(String::as_str));
+        return Err(Failure::usage(message).hint(close));
+    }
+    if names.is_empty() && config.from.is_empty() {
+        return Err(Failure::usage("`start: []` leaves no kernel to start from")
+            .hint("name a starting kernel, or a warm start with `from`"));
+    }
+    task.settings.start.retain(|file| names.contains(file));
+    Ok(())
 }
 
 /// The tasks with their warm starts before their starting kernels; `tune` uses the warm starts only.
@@ -347,7 +377,7 @@ fn with_warm_starts(
     tasks
 }
 
-/// The config for the record. It has no keys of islands, near-copies or the baseline where they have their defaults, like the records of
+/// The config for the record. It has no keys of islands, near-copies, the baseline or starting kernels where they have their defaults, like the records of
 /// versions that had none.
 fn record_of(config: &Config) -> Result<Value, Failure> {
     let mut record = serde_json::to_value(config)
@@ -360,6 +390,11 @@ fn record_of(config: &Config) -> Result<Value, Failure> {
         if !config.search.near_copies.are_on() {
             search.shift_remove("near_copies");
         }
+    }
+    if config.start.is_none()
+        && let Some(record) = record.as_object_mut()
+    {
+        record.shift_remove("start");
     }
     let eval = record.get_mut("eval").and_then(Value::as_object_mut);
     if let Some(eval) = eval.filter(|_| config.eval.baseline == NAIVE) {

@@ -151,3 +151,35 @@ fn flag_overrides_environment_and_environment_overrides_file() {
     );
     result.assert_exit(2, &["`nowhere` is not a run"]);
 }
+
+#[test]
+fn start_chooses_among_the_starting_kernels() {
+    let folder = Workspace::new();
+    let dry_run = |start: &str| {
+        let set = format!("start={start}");
+        folder.run(&[
+            "evolve",
+            "softmax",
+            "--backend=cpu",
+            "--dry-run",
+            "--set",
+            &set,
+        ])
+    };
+    let one = dry_run("[naive.cu]");
+    one.assert_exit(0, &[]);
+    let starts: Vec<&str> = one
+        .stdout
+        .lines()
+        .filter(|line| line.contains("starts "))
+        .collect();
+    assert_eq!(starts, ["  starts     naive.cu"], "{}", one.stdout);
+    dry_run("[rows.cu, naiv.cu]").assert_exit(
+        2,
+        &[
+            "`start`: task `softmax` has no starting kernel `naiv.cu`",
+            "did you mean `naive.cu`?",
+        ],
+    );
+    dry_run("[]").assert_exit(2, &["`start: []` leaves no kernel to start from"]);
+}
