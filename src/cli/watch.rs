@@ -157,6 +157,7 @@ enum WatchEnd {
     Finished,
     Failed,
     Interrupted,
+    AwaitingReplies,
     /// Its process is gone, and the run has not ended.
     Gone,
     /// It goes on, and only one look was wanted.
@@ -171,6 +172,7 @@ fn run_end(follower: &RunFollower, quiet: Duration, once: bool) -> Option<WatchE
         RunState::Finished => Some(WatchEnd::Finished),
         RunState::Failed => Some(WatchEnd::Failed),
         RunState::Interrupted => Some(WatchEnd::Interrupted),
+        RunState::AwaitingReplies => Some(WatchEnd::AwaitingReplies),
         RunState::Open | RunState::Working => None,
     };
     match (end, process) {
@@ -189,7 +191,7 @@ impl WatchEnd {
             WatchEnd::Finished if follower.has_result() => Exit::Done,
             WatchEnd::Finished => Exit::NoResult,
             WatchEnd::Failed => Exit::Reference,
-            WatchEnd::Interrupted | WatchEnd::Gone => Exit::Stopped,
+            WatchEnd::Interrupted | WatchEnd::AwaitingReplies | WatchEnd::Gone => Exit::Stopped,
             WatchEnd::StillRuns => Exit::Done,
         }
     }
@@ -209,6 +211,9 @@ impl WatchEnd {
                 };
                 format!("the run was interrupted{waited}; `kforge resume {quoted}` continues it")
             }
+            WatchEnd::AwaitingReplies => format!(
+                "the run waits for replies in its mailbox; `kforge resume {quoted}` continues once they are there"
+            ),
             WatchEnd::Gone => format!(
                 "the run has not ended, and its process is gone; `kforge resume {quoted}` continues it"
             ),

@@ -191,9 +191,8 @@ pub async fn run(
         end.interrupted = loop_end == Some(LoopEnd::Interrupted);
         let is_waiting = loop_end == Some(LoopEnd::AwaitingReplies);
         end.waiting |= is_waiting;
-        let is_resumable = end.interrupted || is_waiting;
         state.reporter.set_end(end_of_work(loop_end));
-        run.record_task_end(state.reporter.progress(), is_resumable, failure.clone())?;
+        run.record_task_end(state.reporter.progress(), failure.clone())?;
         if is_waiting {
             state.note_awaited_replies();
         }

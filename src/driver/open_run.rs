@@ -32,7 +32,7 @@ use crate::event::{
     TasksLeftOut, WorkerFailed,
 };
 use crate::llm::{Budget, BudgetLimits};
-use crate::report::{Observer, Progress, Standing};
+use crate::report::{EndOfWork, Observer, Progress, Standing};
 use crate::run::{self, Journal, RunDirectory, RunLock, RunRecord, TaskDirectory, TaskSessions};
 use crate::search::{FoldOrder, Search};
 use crate::task::Task;
@@ -312,20 +312,22 @@ impl OpenRun {
         }))
     }
 
-    /// Records how far a task has come. Does nothing for a task that was finished before. `is_resumable`: the task was interrupted
-    /// or awaits replies.
+    /// Records how far a task has come. Does nothing for a task that was finished before.
     pub(super) fn record_task_end(
         &mut self,
         progress: &Progress,
-        is_resumable: bool,
         failure: Option<String>,
     ) -> Result<()> {
         let task = progress.task.clone();
         if !self.has_started(&task) {
             return Ok(());
         }
-        if is_resumable {
-            return self.record(RunEvent::Interrupted(Interrupted { task }));
+        let awaits_replies = progress.end == Some(EndOfWork::Waiting);
+        if awaits_replies || progress.end == Some(EndOfWork::Interrupted) {
+            return self.record(RunEvent::Interrupted(Interrupted {
+                task,
+                awaits_replies,
+            }));
         }
         self.record(RunEvent::TaskEnded(TaskEnded {
             task,

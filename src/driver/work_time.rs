@@ -249,7 +249,15 @@ mod tests {
     fn a_session_lasts_until_its_end_is_recorded() {
         // The second session has no line: it cancelled its only confirmation. The third was killed.
         let mut earlier = sessions(&[(0, Some(0)), (100, Some(2))]);
-        let ended = |seconds| (time(seconds), Interrupted { task: name() });
+        let ended = |seconds| {
+            (
+                time(seconds),
+                Interrupted {
+                    task: name(),
+                    awaits_replies: false,
+                },
+            )
+        };
         for (time, event) in [ended(30), ended(107)] {
             earlier.apply("softmax", &time, &RunEvent::Interrupted(event));
         }

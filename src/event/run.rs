@@ -119,4 +119,7 @@ pub struct TasksLeftOut {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interrupted {
     pub task: String,
+    /// The process ended by itself, because nothing was left to do before replies of a mailbox (`--no-wait`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub awaits_replies: bool,
 }

@@ -371,6 +371,7 @@ fn doing(state: Option<RunState>, history: &TaskHistory) -> &'static str {
         Some(RunState::Open | RunState::Working) => "confirming",
         Some(RunState::Finished) => "done",
         Some(RunState::Interrupted) => "interrupted",
+        Some(RunState::AwaitingReplies) => "waiting for replies",
         Some(RunState::Failed) => "failed",
     }
 }

@@ -9,6 +9,8 @@ pub(crate) enum RunState {
     /// Every task has ended.
     Finished,
     Interrupted,
+    /// Replies of a mailbox are missing, and nothing else was left to do.
+    AwaitingReplies,
     /// A task could not go on.
     Failed,
     /// A process of this machine works on it.
@@ -22,6 +24,7 @@ impl RunState {
         match self {
             RunState::Finished => "finished",
             RunState::Interrupted => "interrupted",
+            RunState::AwaitingReplies => "waiting for replies",
             RunState::Failed => "failed",
             RunState::Working => "working",
             RunState::Open => "not finished",
@@ -82,7 +85,7 @@ impl RunLog {
         let mut state = RunState::Finished;
         for task in &self.tasks {
             match task.state {
-                // After an interrupted task none is started.
+                // After an interrupted task none is started. One that awaits replies does not stop the others.
                 None if state == RunState::Interrupted => {}
                 None | Some(RunState::Open) => state = RunState::Open,
                 Some(ended) if state == RunState::Finished => state = ended,
@@ -140,7 +143,11 @@ impl TaskLog {
                 });
             }
             RunEvent::Interrupted(interrupted) if interrupted.task == name => {
-                self.state = Some(RunState::Interrupted);
+                self.state = Some(if interrupted.awaits_replies {
+                    RunState::AwaitingReplies
+                } else {
+                    RunState::Interrupted
+                });
             }
             RunEvent::SelfTested(tested) if tested.task == name => {
                 self.self_tests.clone_from(&tested.workloads);

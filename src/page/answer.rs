@@ -204,6 +204,9 @@ fn why_unconfirmed(confirmation: Option<&Confirmation>, state: RunState) -> Stri
         return match state {
             RunState::Open | RunState::Working => "It is not confirmed: the run has not ended.",
             RunState::Interrupted => "It is not confirmed: the run was interrupted.",
+            RunState::AwaitingReplies => {
+                "It is not confirmed: the run waits for replies in its mailbox."
+            }
             RunState::Failed => "It is not confirmed: the run has failed.",
             RunState::Finished => "It was not measured again, so nothing is claimed.",
         }

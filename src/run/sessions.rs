@@ -56,7 +56,7 @@ impl TaskSessions {
                 });
             }
             RunEvent::TaskEnded(TaskEnded { task: ended, .. })
-            | RunEvent::Interrupted(Interrupted { task: ended })
+            | RunEvent::Interrupted(Interrupted { task: ended, .. })
                 if ended == task =>
             {
                 if let Some(last) = self.sessions.last_mut() {

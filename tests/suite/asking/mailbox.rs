@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use kforge::base::Digest;
 use kforge::event::{Event, StopReason};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::asking::model::reply_to;
 use crate::asking::program::ProgramFixture;
@@ -110,6 +110,13 @@ fn program_exits_6_until_replies_arrive() {
         &["waiting for replies", "response.md", "kforge resume run"],
     );
     let directory = fixture.run_directory();
+    let path = directory.to_str().unwrap();
+    let runs = fixture.run(&["runs", path, "--format=json"]);
+    let runs: Value = serde_json::from_str(&runs.stdout).unwrap();
+    assert_eq!(runs[0]["state"], "waiting for replies", "{runs}");
+    fixture
+        .run(&["watch", path, "--once"])
+        .assert_exit(7, &["the run waits for replies in its mailbox"]);
     let first = open_requests(&directory);
     assert!(first.len() > 1, "several steps wait at once: {first:?}");
     let prompts = |folders: &[PathBuf]| -> Vec<String> {
