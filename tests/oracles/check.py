@@ -139,6 +139,7 @@ TASKS = {
     "gelu": gelu,
     "matmul": matmul,
     "rmsnorm": rmsnorm,
+    "rmsnorm_wide": rmsnorm,
     "softmax": softmax,
 }
 
