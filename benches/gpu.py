@@ -80,7 +80,7 @@ def lock_spans(log):
     """Each time in which a process held the timing lock: start, end, how, and the seconds it had waited, if the log says so."""
     spans = []
     for line in log.splitlines():
-        found = re.match(r"\s*(\S+Z)\s+DEBUG .*timing lock held (shared for setup|shared|exclusively) for (\d+) us(?: after a wait of (\d+))?", line)
+        found = re.match(r"\s*(\S+Z)\s+DEBUG .*timing lock held (shared for setup|shared for opening|shared|exclusively) for (\d+) us(?: after a wait of (\d+))?", line)
         if found:
             end = datetime.datetime.fromisoformat(found[1].replace("Z", "+00:00")).timestamp()
             spans.append((end - int(found[3]) / 1e6, end, found[2], int(found[4] or 0) / 1e6))
@@ -103,7 +103,7 @@ def lock_use(log, begun, ended):
     of = lambda how: [span for span in spans if span[2].startswith(how)]
     exclusive = union(of("exclusively"), begun)
     result = {"busy": round(union(spans, begun) / wall, 3), "exclusive": round(exclusive / wall, 3)}
-    for how in ["exclusively", "shared for setup", "shared"]:
+    for how in ["exclusively", "shared for opening", "shared for setup", "shared"]:
         mine = [span for span in spans if span[2] == how]
         waits = [span[3] for span in mine] or [0.0]
         result[how] = {"times": len(mine), "held_s": round(sum(end - start for start, end, *_ in mine), 2),

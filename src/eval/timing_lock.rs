@@ -11,7 +11,8 @@
 //!   the gate.
 //! - The share lock, only on a GPU: a process that shares the lock holds it too, so only one at a time does. Checks of three processes
 //!   at once take five times as long as alone (`benches/results/search-gpu.md`), because the GPU runs the launches of one process
-//!   at a time, and the driver most calls. Python that prepares a baseline shares the lock without it, because it launches little.
+//!   at a time, and the driver most calls. What launches little shares the lock without it: the opening of a GPU, and Python that prepares a
+//!   baseline.
 //!
 //! So a process that wants to share the lock waits for `PATIENCE`, then at most for the timing that holds the lock and the one at the gate.
 //! On a host all such processes then begin at once. A timing at the gate waits for those that share the lock already.
@@ -65,7 +66,7 @@ pub(crate) struct TimingLock {
 pub(crate) struct TimingLockGuard {
     /// `None`: nothing is locked.
     file: Option<LockedFile>,
-    /// The share lock of a process that shares the lock of a GPU.
+    /// The share lock of a process that shares the lock of a GPU and launches much.
     _share: Option<LockedFile>,
     since: Instant,
     waited: Duration,
@@ -78,6 +79,7 @@ pub(crate) struct TimingLockGuard {
 enum Mode {
     NotLocked,
     Shared,
+    SharedForOpening,
     SharedForSetup,
     Exclusive,
 }
@@ -88,6 +90,7 @@ impl Mode {
         match self {
             Self::NotLocked => "not locked",
             Self::Shared => "shared",
+            Self::SharedForOpening => "shared for opening",
             Self::SharedForSetup => "shared for setup",
             Self::Exclusive => "exclusively",
         }
@@ -192,6 +195,11 @@ impl TimingLock {
         self.share(Mode::Shared)
     }
 
+    /// For opening the device, which must not disturb a timing. It launches little, so a check may run meanwhile.
+    pub(crate) fn shared_for_opening(&self) -> anyhow::Result<TimingLockGuard> {
+        self.share(Mode::SharedForOpening)
+    }
+
     /// For timing.
     pub(crate) fn exclusive(&self) -> anyhow::Result<TimingLockGuard> {
         let started = Instant::now();
@@ -207,7 +215,7 @@ impl TimingLock {
 
     fn share(&self, mode: Mode) -> anyhow::Result<TimingLockGuard> {
         let started = Instant::now();
-        let share = if self.lock_file.is_host {
+        let share = if self.lock_file.is_host || mode == Mode::SharedForOpening {
             None
         } else {
             let share = self.open_file(SHARE)?;

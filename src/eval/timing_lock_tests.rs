@@ -267,6 +267,19 @@ fn one_process_at_a_time_shares_the_lock_of_a_gpu() {
 }
 
 #[test]
+fn gpu_is_opened_while_another_process_checks_but_not_while_one_times() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = open_lock(&folder, false);
+    let check = lock.shared().unwrap();
+    let openings = [(); 2].map(|()| lock.shared_for_opening().unwrap());
+    let file = lock.open_file("").unwrap();
+    drop(check);
+    assert!(matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
+    drop(openings);
+    assert!(file.try_lock().is_ok());
+}
+
+#[test]
 fn pieces_keep_the_lock_of_a_gpu_for_a_while_and_then_let_a_timing_go_first() {
     let folder = tempfile::tempdir().unwrap();
     let lock = open_lock(&folder, false);

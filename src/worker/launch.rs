@@ -68,7 +68,7 @@ fn launch(request: LaunchRequest) -> anyhow::Result<Vec<ProbedLaunch>> {
         );
     }
     let task = request.files.load()?;
-    let device = CudaDevice::open_for_tools(0, true)?;
+    let device = CudaDevice::open_without_rates(0, true)?;
     let probe = ProbeRequest {
         source: &request.source,
         cases: &request.cases,

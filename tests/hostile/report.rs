@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::kernels::{HostileKernel, WRONG_SOMEWHERE};
-use crate::runner::{CLEAR_GAIN, Comparison, FollowUp, Job, Judged, Runner};
+use crate::runner::{CLEAR_GAIN, Comparison, FollowUp, Job, Judged, Results, Runner};
 use crate::sketch::{Setting, with_long_rest};
 
 /// A hostile kernel that passes may be at most this much faster than its twin, by the lower bound of the interval.
@@ -77,13 +77,13 @@ const COLUMNS: [(&str, &[Outcome]); 7] = [
     ("BROKEN", &[Outcome::Broken]),
 ];
 
-/// Judges kernels and their twins. Hostile kernels that pass are compared with their twins as soon as they have passed. After `limit` no
-/// further batch of kernels begins, and the report is about the others.
+/// Judges kernels and their twins. Hostile kernels that pass are compared with their twins as soon as they have passed. The report is about
+/// the kernels for which `limit` was enough. `progress` gets a line whenever more is known.
 pub(crate) fn judge(
     runner: &Runner,
     mut kernels: Vec<HostileKernel>,
     limit: Option<Duration>,
-    progress: impl Fn(usize, usize, usize) + Sync,
+    progress: impl Fn(&str) + Sync,
 ) -> Report {
     let started = Instant::now();
     let twins = Twins::new(&kernels);
@@ -92,10 +92,26 @@ pub(crate) fn judge(
         .collect();
     jobs.extend(twins.first_of_parts(&kernels));
     let count = jobs.len();
-    let progress = |judged, compared| progress(judged, count, compared);
+    let shown = Mutex::new(BTreeSet::new());
+    let show = |results: &Results| {
+        for line in suspects(&kernels, results, &mut shown.lock().unwrap()) {
+            progress(&line);
+        }
+        progress(&format!(
+            "{:.0} s: {} of {count} judged, {} passed; {} compared",
+            started.elapsed().as_secs_f64(),
+            results.judged.len(),
+            results
+                .judged
+                .values()
+                .filter(|judged| may_gain(judged))
+                .count(),
+            results.compared.len()
+        ));
+    };
     let asked = Asked::default();
     let follow_up = |judged: &BTreeMap<_, _>| asked.next(&kernels, &twins, judged);
-    let results = runner.judge(&jobs, limit, follow_up, progress);
+    let results = runner.judge(&jobs, limit, follow_up, show);
     let mut compared = asked.into_clear();
     compared.extend(results.compared);
     let (judged_twins, hostile): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -122,6 +138,35 @@ pub(crate) fn judge(
     report.repeat_first_gains(runner);
     report.took = started.elapsed();
     report
+}
+
+/// A line for each kernel that may be a fault of the judge and is not in `shown` yet: it gains, or broke a worker. The table comes only at the
+/// end, after such kernels were judged again.
+fn suspects(
+    kernels: &[HostileKernel],
+    results: &Results,
+    shown: &mut BTreeSet<String>,
+) -> Vec<String> {
+    let mut lines = Vec::new();
+    for kernel in kernels {
+        let name = hostile_name(kernel);
+        let found = [results.judged.get(&name), results.compared.get(&name)];
+        let broken = found
+            .iter()
+            .flatten()
+            .find(|judged| judged.status == "harness_error");
+        let gain = found[1].and_then(|judged| judged.interval.filter(|[low, _]| *low > MAX_GAIN));
+        let what = match (broken, gain) {
+            (Some(broken), _) => format!("harness_error: {}", broken.reason),
+            (None, Some([low, high])) => format!("{low:.2}x to {high:.2}x over its twin"),
+            (None, None) => continue,
+        };
+        if shown.insert(name) {
+            let HostileKernel { seed, part, .. } = kernel;
+            lines.push(format!("suspect: seed {seed} ({part}): {what}"));
+        }
+    }
+    lines
 }
 
 /// The twins of some kernels. Kernels that share a text and a setting share a twin.
@@ -272,7 +317,7 @@ fn may_gain(judged: &Judged) -> bool {
 /// Verdicts only.
 fn judge_only(runner: &Runner, jobs: &[Job]) -> BTreeMap<String, Judged> {
     let nothing = |_: &BTreeMap<_, _>| FollowUp::default();
-    runner.judge(jobs, None, nothing, |_, _| {}).judged
+    runner.judge(jobs, None, nothing, |_| {}).judged
 }
 
 /// The name of a kernel of which this is a numbered copy.

@@ -17,13 +17,15 @@ use crate::sketch::{Backend, Computation, Setting};
 use crate::stored;
 
 /// Kernels that one program judges, on a CPU and on a GPU, where a program takes seconds to start.
-const BATCH: [usize; 2] = [20, 60];
+const BATCH: [usize; 2] = [20, 30];
 /// Kernels that one program compares on a GPU, each with its twin; and twins that one program judges.
 const PAIRS: usize = 6;
 /// What leaves no larger gain than this possible is not compared further, on a GPU and on a CPU, where programs disturb each other and
 /// a trick saves nine tenths of a launch.
 pub(crate) const CLEAR_GAIN: f64 = 1.15;
 const CLEAR_GAIN_ON_BUSY_CPU: f64 = 1.3;
+/// The part of the time limit in which batches of kernels begin. The rest is for comparisons of those that passed.
+const JUDGING_SHARE: f64 = 0.75;
 /// How long a thread without work waits for what other threads may find to compare.
 const POLL: Duration = Duration::from_millis(20);
 /// Limit for a batch: its programs end by themselves far earlier, unless kforge itself hangs.
@@ -181,17 +183,21 @@ impl Runner {
         })
     }
 
-    /// Judges all kernels, and what `follow_up` asks for after each batch. After `limit` no further batch begins; what was judged is still
-    /// compared. Returns the verdicts and the comparisons by name. `progress` gets the number of both so far.
+    /// Judges all kernels, and what `follow_up` asks for after each batch. No batch begins after three quarters of `limit`, and nothing after
+    /// all of it. Returns the verdicts and the comparisons by name. `progress` gets all of them so far, whenever there are more.
     pub(crate) fn judge(
         &self,
         jobs: &[Job],
         limit: Option<Duration>,
         follow_up: impl Fn(&BTreeMap<String, Judged>) -> FollowUp + Sync,
-        progress: impl Fn(usize, usize) + Sync,
+        progress: impl Fn(&Results) + Sync,
     ) -> Results {
         let started = Instant::now();
-        let is_over = || limit.is_some_and(|limit| started.elapsed() > limit);
+        let left = || match limit {
+            Some(limit) if started.elapsed() > limit => TimeLeft::Nothing,
+            Some(limit) if started.elapsed() > limit.mul_f64(JUDGING_SHARE) => TimeLeft::ToCompare,
+            _ => TimeLeft::Enough,
+        };
         let work = Mutex::new(Work {
             batches: self.batches(jobs),
             ..Work::default()
@@ -203,7 +209,7 @@ impl Runner {
                 let (work, alone, follow_up, progress) = (&work, &alone, &follow_up, &progress);
                 scope.spawn(move || {
                     loop {
-                        let next = work.lock().unwrap().take(self.backend, is_over());
+                        let next = work.lock().unwrap().take(self.backend, left());
                         let mut done = Results::default();
                         match next {
                             Next::End => return,
@@ -227,7 +233,7 @@ impl Runner {
                         work.comparisons.extend(next.comparisons);
                         work.add_first(next.jobs);
                         work.running -= 1;
-                        progress(work.results.judged.len(), work.results.compared.len());
+                        progress(&work.results);
                     }
                 });
             }
@@ -442,12 +448,21 @@ pub(crate) struct FollowUp {
 #[derive(Default)]
 struct Work {
     batches: VecDeque<Vec<Job>>,
-    /// Batches that earlier ones need: they are judged even after the time limit.
+    /// Batches that comparisons need.
     needed: VecDeque<Vec<Job>>,
     comparisons: VecDeque<Comparison>,
     /// Batches and comparisons under way, which may lead to more.
     running: usize,
     results: Results,
+}
+
+/// What there is still time for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TimeLeft {
+    Enough,
+    /// For comparisons of what was judged.
+    ToCompare,
+    Nothing,
 }
 
 /// What a thread does next.
@@ -472,13 +487,17 @@ impl Work {
         }
     }
 
-    fn take(&mut self, backend: Backend, is_over: bool) -> Next {
+    fn take(&mut self, backend: Backend, left: TimeLeft) -> Next {
         let most = match backend {
             Backend::Cpu => 1,
             Backend::Cuda => PAIRS,
         };
-        if is_over {
+        if left != TimeLeft::Enough {
             self.batches.clear();
+        }
+        if left == TimeLeft::Nothing {
+            self.needed.clear();
+            self.comparisons.clear();
         }
         // What waits for few kernels waits for more of its kind, as long as there is other work.
         let is_last = self.batches.is_empty();

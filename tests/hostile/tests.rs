@@ -94,7 +94,7 @@ fn sample_gains_nothing() {
         kernel
     });
     let runner = Runner::new(backend, 2, Vec::new());
-    let report = report::judge(&runner, kernels.to_vec(), None, |_, _, _| {});
+    let report = report::judge(&runner, kernels.to_vec(), None, |_| {});
     let wrong = [report.faults(), report.accused()].concat();
     assert!(wrong.is_empty(), "{}\n{}", report.table(), wrong.join("\n"));
 }

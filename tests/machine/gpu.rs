@@ -142,12 +142,17 @@ fn judge(task: &str, files: &[String], options: &[&str]) -> Vec<Value> {
 
 /// `device`: the only one that the program may use; `None`: all that it finds.
 fn judge_on(task: &str, files: &[String], options: &[&str], device: Option<&str>) -> Vec<Value> {
+    let output = command_on(task, files, options, device).output().unwrap();
+    parse_verdicts(task, &output, files.len())
+}
+
+fn command_on(task: &str, files: &[String], options: &[&str], device: Option<&str>) -> Command {
     let mut command = eval_command(task, files, "0.2");
     if let Some(device) = device {
         command.env("CUDA_VISIBLE_DEVICES", device);
     }
-    let output = command.args(options).output().unwrap();
-    parse_verdicts(task, &output, files.len())
+    command.args(options);
+    command
 }
 
 fn status(verdict: &Value) -> Option<Status> {
@@ -157,15 +162,20 @@ fn status(verdict: &Value) -> Option<Status> {
 /// Timing of a kernel of which only the status counts: short.
 const SHORT_TIMING: [&str; 2] = ["--seconds=0.1", "--precision=0.2"];
 
-/// Judges kernels of one task in one command, so that each runs after the faults of those before it.
+/// Judges kernels of one task in one command, so that each runs after the faults of those before it. Adds how the card was used to `card`.
 fn judge_all(
     rows: &[ExpectedVerdict],
     options: &[&str],
     device: Option<&str>,
+    card: &Mutex<CardUse>,
 ) -> Vec<(ExpectedVerdict, Value)> {
     let task = &rows[0].task;
     let files: Vec<_> = rows.iter().map(|row| row.file.clone()).collect();
-    let mut found = judge_on(task, &files, options, device);
+    let mut command = command_on(task, &files, options, device);
+    let output = command.env("KFORGE_LOG", LOCK_LOG).output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    card.lock().unwrap().add(&log);
+    let mut found = parse_verdicts(task, &output, files.len());
     for (row, verdict) in rows.iter().zip(&mut found) {
         // The kernel is correct, but the machine is too busy to time it: not a finding about the kernel.
         for _ in 0..3 {
@@ -242,6 +252,58 @@ fn mismatches(
     wrong
 }
 
+/// Makes kforge log how long each process holds the timing lock, and how long workers take to start.
+const LOCK_LOG: &str = "kforge::eval::timing_lock=debug,kforge::worker::server=debug";
+
+/// How the processes of a round used the card: for each mode of the timing lock the number of times, and the seconds in which it was held
+/// and waited for. Only `exclusively` and `shared` exclude each other.
+#[derive(Default)]
+struct CardUse {
+    modes: BTreeMap<String, (u32, [f64; 2])>,
+    /// Workers that have started.
+    starts: u32,
+}
+
+impl CardUse {
+    /// Reads a log with the lines of `LOCK_LOG`.
+    fn add(&mut self, log: &str) {
+        let seconds = |text: &str| {
+            let (number, _) = text.split_once(" us")?;
+            number.trim().parse::<f64>().ok().map(|us| us / 1e6)
+        };
+        for line in log.lines() {
+            self.starts += u32::from(line.contains("started: driver "));
+            let Some((_, what)) = line.split_once("timing lock held ") else {
+                continue;
+            };
+            let Some((mode, times)) = what.split_once(" for ") else {
+                continue;
+            };
+            // "shared for setup" has the word too.
+            let (mode, times) = match times.split_once(" for ") {
+                Some((kind, times)) => (format!("{mode} for {kind}"), times),
+                None => (mode.to_owned(), times),
+            };
+            let (count, [held, waited]) = self.modes.entry(mode).or_default();
+            *count += 1;
+            *held += seconds(times).unwrap_or(0.0);
+            let wait = times.split_once("after a wait of ");
+            *waited += wait.and_then(|(_, wait)| seconds(wait)).unwrap_or(0.0);
+        }
+    }
+
+    fn describe(&self) -> String {
+        let modes = self.modes.iter().map(|(mode, (count, [held, waited]))| {
+            format!("{mode} {held:.1} s in {count} pieces after {waited:.1} s of waits")
+        });
+        format!(
+            "{} workers started; the card held {}",
+            self.starts,
+            modes.collect::<Vec<_>>().join(", ")
+        )
+    }
+}
+
 /// The results of several rounds.
 #[derive(Default)]
 struct Summary {
@@ -251,8 +313,6 @@ struct Summary {
     by_other: Vec<String>,
     /// Seconds in total and by part, with the kernel.
     seconds: Vec<(f64, String, [f64; 3])>,
-    /// Seconds of each step of a judgement, of all kernels together.
-    parts: BTreeMap<String, f64>,
 }
 
 impl Summary {
@@ -261,15 +321,16 @@ impl Summary {
         let all: BTreeMap<_, _> = verdicts
             .map(|(row, verdict)| (row.file.clone(), verdict.clone()))
             .collect();
+        let mut parts = BTreeMap::new();
         for (row, verdict) in found {
             self.judged += 1;
             let spent = ["compile", "check", "measure"]
                 .map(|part| verdict["seconds"][part].as_f64().unwrap_or(0.0));
             self.seconds
                 .push((spent.iter().sum::<f64>(), row.file.clone(), spent));
-            let parts = verdict["seconds"]["parts"].as_object();
-            for (part, seconds) in parts.into_iter().flatten() {
-                *self.parts.entry(part.clone()).or_default() += seconds.as_f64().unwrap_or(0.0);
+            let of_verdict = verdict["seconds"]["parts"].as_object();
+            for (part, seconds) in of_verdict.into_iter().flatten() {
+                *parts.entry(part.clone()).or_default() += seconds.as_f64().unwrap_or(0.0);
             }
             let other = status(verdict).filter(|found| row.statuses[1..].contains(found));
             self.by_other
@@ -283,6 +344,13 @@ impl Summary {
                 self.wrong.push(text);
             }
         }
+        let mut parts: Vec<(String, f64)> = parts.into_iter().collect();
+        parts.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let parts = parts.iter().take(20);
+        let parts: Vec<_> = parts
+            .map(|(part, seconds)| format!("{part} {seconds:.1}"))
+            .collect();
+        println!("round {round}, seconds of judgements: {}", parts.join(", "));
     }
 
     fn print(&mut self) {
@@ -291,11 +359,6 @@ impl Summary {
         self.seconds.sort_by(|a, b| b.0.total_cmp(&a.0));
         for (sum, file, [compile, check, measure]) in self.seconds.iter().take(6) {
             println!("{sum:.2} s ({compile:.2} + {check:.2} + {measure:.2}): {file}");
-        }
-        let mut parts: Vec<_> = self.parts.iter().collect();
-        parts.sort_by(|a, b| b.1.total_cmp(a.1));
-        for (part, seconds) in parts.into_iter().take(20) {
-            println!("{seconds:.1} s: {part}");
         }
     }
 }
@@ -366,9 +429,10 @@ pub(crate) fn named_devices() -> Vec<String> {
 fn judge_round(round: u32, groups: &[Group]) -> Vec<(ExpectedVerdict, Value)> {
     let next = AtomicUsize::new(0);
     let found = Mutex::new(Vec::new());
+    let card = Mutex::new(CardUse::default());
     let judge = |group: &Group, device: Option<&str>| {
         let started = Instant::now();
-        let judged = judge_all(&group.rows, group.options, device);
+        let judged = judge_all(&group.rows, group.options, device, &card);
         println!(
             "round {round}, {}: {} kernels in {:.1} s",
             group.rows[0].task,
@@ -395,6 +459,7 @@ fn judge_round(round: u32, groups: &[Group]) -> Vec<(ExpectedVerdict, Value)> {
             scope.spawn(move || judge_next(device.map(String::as_str)));
         }
     });
+    println!("round {round}: {}", card.into_inner().unwrap().describe());
     found.into_inner().unwrap()
 }
 
@@ -657,7 +722,26 @@ fn fixture_tasks_are_admitted() -> TestResult {
     Ok(())
 }
 
+fn use_of_the_card_is_read_from_the_log() -> TestResult {
+    let mut card = CardUse::default();
+    card.add(
+        "2026-11-30T18:00:00Z DEBUG kforge::eval::timing_lock: timing lock held shared for setup for 25000 us after a wait of 500000 us
+2026-11-30T18:00:00Z DEBUG kforge::eval::timing_lock: timing lock held exclusively for 250000 us after a wait of 40 us
+2026-11-30T18:00:01Z DEBUG kforge::eval::timing_lock: timing lock held exclusively for 250000 us after a wait of 0 us
+2026-11-30T18:00:01Z DEBUG kforge::worker::server: started: driver 49ms, wait for the lock 50us, device 173ms, oracle and baseline 20ms
+3 of 40 judged",
+    );
+    assert_eq!(card.starts, 1);
+    let expected = [
+        ("exclusively".to_owned(), (2, [0.5, 40e-6])),
+        ("shared for setup".to_owned(), (1, [0.025, 0.5])),
+    ];
+    assert_eq!(card.modes, BTreeMap::from(expected));
+    Ok(())
+}
+
 crate::harness::tests!(
+    use_of_the_card_is_read_from_the_log,
     every_kernel_gets_its_expected_status,
     hot_caches_spare_no_work,
     kernels_after_a_fault_or_hang_are_judged_normally,

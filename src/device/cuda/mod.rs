@@ -102,40 +102,41 @@ pub struct CudaDevice {
 
 impl CudaDevice {
     /// Opens the GPU with this number among the GPUs visible to this process, and loads the harness kernels. `capture`: capture
-    /// what kernels print, for verdicts; from then on nothing of this process reaches standard output.
+    /// what kernels print, for verdicts; from then on nothing of this process reaches standard output. `program` is the path of kforge, for
+    /// a caller that is another program.
     ///
     /// # Errors
     /// `Failure::environment` if there is no driver, no such GPU, or no NVRTC.
-    pub(crate) fn open(ordinal: u32, capture: bool) -> anyhow::Result<Self> {
-        Self::open_with_program(nvrtc_process::current_program()?, ordinal, capture)
-    }
-
-    /// Like `open`, for a caller that is not the kforge program itself: `program` is its path.
-    ///
-    /// # Errors
-    /// See `open`.
     pub fn open_with_program(
         program: PathBuf,
         ordinal: u32,
         capture: bool,
     ) -> anyhow::Result<Self> {
-        let device = Self::open_without_rates(program, ordinal, capture)?;
-        let roofline = peaks::Roofline::load_or_measure(&device.context, &device.compiler)?;
+        Self::open_unmeasured(program, ordinal, capture)?.with_rates()
+    }
+
+    /// Like `open_with_program`, from kforge itself and without measuring rates: another process, or a tool that instruments every
+    /// instruction, would distort them.
+    ///
+    /// # Errors
+    /// See `open_with_program`.
+    pub(crate) fn open_without_rates(ordinal: u32, capture: bool) -> anyhow::Result<Self> {
+        Self::open_unmeasured(nvrtc_process::current_program()?, ordinal, capture)
+    }
+
+    /// Loads the measured rates of this GPU, or measures them if no process has.
+    ///
+    /// # Errors
+    /// If the GPU fails while they are measured.
+    pub(crate) fn with_rates(self) -> anyhow::Result<Self> {
+        let roofline = peaks::Roofline::load_or_measure(&self.context, &self.compiler)?;
         Ok(Self {
             roofline: Some(roofline),
-            ..device
+            ..self
         })
     }
 
-    /// Like `open`, without measuring rates: a tool that instruments every instruction would distort them.
-    ///
-    /// # Errors
-    /// See `open`.
-    pub(crate) fn open_for_tools(ordinal: u32, capture: bool) -> anyhow::Result<Self> {
-        Self::open_without_rates(nvrtc_process::current_program()?, ordinal, capture)
-    }
-
-    fn open_without_rates(program: PathBuf, ordinal: u32, capture: bool) -> anyhow::Result<Self> {
+    fn open_unmeasured(program: PathBuf, ordinal: u32, capture: bool) -> anyhow::Result<Self> {
         let nvml = clock_monitor::StartingNvml::start();
         let gpu = Rc::new(gpu::Gpu::open(ordinal)?);
         let identity = gpu.identity();
