@@ -164,7 +164,8 @@ mod tests {
     #[test]
     fn mutants_are_exposed_where_they_are_wrong_and_nowhere_else() {
         let task = TaskFiles::find("softmax").unwrap().load().unwrap();
-        let timed: Vec<_> = task.workloads.iter().map(Case::of_workload).collect();
+        let workloads = task.selected_workloads(&task.settings.profiles["full"]);
+        let timed: Vec<_> = workloads.into_iter().map(Case::of_workload).collect();
         let shapes: Vec<_> = timed.iter().map(|case| &case.binding).collect();
         let all = mutants(&task, &timed);
         let mutant = |text: &str| {

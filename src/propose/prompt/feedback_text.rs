@@ -16,10 +16,10 @@ use crate::device::DeviceFacts;
 use crate::task::{Task, Workload};
 use crate::verdict::{LaunchCounters, Resources, Status};
 
-/// A workload below this time and this share of the roofline is latency-bound: most of its time is the launch and a few dependent
-/// loads.
+/// Below this share of the roofline neither memory nor arithmetic limits a kernel, whichever of the two its floor comes from.
+const BOUND_SHARE: f64 = 0.3;
+/// Such a workload below this time is latency-bound: most of its time is the launch and a few dependent loads.
 const LATENCY_BOUND_US: f64 = 5.0;
-const LATENCY_BOUND_SHARE: f64 = 0.3;
 
 /// The meaning of a status, for the author of the kernel.
 pub(super) fn status_meaning(status: Status) -> &'static str {
@@ -167,10 +167,12 @@ fn describe_bound(workload: &Workload, us: f64, input: &PromptInput<'_>) -> Opti
     } else {
         ("compute", operations, rate, "FLOP")
     };
-    let bound = if us < LATENCY_BOUND_US && share < LATENCY_BOUND_SHARE {
+    let bound = if share >= BOUND_SHARE {
+        format!("{name}-bound")
+    } else if us < LATENCY_BOUND_US {
         "latency-bound, too little work to fill the device".to_owned()
     } else {
-        format!("{name}-bound")
+        "far below it because of latency, the access pattern or too little parallelism".to_owned()
     };
     let per_second = format!("{unit}/s");
     Some(format!(

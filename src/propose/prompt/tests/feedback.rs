@@ -164,6 +164,21 @@ fn gpu_feedback_reports_speed_and_bound() {
 }
 
 #[test]
+fn kernel_far_below_the_roofline_is_not_called_memory_bound() {
+    let mut verdict = verdict("gpu_parent.cu");
+    let slowest = (verdict.workloads.iter_mut()).find(|workload| workload.id == "b64");
+    let slowest = slowest.unwrap();
+    slowest.candidate_us.as_mut().unwrap().median = 403.0;
+    let task = task("gdn_decode");
+    let device = h200();
+    let feedback = Feedback::from_verdict(&verdict, &task).unwrap();
+    let text = feedback_text::describe_feedback(&feedback, "", &prompt_input(&task, &device));
+    let expected = "median 403 us, baseline's median 20.0 us; 3.9 % of the roofline, far below it because of latency, the access \
+                    pattern or too little parallelism: 168 GB/s of 4.30 TB/s";
+    assert!(text.contains(expected), "{text}");
+}
+
+#[test]
 fn wrong_element_is_reported_by_its_index() {
     let verdict = verdict("nondeterministic.cu");
     let task = task("softmax");
