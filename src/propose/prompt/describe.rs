@@ -6,7 +6,7 @@ use super::input::{Language, PromptInput};
 use super::numbers::{format_si, format_significant};
 use super::quote::{code_span, fenced_block, one_line, one_paragraph};
 use crate::device::DeviceFacts;
-use crate::task::{DType, Definition, Tensor, WorkloadChoice};
+use crate::task::{DType, Definition, DistributionKind, Tensor, WorkloadChoice};
 
 /// The most characters of a description.
 const MAX_DESCRIPTION_CHARS: usize = 1000;
@@ -19,7 +19,7 @@ pub(super) fn task_values(input: &PromptInput<'_>, language: Language) -> Value 
         name => code_span(&task.name, 80),
         description => quoted_description(definition.description.as_deref()),
         axes => axis_values(input),
-        inputs => input_values(definition, language),
+        inputs => input_values(input, language),
         outputs => output_values(input, language),
         workloads => workload_values(input),
         reference => fenced_block(&definition.reference, "python"),
@@ -44,9 +44,13 @@ fn axis_values(input: &PromptInput<'_>) -> Vec<Value> {
     axes.collect()
 }
 
-fn input_values(definition: &Definition, language: Language) -> Vec<Value> {
-    let inputs = definition.inputs.iter().map(|(name, tensor)| {
+fn input_values(input: &PromptInput<'_>, language: Language) -> Vec<Value> {
+    let task = input.task;
+    let inputs = task.definition.inputs.iter().map(|(name, tensor)| {
+        let distribution = task.settings.inputs.get(name);
+        let kind = distribution.map(|distribution| &distribution.kind);
         context! {
+            uneven => matches!(kind, Some(DistributionKind::Cumulative(_))),
             of => tensor_values(name, tensor, language),
             optional => tensor.optional,
             by_value => tensor.shape.is_none(),

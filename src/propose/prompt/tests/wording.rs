@@ -182,6 +182,26 @@ fn speedups_and_times_are_named_for_what_they_are() {
 }
 
 #[test]
+fn uneven_lengths_are_announced() {
+    let device = h200();
+    let announced = |name| {
+        let task = task(name);
+        let prompt = render(
+            &prompt_input(&task, &device),
+            &Templates::embedded().unwrap(),
+        )
+        .unwrap();
+        let text = section_text(&prompt, "task").to_owned();
+        text.lines()
+            .filter(|line| line.contains("distances between neighbours differ widely"))
+            .map(|line| line.split(':').next().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(announced("gdn_prefill"), ["- cu_seqlens"]);
+    assert!(announced("gdn_decode").is_empty());
+}
+
+#[test]
 fn slowdowns_are_given_as_time() {
     for (speedup, expected) in [
         (0.54, "takes 1.85x the baseline's time"),
