@@ -7,7 +7,9 @@ use super::names::identifier;
 use super::plan::{AxisSize, HostPlan};
 use crate::base::Failure;
 use crate::base::expression::{Expression, Language};
-use crate::kernel::{LaunchHeader, LocatedExpression, ScratchHeader, TensorMapHeader};
+use crate::kernel::{
+    ArgumentHeader, LaunchHeader, LocatedExpression, ScratchHeader, TensorMapHeader,
+};
 use crate::task::{DType, Tensor};
 
 /// Everything that host code needs.
@@ -113,6 +115,8 @@ pub(super) struct MapView {
     pub(super) name: String,
     pub(super) ident: String,
     pub(super) line: u32,
+    /// The conditions of the launches that take the map. Empty: a launch without a condition takes it.
+    pub(super) when: Vec<SizeView>,
     /// The pointer to the buffer.
     pub(super) buffer: String,
     /// Sizes of the buffer, whose product times `bytes` is its size in bytes.
@@ -213,7 +217,7 @@ impl ViewMaker<'_, '_> {
                 .map(|(name, scratch)| self.scratch(name, scratch))
                 .collect(),
             maps: (header.tensor_maps.iter())
-                .map(|(name, map)| self.map(name, map))
+                .filter_map(|(name, map)| self.map(name, map))
                 .collect(),
             launches: (header.launches.iter().enumerate())
                 .map(|(index, launch)| self.launch(index, launch))
@@ -319,7 +323,17 @@ impl ViewMaker<'_, '_> {
         }
     }
 
-    fn map(&self, name: &str, map: &TensorMapHeader) -> MapView {
+    /// A tensor map. `None` if no launch takes it.
+    fn map(&self, name: &str, map: &TensorMapHeader) -> Option<MapView> {
+        let header = &self.plan.kernel.header;
+        let takes_it = |launch: &&LaunchHeader| {
+            (launch.arguments.iter())
+                .any(|one| matches!(one, ArgumentHeader::TensorMap(of) if of == name))
+        };
+        let takers: Vec<_> = header.launches.iter().filter(takes_it).collect();
+        takers.first()?;
+        let conditions = takers.iter().map(|launch| launch.when.as_ref());
+        let conditions: Option<Vec<_>> = conditions.collect();
         let texts = |list: &[LocatedExpression]| -> Vec<String> {
             list.iter()
                 .map(|size| self.text(&size.expression))
@@ -339,10 +353,13 @@ impl ViewMaker<'_, '_> {
                 .collect(),
             (None, None) => Vec::new(),
         };
-        MapView {
+        Some(MapView {
             name: name.to_owned(),
             ident: identifier(name),
             line: map.line,
+            when: (conditions.iter().flatten())
+                .map(|when| self.size(when))
+                .collect(),
             buffer: self.pointer(&map.of),
             sizes,
             bytes: dtype.bytes(),
@@ -351,7 +368,7 @@ impl ViewMaker<'_, '_> {
             strides: texts(&map.strides),
             tile: texts(&map.tile),
             swizzle: map.swizzle,
-        }
+        })
     }
 
     /// The pointer to a tensor or scratch buffer.

@@ -409,6 +409,35 @@ fn tensor_map_sizes_are_in_the_launch_plan() {
 }
 
 #[test]
+fn only_tensor_maps_that_a_launch_takes_are_bound() {
+    let two_ways = TENSOR_MAP_HEADER.replace(
+        "    args: x_map, factor, y\n",
+        "    args: y, x_map, factor\n    when: rows > 4\n  - kernel: copy\n    grid: rows\n    block: 32\n    args: y_map, y_map\n    when: rows < 20\n",
+    ) + "\n  y_map: {of: y, dims: \"8, rows\", strides: \"if(rows < 20, 16, 0)\", box: \"8, 1\"}";
+    let arguments = |plan: &LaunchPlan| -> Vec<Argument> {
+        let all = plan.launches.iter().flat_map(|launch| &launch.arguments);
+        all.filter(|argument| matches!(argument, Argument::TensorMap(_)))
+            .copied()
+            .collect()
+    };
+    for (rows, maps, places) in [
+        (7, ["x_map", "y_map"].as_slice(), [0, 1, 1].as_slice()),
+        (2, &["y_map"], &[0, 0]),
+        // `y_map` has an impossible stride, and no launch takes it.
+        (30, &["x_map"], &[0]),
+    ] {
+        let plan = plan_with_tensor_map(&two_ways, rows).unwrap();
+        let names: Vec<_> = plan.tensor_maps.iter().map(|map| &map.name).collect();
+        assert_eq!(names, maps, "{rows}");
+        let expected: Vec<_> = places
+            .iter()
+            .map(|place| Argument::TensorMap(*place))
+            .collect();
+        assert_eq!(arguments(&plan), expected, "{rows}");
+    }
+}
+
+#[test]
 fn a_tensor_map_beyond_its_buffer_is_refused() {
     // `x` has 7 rows of 8 elements of 2 bytes.
     for (from, to, fault, expected) in [

@@ -133,8 +133,8 @@ impl Kernel {
             .keys()
             .filter_map(|output| target.buffer_index(&buffers, output))
             .collect();
-        let launches = launches::bind(&self.header, target, &names, &buffers)?;
-        let tensor_maps = tensor_maps::bind(&self.header, target, &names, &buffers)?;
+        let mut launches = launches::bind(&self.header, target, &names, &buffers)?;
+        let tensor_maps = tensor_maps::bind(&self.header, target, &names, &buffers, &mut launches)?;
         Ok(LaunchPlan {
             buffers,
             launches,

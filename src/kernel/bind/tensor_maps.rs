@@ -3,7 +3,7 @@
 use super::names::Names;
 use super::target::{BindError, BindFault, LaunchTarget};
 use crate::kernel::header::{Header, LocatedExpression, TensorMapHeader};
-use crate::kernel::plan::{Buffer, TensorMap};
+use crate::kernel::plan::{Argument, Buffer, Launch, TensorMap};
 
 const MAX_DIMS: usize = 5;
 /// The largest size of a dim, in elements.
@@ -14,19 +14,39 @@ const MAX_STRIDE: i64 = 1 << 40;
 const MAX_TILE: i64 = 256;
 const SWIZZLES: [u32; 4] = [0, 32, 64, 128];
 
+/// The maps that the launches take, in the header's order. The arguments of the launches, places in the header, become places in the
+/// result. A map that only other shapes need may have sizes that no map can have, such as a stride of an odd number of bytes.
 pub(super) fn bind(
     header: &Header,
     target: &LaunchTarget<'_>,
     names: &Names<'_>,
     buffers: &[Buffer],
+    launches: &mut [Launch],
 ) -> Result<Vec<TensorMap>, BindError> {
-    let bind_one = |(name, map): (&String, &TensorMapHeader)| {
-        bind_map(name, map, target, names, buffers).map_err(|error| BindError {
-            message: format!("tensor map `{name}`: {}", error.message),
-            ..error
-        })
-    };
-    header.tensor_maps.iter().map(bind_one).collect()
+    let mut bound = Vec::new();
+    for (place, (name, map)) in header.tensor_maps.iter().enumerate() {
+        check_form(map).map_err(|error| named(name, error))?;
+        let arguments = launches.iter_mut().flat_map(|launch| &mut launch.arguments);
+        let uses: Vec<_> = arguments
+            .filter(|argument| **argument == Argument::TensorMap(place))
+            .collect();
+        if uses.is_empty() {
+            continue;
+        }
+        for argument in uses {
+            *argument = Argument::TensorMap(bound.len());
+        }
+        let one = bind_map(name, map, target, names, buffers);
+        bound.push(one.map_err(|error| named(name, error))?);
+    }
+    Ok(bound)
+}
+
+fn named(name: &str, error: BindError) -> BindError {
+    BindError {
+        message: format!("tensor map `{name}`: {}", error.message),
+        ..error
+    }
 }
 
 fn bind_map(
@@ -36,7 +56,6 @@ fn bind_map(
     names: &Names<'_>,
     buffers: &[Buffer],
 ) -> Result<TensorMap, BindError> {
-    check_form(map)?;
     let refuse = |message| error(map, BindFault::LaunchError, message);
     let index = target
         .buffer_index(buffers, &map.of)
