@@ -30,7 +30,8 @@ pub(super) struct ReplayedTask {
     pub(super) open: BTreeMap<u64, Brief>,
     /// Steps with a candidate and without a verdict.
     pub(super) unjudged: Vec<u64>,
-    /// The steps of the elites that must be judged again after an accepted change (`--accept-changes`). Empty without one. An
+    /// The steps of the elites that must be judged again after an accepted change (`--accept-changes`), and before them the fastest
+    /// starting kernel, against which the others may be timed. Empty without one. An
     /// attempt that ended in a harness error does not count.
     pub(super) stale: Vec<u64>,
     pub(super) stopped: Option<Stopped>,
@@ -199,6 +200,10 @@ impl<'e> Replay<'e> {
         let mut search = self.search;
         // The machine may be quieter now.
         search.retry_noisy_confirmations();
+        // The first of them was the anchor, or may become it.
+        let fastest_start = search
+            .timed_starts()
+            .and_then(|starts| starts.first().copied());
         if self.earlier.has_changed() {
             search.keep_timed_starts(|step| self.judged_since_change.contains(&step));
         }
@@ -213,7 +218,8 @@ impl<'e> Replay<'e> {
         }
         let stale = if self.earlier.has_changed() {
             let elites = search.archive().elites().iter().map(|elite| elite.step);
-            elites
+            let elites = elites.filter(|step| Some(*step) != fastest_start);
+            (fastest_start.into_iter().chain(elites))
                 .filter(|step| !self.judged_since_change.contains(step))
                 .collect()
         } else {

@@ -75,6 +75,13 @@ pub(super) enum EvaluationPurpose {
     CheckJudge,
 }
 
+impl EvaluationPurpose {
+    /// Whether a candidate gets a verdict.
+    fn is_judgement(self) -> bool {
+        matches!(self, Self::Judge | Self::Rejudge)
+    }
+}
+
 /// A brief with its parents' sources.
 pub(super) struct ProposalInput {
     pub(super) brief: Brief,
@@ -193,7 +200,7 @@ impl RunningWork {
         self.evaluations_started += 1;
         self.dueling |= matches!(purpose, EvaluationPurpose::Duel { .. });
         self.trying |= purpose == EvaluationPurpose::Try;
-        if purpose == EvaluationPurpose::Judge {
+        if purpose.is_judgement() {
             self.judged_now.insert(job.step);
         }
         let number = self.evaluations_started;
@@ -255,7 +262,7 @@ impl RunningWork {
             WorkResult::Proposed(_) => self.proposing = false,
             WorkResult::Rendered(..) | WorkResult::Replied(..) | WorkResult::Parsed(..) => {}
             WorkResult::Evaluated(evaluation) => {
-                if evaluation.purpose == EvaluationPurpose::Judge {
+                if evaluation.purpose.is_judgement() {
                     self.judged_now.remove(&evaluation.step);
                 }
                 self.dueling &= !matches!(evaluation.purpose, EvaluationPurpose::Duel { .. });

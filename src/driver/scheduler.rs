@@ -16,7 +16,7 @@ use super::sources::KernelSources;
 use super::task_time::Allowance;
 use crate::event::Brief;
 use crate::propose::Parent;
-use crate::search::{Anchor, DuelRequest, Search};
+use crate::search::{Anchor, DuelRequest, Incumbents, Search};
 use crate::task::Task;
 use crate::worker::{Contenders, Evaluator, Job, JobKind, Rivals};
 
@@ -45,7 +45,7 @@ pub(super) struct Scheduler {
     on_gpu: bool,
     /// Candidates that wait for the judge, by step.
     unjudged: BTreeMap<u64, Arc<str>>,
-    /// Elites that must be judged again because a change was accepted.
+    /// Elites that must be judged again because a change was accepted. Before them, the starting kernel that may be the anchor.
     stale: VecDeque<u64>,
 }
 
@@ -188,13 +188,39 @@ impl Scheduler {
         }
     }
 
-    /// Fills the judge with elites that must be judged again.
-    pub(super) fn dispatch_stale(&mut self, sources: &mut KernelSources) -> Result<()> {
+    /// Whether a starting kernel is judged again, or comes next. The others wait for it, because they may be timed against it.
+    pub(super) fn rejudges_start(&self, search: &Search) -> bool {
+        let is_start = |step: u64| search.starting_kernel(step).is_some();
+        let next = self.stale.front().copied();
+        next.is_some_and(is_start) || self.running.is_judging(is_start)
+    }
+
+    /// Fills the judge with elites that must be judged again, as long as candidates are timed and with no bar. A starting kernel is timed
+    /// alone, against the baseline.
+    pub(super) fn dispatch_stale(
+        &mut self,
+        search: &Search,
+        sources: &mut KernelSources,
+        anchor: Option<&Anchor>,
+    ) -> Result<()> {
+        let is_start = |step: u64| search.starting_kernel(step).is_some();
         while self.has_place()
+            && !self.running.is_judging(is_start)
             && let Some(step) = self.stale.pop_front()
         {
-            let source = sources.text(step)?;
-            self.evaluate(step, source, JobKind::Judge, EvaluationPurpose::Rejudge)?;
+            let anchor = anchor.filter(|_| self.racing && !is_start(step));
+            let job = Job {
+                step,
+                source: sources.text(step)?,
+                kind: JobKind::Judge,
+                limit: None,
+                rivals: Rivals {
+                    anchor: anchor.cloned(),
+                    incumbents: self.racing.then(Incumbents::default),
+                    known_code: Vec::new(),
+                },
+            };
+            self.start(job, EvaluationPurpose::Rejudge)?;
         }
         Ok(())
     }

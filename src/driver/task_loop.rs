@@ -99,8 +99,7 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
                 self.state.scheduler.running.cancel_all().await;
                 return Ok(LoopEnd::Finished);
             }
-            let sources = &mut self.state.sources;
-            self.state.scheduler.dispatch_stale(sources)?;
+            self.state.dispatch_stale()?;
             let deadline = self.state.time.search_end(self.state.finalists());
             if self.wait_for_events(deadline).await? == Flow::Interrupted {
                 return Ok(LoopEnd::Interrupted);

@@ -166,6 +166,16 @@ impl<'a> TaskState<'a> {
             .check_judge_if_stuck(&self.faults, &self.task)
     }
 
+    /// Fills the judge with elites that must be judged again.
+    pub(super) fn dispatch_stale(&mut self) -> Result<()> {
+        if !self.scheduler.rejudges_start(&self.search) {
+            self.decide_anchor()?;
+        }
+        let anchor = self.anchor.get().and_then(Option::as_ref);
+        self.scheduler
+            .dispatch_stale(&self.search, &mut self.sources, anchor)
+    }
+
     /// The requests, and the parts of the task that they use. `None` if the run has no models.
     pub(super) fn requests_and_parts(&mut self) -> Option<(&mut ModelRequests<'a>, TaskParts<'_>)> {
         let parts = TaskParts {

@@ -2,7 +2,7 @@
 
 use kforge::driver::{RunOptions, StartMode};
 use kforge::event::Event;
-use kforge::search::Anchor;
+use kforge::search::{Anchor, Incumbents};
 use kforge::verdict::{Speedup, Status, Timing};
 use kforge::worker::{Job, JobKind, JobOutcome};
 
@@ -184,7 +184,7 @@ fn candidate_is_judged_without_the_anchor_after_a_fault_of_the_judge() {
 #[test]
 fn timings_from_before_an_accepted_change_give_no_anchor() {
     let root = tempfile::tempdir().unwrap();
-    // The best starting kernel is measured again. The others are no elites, and keep their old figures.
+    // The fastest starting kernel is measured again, before all elites. The others are no elites, and keep their old figures.
     for (index, (again, expected)) in [(2.0, None), (9.5, Some(9.5))].into_iter().enumerate() {
         let directory = root.path().join(format!("run-{index}"));
         let first = Jobs::default();
@@ -202,7 +202,19 @@ fn timings_from_before_an_accepted_change_give_no_anchor() {
             run(changed, &judges(&jobs, move |job| start(job, again, 0.005))).unwrap();
             let found = anchors(&jobs);
             assert!(found.len() > 3, "{}", found.len());
-            // The elites that are measured again are timed against the baseline.
+            // It is timed against the baseline, alone, and the elites against it, as long as candidates are.
+            if accept_changes {
+                let jobs = jobs.lock().unwrap();
+                assert_eq!((jobs[0].step, &jobs[0].rivals.anchor), (3, &None));
+                let is_again = |job: &&Job| matches!(job.kind, JobKind::Judge) && job.step <= STEPS;
+                let again: Vec<_> = jobs.iter().filter(is_again).collect();
+                assert!(again.len() > 1, "{}", again.len());
+                for job in &again[1..] {
+                    let anchor = job.rivals.anchor.as_ref();
+                    assert_eq!(anchor.map(|anchor| anchor.speedup), expected);
+                    assert_eq!(job.rivals.incumbents, Some(Incumbents::default()));
+                }
+            }
             let last = found.last().unwrap().as_ref();
             assert_eq!(last.map(|anchor| anchor.speedup), expected);
             let others = found.iter().flatten();
