@@ -97,8 +97,13 @@ impl DescribedFunction {
         };
         let described: Self = answer.ok_or_else(|| {
             let last = running.last_words();
-            Failure::usage(format!("{place}: Python ended without an answer: {last}"))
-                .hint("call the function with Python yourself; it may need more memory")
+            let last = if last.is_empty() {
+                last
+            } else {
+                format!(": {last}")
+            };
+            Failure::usage(format!("{place}: Python ended without an answer{last}"))
+                .hint("call it with Python yourself: it ends Python, crashes, or needs more memory")
         })?;
         match (described.missing_module.as_deref(), &described.error) {
             (Some("torch"), _) => Err(Failure::environment(format!(

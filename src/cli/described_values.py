@@ -3,6 +3,7 @@
 """How the values that foreign code takes and gives are described: names, dtypes, shapes, and distributions as `task.yaml` has them."""
 
 import json
+import os
 import sys
 import traceback
 
@@ -219,11 +220,25 @@ def outputs_of(name, result):
     return results
 
 
+def readable(tensor):
+    """The same values in a type that PyTorch compares. It does little with floating-point numbers of 8 bits."""
+    is_small = tensor.dtype.is_floating_point and tensor.dtype.itemsize == 1
+    return tensor.float() if is_small else tensor
+
+
+def is_finite(tensor):
+    """Whether all values are finite."""
+    import torch
+
+    return bool(torch.isfinite(readable(tensor)).all())
+
+
 def differ(ones, others):
     """Whether outputs differ. What is no number is equal to what is none."""
     import torch
 
     def equal(one, other):
+        one, other = readable(one), readable(other)
         if torch.equal(one, other):
             return True
         is_comparable = one.shape == other.shape and one.dtype == other.dtype and one.is_floating_point()
@@ -268,7 +283,7 @@ def regimes(problem, inputs, state):
     for name, change in kinds.items():
         regime = changed(name, change)
         given = [draw(regime[entry["name"]], value, getattr(problem, "sizes", None)) if entry["name"] in regime else value for entry, value in zip(inputs, problem.given)]
-        if regime and all(bool(torch.isfinite(value).all()) for value in problem.run(1, state, given)):
+        if regime and all(is_finite(value) for value in problem.run(1, state, given)):
             found[name] = regime
     return found
 
@@ -283,6 +298,14 @@ def kernel_or_note(write, notes):
         why = text[0] if isinstance(error, NotTranslated) else f"{type(error).__name__}: {text[0]}"
         notes.append(f"naive.cu is to be written: kforge cannot translate {why}")
         return None
+
+
+def answer_file():
+    """Where answers go. What foreign code prints, also from C or in another process, is no answer: it goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return answers
 
 
 def answer_of(describe, path):

@@ -120,7 +120,7 @@ def check_calls(function):
     given = [value.clone() if torch.is_tensor(value) else value for value in function.given]
     names, first = function.call(given)
     for entry, value, before in zip(function.interface.inputs, given, function.given):
-        if torch.is_tensor(value) and not torch.equal(value.nan_to_num(), before.nan_to_num()):
+        if torch.is_tensor(value) and differ([value], [before]):
             raise Refused(f"`{function.name}` changes its input `{entry['name']}`: return a new tensor instead")
     # An output may be a view of an input.
     first = [value.clone() for value in first]
@@ -128,7 +128,7 @@ def check_calls(function):
     if any(one.shape != other.shape for one, other in zip(first, again)) or differ(again, function.run(2, {})) or differ(first, again):
         raise Refused(f"`{function.name}` gives other outputs at each call (it is random or keeps state), so there is nothing to compare with")
     for name, value in zip(names, first):
-        if not bool(torch.isfinite(value).all()):
+        if not is_finite(value):
             remedy = getattr(function.interface, "remedy", "say how inputs are drawn, with `--draw`")
             raise Refused(f"the output `{name}` has values that are not finite: {remedy}")
         if value.numel() == 0:

@@ -46,7 +46,7 @@ enum Source {
 /// Arguments of an import of a dataset.
 #[derive(Debug, clap::Args)]
 struct DatasetImport {
-    /// Folder of a FlashInfer-Bench dataset.
+    /// Folder of a FlashInfer-Bench dataset, or of SOL-ExecBench problems.
     #[arg(value_name = "DATASET", required = true)]
     dataset: Option<PathBuf>,
     /// Name of a definition to import. Repeatable. Default: all.

@@ -25,6 +25,7 @@ use crate::task::{ForeignInput, ForeignOracle, ForeignOutput, ForeignTask, Tenso
 /// What comes after the parts that all imports share.
 const SCRIPT: &str = describing_script!(
     include_str!("kernelbench_sizes.py"),
+    include_str!("kernelbench_constructor.py"),
     include_str!("kernelbench.py")
 );
 /// What makes an oracle of a problem. It follows the problem's own text.
@@ -126,6 +127,14 @@ struct Described {
     state: Value,
     #[serde(default)]
     outputs: Vec<DescribedOutput>,
+    /// The shapes of the outputs in PyTorch: that of a number has no size.
+    #[serde(default)]
+    shapes: Vec<Vec<u64>>,
+    /// Whether the outputs in training differ from those in evaluation.
+    #[serde(default)]
+    modes_differ: bool,
+    /// A Python function that returns the class of the model; `None` if the model has no state, or none can be made.
+    constructor: Option<String>,
     /// As `task.yaml` has them.
     #[serde(default)]
     regimes: Map<String, Value>,
@@ -226,10 +235,23 @@ fn foreign_task(
         distribution: input.distribution.clone(),
     });
     // JSON of texts and whole numbers is Python too.
+    let modes = if described.modes_differ {
+        "True"
+    } else {
+        "False"
+    };
+    let constructor = match &described.constructor {
+        Some(text) => Value::from(text.as_str()).to_string(),
+        None => "None".to_owned(),
+    };
+    // The names of the state may be any text, so they are put in last.
     let values = [
-        ("\"STATE\"", described.state.to_string()),
         ("\"GIVEN\"", described.given.to_string()),
         ("\"PRECISION\"", format!("\"{}\"", dtype_of(precision))),
+        ("\"SHAPES\"", format!("{:?}", described.shapes)),
+        ("\"MODES\"", modes.to_owned()),
+        ("\"CONSTRUCTOR\"", constructor),
+        ("\"STATE\"", described.state.to_string()),
     ];
     let file = problem.file.file_name().unwrap_or_default();
     ForeignTask {
@@ -299,5 +321,5 @@ impl Describer {
 fn ended_without_answer(problem: &Problem) -> Failure {
     let file = problem.file.display();
     Failure::usage(format!("{file}: Python ended without an answer"))
-        .hint("run the file with Python yourself; it may need more memory")
+        .hint("run the file with Python yourself: it ends Python, crashes, or needs more memory")
 }

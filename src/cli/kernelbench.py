@@ -80,6 +80,19 @@ class Problem:
         with torch.no_grad():
             return outputs_of("forward", torch.func.functional_call(self.model, {**kept, **state}, arguments))
 
+    def modes_differ(self, state, given):
+        """Whether the outputs in training differ from those in evaluation, as with a normalisation over the batch."""
+        modes = {module: module.training for module in self.model.modules()}
+        usual = self.run(1, state, given)
+        try:
+            self.model.train(not self.model.training)
+            return differ(usual, self.run(1, state, given))
+        except (Exception, SystemExit):
+            return True
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
     def changes_outputs(self, names):
         """Whether the outputs depend on some of these buffers. Counts and running means of a model that is trained are only written."""
         import torch
@@ -153,8 +166,8 @@ def describe(path, precision):
     results = problem.run(1, drawn, usual)
     own = problem.run(1, {})
     for index, (value, expected) in enumerate(zip(results, own)):
-        if not bool(torch.isfinite(value).all()):
-            of = "its own inputs" if not bool(torch.isfinite(expected).all()) else f"inputs drawn as {json.dumps(inputs)[:200]}"
+        if not is_finite(value):
+            of = "its own inputs" if not is_finite(expected) else f"inputs drawn as {json.dumps(inputs)[:200]}"
             raise Refused(f"output {index + 1} has values that are not finite, with {of}")
     outputs = [{"dtype": dtype_name(value), "shape": list(full.shape) or [1]} for value, full in zip(results, full_outputs)]
     values = [*full_inputs, *drawn.values()]
@@ -165,14 +178,16 @@ def describe(path, precision):
         "given": len(given),
         "state": state,
         "outputs": outputs,
+        "shapes": [list(full.shape) for full in full_outputs],
+        "constructor": checked_constructor(path, problem) if state else None,
+        "modes_differ": problem.modes_differ(drawn, usual),
         "regimes": regimes(problem, inputs, drawn),
         "notes": notes,
     }
 
 
 def main():
-    # What a problem prints is no answer.
-    answers, sys.stdout = sys.stdout, sys.stderr
+    answers = answer_file()
     precision, *paths = sys.argv[1:]
     for path in paths:
         print(json.dumps(answer_of(lambda: describe(path, precision), path)), file=answers, flush=True)

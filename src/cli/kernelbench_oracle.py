@@ -6,6 +6,11 @@ import torch as _torch
 _STATE = "STATE"
 _GIVEN = "GIVEN"
 _PRECISION = "PRECISION"
+# What `kforge export --to kernelbench` needs besides: the shapes of the outputs, and whether they differ between training and evaluation.
+_SHAPES = "SHAPES"
+_MODES_DIFFER = "MODES"
+# And what builds a model with the same parameters.
+_CONSTRUCTOR = "CONSTRUCTOR"
 _model = None
 
 

@@ -105,18 +105,24 @@ class Sizes:
             places = [place for place in places if place[1] > MIN_SIZE and place[0] not in fixed]
             if not places:
                 break
-            (name, index), value = max(places, key=lambda place: place[1])
-            half = max(MIN_SIZE, value // 2)
-            tried = {**sizes, name: half if index is None else (*sizes[name][:index], half, *sizes[name][index + 1 :])}
-            try:
-                get_inputs = self.inputs_with(tried)
-                smaller = self.shapes(get_inputs)
-                fits = smaller.kinds() == self.full.kinds() and smaller.cost < cost
-            except Exception:
-                # The model takes no such sizes.
-                fits = False
-            if fits:
-                sizes, cost, found = tried, smaller.cost, get_inputs
-            else:
-                fixed.add((name, index))
+            largest = max(value for _, value in places)
+            same = [place for place, value in places if value == largest]
+            # Names with the same value often mean the same, as a number of classes and the largest label. Otherwise one after the other.
+            for group in [same, *([place] for place in same)] if len(same) > 1 else [same]:
+                tried = dict(sizes)
+                for name, index in group:
+                    half = max(MIN_SIZE, largest // 2)
+                    tried[name] = half if index is None else (*tried[name][:index], half, *tried[name][index + 1 :])
+                try:
+                    get_inputs = self.inputs_with(tried)
+                    smaller = self.shapes(get_inputs)
+                    fits = smaller.kinds() == self.full.kinds() and smaller.cost < cost
+                except Exception:
+                    # The model takes no such sizes.
+                    fits = False
+                if fits:
+                    sizes, cost, found = tried, smaller.cost, get_inputs
+                    break
+                if len(group) == 1:
+                    fixed.add(group[0])
         return found

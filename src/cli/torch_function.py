@@ -34,7 +34,7 @@ def load_function(request):
         functions = [other for other, value in known.items() if inspect.isfunction(value) and value.__module__ == known["__name__"]]
         raise Refused(f"there is no function `{name}`; there are: {', '.join(functions) or 'none'}")
     if not callable(known[name]):
-        raise Refused(f"`{name}` is a {type(known[name]).__name__}, not a function")
+        raise Refused(f"`{name}` is of type {type(known[name]).__name__}, and not a function")
     if isinstance(known[name], type):
         raise Refused(f"`{name}` is a class: write a function that calls it. A problem of KernelBench is imported as `kforge tasks import kernelbench`")
     if request["file"]:
@@ -175,8 +175,7 @@ def description(request):
 
 
 def main():
-    # What the function prints is no answer.
-    answers, sys.stdout = sys.stdout, sys.stderr
+    answers = answer_file()
     request = json.loads(sys.argv[1])
     print(json.dumps(answer_of(lambda: description(request), request["file"])), file=answers, flush=True)
 

@@ -14,6 +14,7 @@ mod constant_types;
 mod flashinfer;
 mod hf_kernels;
 mod kernelbench;
+mod kernelbench_problem;
 mod names;
 mod nvcc_source;
 mod nvrtc_source;

@@ -411,6 +411,10 @@ fn input_source(input: &Map<String, Value>, tensor: &Tensor) -> Result<InputSour
             "expected a `scalar`: the definition gives this input no shape",
         )
         .hint("for example `{\"type\": \"scalar\", \"value\": 0.5}`")),
+        ("custom", ..) => Err(Failure::usage(
+            "a function of the reference makes the values (`custom`), and kforge calls none",
+        )
+        .hint("write the values to a safetensors file and name it here; or use `random`, and say under `inputs` in task.yaml how to draw them")),
         (other, ..) => Err(Failure::usage(format!("unknown type `{other}`")).hint(format!(
             "the types are {}",
             quote_list(["random", "scalar", "safetensors"])

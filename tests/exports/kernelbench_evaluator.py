@@ -5,28 +5,37 @@ For each problem of a checkout of KernelBench: import it as a task, export a ker
 check and time it against the problem's own `Model`. Exit code 1: KernelBench rejects a kernel, or a step failed. Exit code 2: what the
 machine lacks, KernelBench's imports or a GPU; everything before that has run.
 
-    python3 tests/exports/kernelbench_evaluator.py --kforge target/release/kforge --checkout KernelBench 1:19 1:23 1:26
+    python3 tests/exports/kernelbench_evaluator.py --kforge target/release/kforge --checkout KernelBench 1:19 1:33 1:94 2:76 3:1
     python3 tests/exports/kernelbench_evaluator.py --checkout KernelBench --kernel my_relu.cu 1:19
 
-A problem is LEVEL:NUMBER. Its kernel is the one that the import writes, or `--kernel`. Problems without parameters only: KernelBench gives
-`ModelNew` the inputs of `get_inputs()` and nothing else.
+A problem is LEVEL:NUMBER. Its kernel is the one that the import writes, or `--kernel`. The exports are compiled beside each other before the
+first is judged (`--jobs`), into the folder where KernelBench looks for them.
 
-Needs a GPU, PyTorch, nvcc, and what `import kernelbench.eval` needs: besides PyTorch and NumPy these are requests, tqdm, pydantic, and the
-clients `openai`, `litellm` and `python-dotenv`, which it imports although judging does not use them. Without a network they can be brought
-as wheels:
+PyTorch's convolutions use TF32 unless they are told not to, and KernelBench does not tell them. Their error can be larger than its tolerance
+for fp32. So a kernel that is rejected is judged again without TF32, and the line says so.
+
+Needs a GPU, PyTorch, nvcc, and what `import kernelbench.eval` needs: besides PyTorch and NumPy that is pydantic. It also imports clients of
+models and of the network, which judging does not use; where they are missing, modules that do nothing take their places. Without a network, packages
+can be brought as wheels:
 
     python3 -m pip install --no-index --no-deps --target kernelbench-packages wheels/*.whl
     PYTHONPATH=kernelbench-packages python3 tests/exports/kernelbench_evaluator.py …
 """
 
 import argparse
+import concurrent.futures
+import os
 import pathlib
 import subprocess
 import sys
 import tempfile
 import time
+import types
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 class Failed(Exception):
@@ -44,7 +53,7 @@ def model_new(arguments, problem, folder):
     """The text of the problem's `ModelNew`, and of the problem itself."""
     level, number = problem.split(":")
     folder.mkdir()
-    kforge(arguments, ["tasks", "import", "kernelbench", arguments.checkout, "--level", level, "--problem", number], folder)
+    kforge(arguments, ["tasks", "import", "kernelbench", arguments.checkout, "--level", level, "--problem", number, "--precision", arguments.precision], folder)
     (task,) = (folder / "tasks").iterdir()
     kernel = arguments.kernel or folder / "kernels" / task.name / "naive.cu"
     kforge(arguments, ["export", kernel, "--task", task.name, "--to", "kernelbench", "--output", folder / "exported"], folder)
@@ -53,9 +62,26 @@ def model_new(arguments, problem, folder):
     return task.name, export.read_text(), source.read_text()
 
 
+# What KernelBench imports and judging does not use, with the names that it takes from each.
+UNUSED = {"openai": ["OpenAI"], "litellm": ["completion"], "dotenv": ["load_dotenv"], "requests": [], "tqdm": ["tqdm"]}
+
+
+def replace_unused():
+    """Puts modules that do nothing in the places of those that are missing."""
+    for name, attributes in UNUSED.items():
+        try:
+            __import__(name)
+        except ImportError:
+            module = types.ModuleType(name)
+            for attribute in attributes:
+                setattr(module, attribute, lambda *values, **options: None)
+            sys.modules[name] = module
+
+
 def import_evaluator(checkout):
     """KernelBench's function, or why it cannot be imported."""
     sys.path.insert(0, str(checkout / "src"))
+    replace_unused()
     try:
         import torch
         from kernelbench.eval import eval_kernel_against_ref
@@ -66,10 +92,28 @@ def import_evaluator(checkout):
     return eval_kernel_against_ref, None
 
 
-def judge(evaluate, arguments, export, source):
+def compile_export(export, folder):
+    """Runs an export, which compiles it into the folder where KernelBench will look for it."""
+    environment = {**os.environ, "TORCH_EXTENSIONS_DIR": str(folder), "TORCH_USE_CUDA_DSA": "1", "MAX_JOBS": "2"}
+    subprocess.run([sys.executable, "-c", "import sys; exec(sys.stdin.read())"], input=export, env=environment, text=True, capture_output=True)
+
+
+def warnings_of(export):
+    """What KernelBench's static checker says of an export."""
+    from kernelbench.kernel_static_checker import validate_kernel_static
+
+    valid, errors, warnings = validate_kernel_static(export, backend="cuda")
+    found = [*errors, *warnings]
+    return f"; static checker: {'accepted' if valid else 'REFUSED'}{', ' if found else ''}{'; '.join(found)}"
+
+
+def judge(evaluate, arguments, export, source, build):
     """KernelBench's result as a line."""
-    with tempfile.TemporaryDirectory() as build:
-        started = time.monotonic()
+    import torch
+
+    started = time.monotonic()
+    for tf32 in (True, False):
+        torch.backends.cudnn.allow_tf32 = tf32
         result = evaluate(
             source,
             export,
@@ -77,12 +121,17 @@ def judge(evaluate, arguments, export, source):
             num_perf_trials=arguments.timing_trials,
             measure_performance=True,
             backend="cuda",
-            build_dir=build,
+            build_dir=str(build),
+            precision=getattr(torch, PRECISIONS[arguments.precision]),
         )
-    if result is None or not result.correctness:
+        if result is not None and result.correctness:
+            break
+    else:
         raise Failed(f"KernelBench: {result}")
     took = time.monotonic() - started
-    return f"compiled and correct: {result.runtime} ms, its own PyTorch code {result.ref_runtime} ms; judged in {took:.0f} s"
+    how = "compiled and correct" if tf32 else "compiled, and correct if PyTorch does not use TF32"
+    times = f"{result.runtime} ms, its own PyTorch code {result.ref_runtime} ms; judged in {took:.0f} s"
+    return f"{how}: {times}{warnings_of(export)}"
 
 
 def main():
@@ -91,6 +140,9 @@ def main():
     parser.add_argument("--checkout", required=True, type=lambda path: pathlib.Path(path).resolve(), help="a checkout of KernelBench")
     parser.add_argument("--kforge", default=str(ROOT / "target/release/kforge"), type=lambda path: str(pathlib.Path(path).resolve()))
     parser.add_argument("--kernel", type=lambda path: pathlib.Path(path).resolve(), help="kernel of the only problem; default: naive.cu")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="how many exports are made and compiled at once")
+    parser.add_argument("--wait-for", type=pathlib.Path, metavar="FILE", help="judge once this file exists; until then only the CPU is busy")
     parser.add_argument("--correct-trials", type=int, default=5)
     parser.add_argument("--timing-trials", type=int, default=100)
     arguments = parser.parse_args()
@@ -98,11 +150,24 @@ def main():
         parser.error("--kernel is a kernel of one problem")
     evaluate, missing = import_evaluator(arguments.checkout)
     fine = True
-    with tempfile.TemporaryDirectory() as name:
-        for problem in arguments.problems:
+    with tempfile.TemporaryDirectory() as name, concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        folders = [pathlib.Path(name) / problem.replace(":", "-") for problem in arguments.problems]
+
+        def prepare(problem, folder):
+            made = model_new(arguments, problem, folder)
+            if evaluate:
+                compile_export(made[1], folder / "build")
+            return made
+
+        prepared = [pool.submit(prepare, problem, folder) for problem, folder in zip(arguments.problems, folders)]
+        if arguments.wait_for:
+            concurrent.futures.wait(prepared)
+            while not arguments.wait_for.exists():
+                time.sleep(0.2)
+        for problem, folder, export in zip(arguments.problems, folders, prepared):
             try:
-                task, export, source = model_new(arguments, problem, pathlib.Path(name) / problem.replace(":", "-"))
-                line = judge(evaluate, arguments, export, source) if evaluate else "exported, not judged"
+                task, text, source = export.result()
+                line = judge(evaluate, arguments, text, source, folder / "build") if evaluate else "exported, not judged"
             except Failed as failed:
                 fine, task, line = False, "", f"FAILED {failed}"
             print(f"{problem} {task}: {line}", flush=True)

@@ -14,6 +14,7 @@ tests!(
     a_problem_with_large_tensors_is_imported_in_little_memory,
     a_level_is_judged_and_continued,
     operations_of_all_kinds_get_a_kernel,
+    an_exported_model_has_the_parameters_of_the_problem,
 );
 
 /// A right kernel for `5_Linear_norm_gate.py`: one block computes everything. `EPS` is that of the normalisation.
@@ -313,5 +314,175 @@ fn operations_of_all_kinds_get_a_kernel() -> TestResult {
         let result = CommandResult::of(&eval.env("KFORGE_PYTHON", &python).output().unwrap());
         assert!(is_right(&result), "{result:?}");
     }
+    Ok(())
+}
+
+/// Problems with parameters and buffers of all kinds: name, text, and what `eval()` of an exported model does.
+const STATEFUL: [(&str, &str, &str); 4] = [
+    // A number as output, and a number and a transposed matrix as parameters. The text has words that KernelBench's static checker refuses.
+    (
+        "1_Loss",
+        "\"\"\"Three quotes: ''' and a pass.\"\"\"
+import torch
+import torch.nn as nn
+
+class Model(nn.Module):
+    def __init__(self, size):
+        super(Model, self).__init__()
+        self.scale = nn.Parameter(torch.rand(()))
+        self.weight = nn.Parameter(torch.randn(size, 5).t())
+    def forward(self, x, y):
+        return nn.functional.mse_loss(x @ self.weight * self.scale, y)
+
+def get_inputs():
+    return [torch.randn(6, 5), torch.rand(6, 7)]
+
+def get_init_inputs():
+    return [7]
+",
+        "the same after eval()",
+    ),
+    // Its normalisation is in evaluation, so its means are inputs, and dropout does nothing.
+    (
+        "2_Evaluated",
+        "import torch
+import torch.nn as nn
+
+class Model(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(size)
+        self.norm.running_mean.normal_()
+        self.drop = nn.Dropout(0.5)
+        self.eval()
+    def forward(self, x):
+        return self.drop(self.norm(x))
+
+def get_inputs():
+    return [torch.randn(6, 7)]
+
+def get_init_inputs():
+    return [7]
+",
+        "the same after eval()",
+    ),
+    // Modules that are made in another order than they are registered, tied weights, a buffer of a nested module, a constant of the file.
+    (
+        "3_Nested",
+        "import torch
+import torch.nn as nn
+
+N = 8
+
+class Part(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer(\"table\", torch.randn(N, N))
+    def forward(self, x):
+        return x @ self.table
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        last = nn.Linear(N, N, bias=False)
+        self.parts = nn.ModuleList([Part() for _ in range(2)])
+        self.first = nn.Sequential(nn.Linear(N, N), nn.ReLU())
+        self.last, self.tied = last, nn.Linear(N, N, bias=False)
+        self.tied.weight = self.last.weight
+        self.norm = nn.GroupNorm(2, N)
+    def forward(self, x):
+        for part in self.parts:
+            x = part(x)
+        return self.norm(self.tied(self.last(self.first(x))))
+
+def get_inputs():
+    return [torch.randn(6, N)]
+
+def get_init_inputs():
+    return []
+
+if __name__ == \"__main__\":
+    print(Model()(*get_inputs()))
+",
+        "the same after eval()",
+    ),
+    (
+        "4_Convolution",
+        "import torch
+import torch.nn as nn
+
+class Model(nn.Module):
+    def __init__(self, channels, out, kernel):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out, kernel, padding=1)
+        self.norm = nn.BatchNorm2d(out)
+    def forward(self, x):
+        return torch.relu(self.norm(self.conv(x)))
+
+def get_inputs():
+    return [torch.rand(2, 3, 8, 8)]
+
+def get_init_inputs():
+    return [3, 4, 3]
+",
+        "eval() is refused",
+    ),
+];
+
+/// KernelBench makes both models under one seed, so an exported one must draw its parameters as the problem does.
+fn an_exported_model_has_the_parameters_of_the_problem() -> TestResult {
+    let python = find_torch()?;
+    let folder = Workspace::new();
+    let network = fixture("kernelbench/KernelBench/level3/2_Small_residual_network.py");
+    let network = std::fs::read_to_string(network).unwrap();
+    let mut problems = STATEFUL.to_vec();
+    problems.push(("5_Network", &network, "eval() is refused"));
+    for (name, text, _) in &problems {
+        folder.write(&format!("set/KernelBench/level1/{name}.py"), text);
+    }
+    let mut import = folder.command(&["tasks", "import", "kernelbench", "set", "--level=1"]);
+    let output = import.env("KFORGE_PYTHON", &python).output().unwrap();
+    CommandResult::of(&output).exits_with(0);
+    let mut judge = Command::new(&python);
+    judge.arg(fixture("kernelbench/judge_model_new.py"));
+    let mut expected = String::new();
+    for (name, _, evaluation) in &problems {
+        let task = format!("kb1_{name}");
+        let kernel = format!("kernels/{task}/naive.cu");
+        let output = format!("exports/{name}");
+        let export = ["export", &kernel, "--task", &task, "--to", "kernelbench"];
+        folder
+            .run(&[&export[..], &["--output", &output]].concat())
+            .exits_with(0);
+        judge.arg(name);
+        expected += &format!("{name}: {evaluation}\n");
+    }
+    let output = judge.current_dir(folder.path()).output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+    // What an earlier version imported has no constructor.
+    let oracle = folder.path().join("tasks/kb1_4_Convolution/oracle.py");
+    let text = std::fs::read_to_string(&oracle).unwrap();
+    let older: Vec<_> = text
+        .lines()
+        .filter(|line| !line.starts_with("_CONSTRUCTOR"))
+        .collect();
+    std::fs::write(&oracle, older.join("\n")).unwrap();
+    let kernel = "kernels/kb1_4_Convolution/naive.cu";
+    let task = [
+        "--task=kb1_4_Convolution",
+        "--to=kernelbench",
+        "--output=again",
+    ];
+    folder
+        .run(&[&["export", kernel][..], &task].concat())
+        .assert_exit(
+            2,
+            &[
+                "oracle.py: no `_CONSTRUCTOR` behind the problem",
+                "import the problem again",
+            ],
+        );
     Ok(())
 }

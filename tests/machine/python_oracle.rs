@@ -327,6 +327,11 @@ fn faults_of_a_python_oracle_are_reported() -> TestResult {
             "is not finite",
         ),
         (
+            "import numpy\ndef run(x):\n    return x + numpy.random.rand(*x.shape)\n",
+            4,
+            "two calls of `run` with the same inputs give different values",
+        ),
+        (
             "import no_such_module\n",
             3,
             "-m pip install no_such_module",

@@ -12,6 +12,7 @@ tests!(
     the_oracle_and_the_baselines_agree,
     functions_that_are_no_tasks_are_refused,
     code_that_does_not_end_is_killed,
+    code_that_prints_or_ends_python_is_understood,
 );
 
 struct Importer {
@@ -279,5 +280,36 @@ fn code_that_does_not_end_is_killed() -> TestResult {
     let before = beats().ok();
     std::thread::sleep(std::time::Duration::from_millis(200));
     assert_eq!(beats().ok(), before, "Python goes on");
+    Ok(())
+}
+
+/// What code prints from C or in another process is no answer. Code that ends Python is named.
+fn code_that_prints_or_ends_python_is_understood() -> TestResult {
+    let importer = Importer::new()?;
+    let text = "import os, subprocess
+import torch
+
+def prints(x: \"float8_e4m3fn[n]\"):
+    print(\"{}\")
+    os.write(1, b\"{}\\n\")
+    subprocess.run([\"echo\", \"{}\"])
+    return (x.float() * 2).to(torch.float16)
+
+def ends(x: \"float32[n]\"):
+    os._exit(0)
+";
+    importer.folder.write("odd.py", text);
+    let import =
+        |function: &str| importer.run(&["tasks", "import", "torch", function, "--axis=n=6,40"]);
+    let result = import("odd.py:prints").exits_with(0);
+    result.shows(&["tasks/prints: 2 workloads; gives output float16[n]"]);
+    let result = import("odd.py:ends");
+    result.assert_exit(
+        2,
+        &[
+            "Python ended without an answer\n",
+            "it ends Python, crashes",
+        ],
+    );
     Ok(())
 }

@@ -19,11 +19,15 @@ const DEFINITION: &[&str] = &[
     "inputs",
     "outputs",
     "reference",
+    // What SOL-ExecBench has besides. An input that a function makes has the type `custom`, which is refused.
+    "hf_id",
+    "custom_inputs_entrypoint",
 ];
 const AXIS: &[&str] = &["type", "value", "expression", "expr", "description"];
 const TENSOR: &[&str] = &["shape", "dtype", "optional", "description"];
 const LINE: &[&str] = &["definition", "workload", "solution", "evaluation"];
-const WORKLOAD: &[&str] = &["uuid", "axes", "inputs"];
+/// The last two are of SOL-ExecBench: its own tolerance and times, which kforge does not use.
+const WORKLOAD: &[&str] = &["uuid", "axes", "inputs", "tolerance", "latency"];
 const INPUT: &[&str] = &["type", "value", "path", "tensor_key", "shape"];
 
 /// Reports the unknown fields of a definition.

@@ -8,6 +8,13 @@ pub(super) fn stem_of(file: &Path) -> String {
     stem.to_string_lossy().into_owned()
 }
 
+/// Whether a definition is alone in the folder of its problem, as in SOL-ExecBench.
+pub(super) fn is_problem(definition: &Path) -> bool {
+    definition
+        .file_name()
+        .is_some_and(|name| name == "definition.json")
+}
+
 /// All files below a folder whose names end in an extension, sorted.
 pub(super) fn files_below(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();

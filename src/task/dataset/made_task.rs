@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::fields;
-use super::folder::{files_below, stem_of};
+use super::folder::{files_below, is_problem, stem_of};
 use crate::base::{Failure, yaml};
 use crate::task::REFERENCE_ORACLE;
 use crate::task::definition::Definition;
@@ -135,8 +135,12 @@ fn read_strictly(origin: &str, text: &str) -> Result<Definition, Failure> {
     }
 }
 
-/// The file with the workloads of a definition. Without a dataset around it: the file of the same name next to it.
+/// The file with the workloads of a definition. Without a dataset around it: the file of the same name next to it, or that of the problem.
 fn find_workloads(root: &Path, name: &str, definition: &Path) -> Option<PathBuf> {
+    let beside = definition.with_file_name("workload.jsonl");
+    if is_problem(definition) && beside.is_file() {
+        return Some(beside);
+    }
     let all = files_below(&root.join("workloads"), "jsonl");
     let found = all.into_iter().find(|file| stem_of(file) == name);
     found.or_else(|| Some(definition.with_extension("jsonl")).filter(|file| file.is_file()))

@@ -1,4 +1,5 @@
-//! A FlashInfer-Bench dataset: a folder with `definitions/`, `workloads/` and files of tensors. Each definition is a task.
+//! A FlashInfer-Bench dataset: a folder with `definitions/`, `workloads/` and files of tensors. Each definition is a task. Problems of
+//! SOL-ExecBench are folders with `definition.json` and `workload.jsonl`, which say the same.
 //!
 //! The oracle is the definition's Python `reference`. `task.yaml` is made here: from the shipped task of the same definition, or from names
 //! and constraints as for a draft. `fields` refuses what kforge does not know. Writes no files; `kforge tasks import` does.
@@ -14,7 +15,7 @@ use serde_json::Value;
 
 use super::files::TaskFiles;
 use crate::base::Failure;
-use folder::{files_below, stem_of};
+use folder::{files_below, is_problem, stem_of};
 pub(crate) use made_task::DatasetTask;
 
 /// The variable that names a dataset, as FlashInfer-Bench itself uses it.
@@ -45,16 +46,19 @@ impl Dataset {
     /// The folder of a dataset.
     ///
     /// # Errors
-    /// If it has no folder `definitions`.
+    /// If it has no folder `definitions`, and no `definition.json` in it or below.
     pub(crate) fn open(root: &Path) -> Result<Self, Failure> {
-        if root.join("definitions").is_dir() {
-            return Ok(Self {
-                root: root.to_owned(),
-            });
+        let dataset = Self {
+            root: root.to_owned(),
+        };
+        if root.join("definitions").is_dir() || !dataset.definition_files().is_empty() {
+            return Ok(dataset);
         }
         let folder = root.display();
         let message = if root.is_dir() {
-            format!("`{folder}` is no FlashInfer-Bench dataset: it has no folder `definitions`")
+            format!(
+                "`{folder}` is no FlashInfer-Bench dataset: it has no folder `definitions`, and no `definition.json` in a folder below"
+            )
         } else {
             format!("no such folder: `{folder}`")
         };
@@ -79,16 +83,28 @@ impl Dataset {
         }
     }
 
-    /// All definitions, sorted by name. A file that is no JSON object with a `name` has the name of the file.
+    /// The files of all definitions: those below `definitions`, or, without such a folder, each `definition.json`.
+    fn definition_files(&self) -> Vec<PathBuf> {
+        let folder = self.root.join("definitions");
+        if folder.is_dir() {
+            return files_below(&folder, "json");
+        }
+        let mut files = files_below(&self.root, "json");
+        files.retain(|file| is_problem(file));
+        files
+    }
+
+    /// All definitions, sorted by name. A file that is no JSON object with a `name` has the name of the file, or of its folder.
     pub(crate) fn definitions(&self) -> Vec<FoundDefinition> {
-        let files = files_below(&self.root.join("definitions"), "json");
-        let mut found: Vec<_> = files
-            .into_iter()
-            .map(|file| FoundDefinition {
-                name: definition_name(&file).unwrap_or_else(|| stem_of(&file)),
+        let files = self.definition_files().into_iter();
+        let named = files.map(|file| {
+            let place = file.parent().filter(|_| is_problem(&file));
+            FoundDefinition {
+                name: definition_name(&file).unwrap_or_else(|| stem_of(place.unwrap_or(&file))),
                 file,
-            })
-            .collect();
+            }
+        });
+        let mut found: Vec<_> = named.collect();
         found.sort();
         found
     }

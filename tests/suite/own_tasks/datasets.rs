@@ -204,6 +204,75 @@ fn an_import_writes_task_folders_and_stops_only_for_the_broken_task() {
     assert_eq!(facts[0]["error"], Value::Null);
 }
 
+/// A problem as SOL-ExecBench has it: an axis as an expression, fields without a value, and workloads with tolerances and times.
+const PROBLEM: &str = r#"{
+  "name": "011_scaled_rows",
+  "op_type": null,
+  "hf_id": "a/model",
+  "custom_inputs_entrypoint": null,
+  "axes": {
+    "batch": {"type": "var", "description": null},
+    "length": {"type": "var", "description": null},
+    "rows": {"type": "expr", "expression": "batch * length", "description": null}
+  },
+  "inputs": {
+    "x": {"shape": ["batch", "length"], "dtype": "float32", "description": null},
+    "factor": {"shape": null, "dtype": "float32", "description": null}
+  },
+  "outputs": {"y": {"shape": ["rows"], "dtype": "float32", "description": null}},
+  "reference": "import numpy\n\ndef run(x, factor):\n    return x.reshape(-1) * factor\n",
+  "tags": [],
+  "description": "Scaled.",
+  "constraints": []
+}
+"#;
+
+#[test]
+fn problems_of_sol_execbench_are_tasks() {
+    let folder = Workspace::new();
+    let line = |kind: Value| {
+        json!({
+            "uuid": "u1",
+            "axes": {"batch": 2, "length": 8},
+            "inputs": {"x": kind, "factor": {"type": "scalar", "value": 0.5}},
+            "tolerance": {"max_atol": 0.005, "max_rtol": 0.02, "required_matched_ratio": 0.99},
+            "latency": {"b200": {"baseline": 0.3, "sol": 0.1}},
+        })
+    };
+    let problem = "sol/L1/011_scaled_rows";
+    folder.write(&format!("{problem}/definition.json"), PROBLEM);
+    let workloads = format!("{problem}/workload.jsonl");
+    folder.write(
+        &workloads,
+        &format!("{}\n", line(json!({"type": "random"}))),
+    );
+    folder.write("sol/L1/012_broken/definition.json", "[]");
+    let listed = folder.run(&["tasks", "list", "--dataset", "sol"]);
+    listed
+        .exits_with(0)
+        .shows(&["011_scaled_rows", "012_broken"]);
+    let result = folder.run(&["tasks", "import", "sol"]);
+    result.assert_exit(2, &["`012_broken` is not imported"]);
+    result.shows(&["tasks/011_scaled_rows: 1 workload; naive.cu is to be written"]);
+    folder
+        .run(&["tasks", "show", "011_scaled_rows"])
+        .exits_with(0)
+        .shows(&["rows"]);
+    // Values that a function makes are refused, with the place.
+    folder.write(
+        &workloads,
+        &format!("{}\n", line(json!({"type": "custom"}))),
+    );
+    let path = format!("{problem}/definition.json");
+    folder.run(&["tasks", "show", &path]).assert_exit(
+        2,
+        &[
+            "workload.jsonl:1: workload.inputs.x",
+            "a function of the reference makes the values",
+        ],
+    );
+}
+
 /// Changes the workload line of a dataset.
 fn with_workload(change: impl Fn(&mut Value)) -> Workspace {
     let folder = dataset();
