@@ -141,6 +141,7 @@ TASKS = {
     "rmsnorm": rmsnorm,
     "rmsnorm_wide": rmsnorm,
     "softmax": softmax,
+    "softmax_bf16": softmax,
 }
 
 

@@ -29,7 +29,7 @@ fn task_list_errors_name_the_line() {
     assert!(
         result
             .stdout
-            .contains("gdn_decode, gdn_prefill, gelu, matmul, rmsnorm, rmsnorm_wide, softmax: "),
+            .contains("gdn_decode, gdn_prefill, gelu, matmul, rmsnorm, rmsnorm_wide, softmax, softmax_bf16: "),
         "{}",
         result.stderr
     );
