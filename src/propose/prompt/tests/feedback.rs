@@ -3,7 +3,7 @@
 use super::*;
 use crate::event::{Failed, FailedReason};
 use crate::task::embedded_names;
-use crate::verdict::Status;
+use crate::verdict::{SERIALIZED_WGMMA, Status};
 
 #[test]
 fn feedback_covers_every_status_except_harness_error() {
@@ -161,6 +161,20 @@ fn gpu_feedback_reports_speed_and_bound() {
     - counters, `gdn_decode<4>` on `b64`: multiprocessors busy 21 %, memory system 71 %, DRAM 70 %, L1 hits 2 %, L2 hits 33 %, warps resident 62 %, tensor cores 0 %, stalled on global memory 81 %, stalled on shared memory 1 %, stalled at barriers 0 %
     - largest error: 3.0 % of the tolerance
     ");
+}
+
+#[test]
+fn serialized_products_are_reported() {
+    let mut verdict = verdict("gpu_parent.cu");
+    let task = task("gdn_decode");
+    let device = h200();
+    let text_of = |verdict: &Verdict| {
+        let feedback = Feedback::from_verdict(verdict, &task).unwrap();
+        feedback_text::describe_feedback(&feedback, "", &prompt_input(&task, &device))
+    };
+    assert!(!text_of(&verdict).contains("wgmma"));
+    verdict.features.insert(SERIALIZED_WGMMA.to_owned(), 1.0);
+    assert!(text_of(&verdict).contains("- assembler: `wgmma` products run one after the other"));
 }
 
 #[test]
