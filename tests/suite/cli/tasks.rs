@@ -27,9 +27,9 @@ fn task_list_errors_name_the_line() {
     run("# nothing\n").assert_exit(2, &["no task is named"]);
     let result = folder.run(&["evolve", "--config", "all.yaml", "--dry-run"]);
     assert!(
-        result
-            .stdout
-            .contains("gdn_decode, gdn_prefill, gelu, matmul, rmsnorm, rmsnorm_wide, softmax, softmax_bf16: "),
+        result.stdout.contains(
+            "gdn_decode, gdn_prefill, gelu, matmul, rmsnorm, rmsnorm_wide, softmax, softmax_bf16: "
+        ),
         "{}",
         result.stderr
     );
