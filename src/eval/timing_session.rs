@@ -251,7 +251,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         for memory in [ErasedMemory::Buffers, ErasedMemory::OnChip] {
             let mut shortest = Duration::MAX;
             for turn in 0..SPACING_SAMPLES {
-                let seed = derive_seed(seed, "erased", turn);
+                let seed = spacing_seed(seed, turn);
                 let Some(time) = self.take_erased_sample(memory, seed)? else {
                     return Ok(());
                 };
@@ -303,7 +303,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             launches: self.kernels.side(side)?.plan.launches.len(),
         };
         for turn in 0..SPACING_SAMPLES {
-            let seed = derive_seed(seed, "spacing", turn);
+            let seed = spacing_seed(seed, turn);
             let poison = Poison::Finite { seed };
             let together = self.take_sample(side, seed, poison, self.plan.runs)?;
             let apart = self.take_sample(side, seed, poison, 1)?;
@@ -504,4 +504,10 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             opponent: opponent.as_secs_f64(),
         })
     }
+}
+
+/// The data of a sample that shows what a kernel gains by its earlier runs. Runs together, apart, and with what they leave overwritten get
+/// the same data, because their time may depend on it: on the lengths of sequences, for example.
+fn spacing_seed(seed: u64, turn: usize) -> u64 {
+    derive_seed(seed, "spacing", turn)
 }
