@@ -173,6 +173,8 @@ def dimension(sizes, cases, axes):
         parts = sorted(range(2, 65), key=lambda part: any(size % part for size in one))
         texts += [f"{axis} // {part}" for part in parts] + [f"ceil_div({axis}, {part})" for part in parts]
         texts += [f"{axis} {symbol} {other}" for other in names for symbol in "*+"]
+        # As of a convolution without padding.
+        texts += [f"{axis} - {other} + 1" for other in names if other != axis]
         for text in texts:
             if [size_from(text, case) for case in cases] == sizes:
                 return text
@@ -242,7 +244,7 @@ def hidden_ranges(function, notes):
         names = ", ".join(f"`{axis}`" for axis in fixed)
         notes.append(
             f"the function does not take every size of {names}, so there are no hidden shapes: describe the axis by one that may have any size, as in "
-            f"`--axis '{fixed[0]}=2 * half' --axis half=32,500`"
+            f"`--axis '{fixed[0]}=2 * half' --axis half=32,500` for a function, or add `hidden` to task.yaml"
         )
         return {}
     return ranges

@@ -141,14 +141,14 @@ class GpuModeProblem:
         return {name: float(known[name]) for name in ("rtol", "atol") if name in known}
 
     def buffers(self):
-        """The places of the tensors that the reference writes its outputs to."""
+        """The places of the tensors that are for outputs: the reference writes its outputs to them, or leaves them alone."""
         import torch
 
         copied = lambda value: value.clone() if torch.is_tensor(value) else value
         before = [part.values[self.smallest] for part in self.parts]
         given = [copied(value) for value in before]
         results = outputs_of("ref_kernel", self.call(given))
-        changed = {place for place, (one, other) in enumerate(zip(given, before)) if torch.is_tensor(one) and not torch.equal(one, other)}
+        changed = {place for place, (one, other) in enumerate(zip(given, before)) if torch.is_tensor(one) and differ([one], [other])}
         for place in changed:
             if all(one.data_ptr() != given[place].data_ptr() for one in results):
                 raise Refused(f"`ref_kernel` changes its input `{self.parts[place].name}`, which it does not return")
@@ -156,7 +156,25 @@ class GpuModeProblem:
         again = [torch.full_like(value, 3) if place in changed else copied(value) for place, value in enumerate(before)]
         if differ(results, outputs_of("ref_kernel", self.call(again))):
             raise Refused("`ref_kernel` adds to what is in its output, or gives other outputs at each call")
+        fits = lambda value: any(value.shape == one.shape and value.dtype == one.dtype for one in results)
+        for place, value in enumerate(before):
+            contents = [torch.full_like(value, number) for number in (3, -2)] if torch.is_tensor(value) and fits(value) else []
+            if contents and not any(self.depends_on(place, content) for content in contents):
+                changed.add(place)
         return changed
+
+    def depends_on(self, place, content):
+        """Whether the outputs are others with another tensor at a place. A problem may have one for kernels to write to that is never read."""
+        import torch
+
+        given = [part.values[self.smallest] for part in self.parts]
+        copies = lambda: [value.clone() if torch.is_tensor(value) else value for value in given]
+        changed = copies()
+        changed[place] = content
+        try:
+            return differ(outputs_of("ref_kernel", self.call(copies())), outputs_of("ref_kernel", self.call(changed)))
+        except Exception:
+            return True
 
 
 def index_bound(part, shapes):
@@ -201,6 +219,9 @@ def read_parts(problem, shapes, notes):
             notes.extend([values.note] if values.note else [])
         elif torch.is_tensor(first):
             shape = [place_of([value.shape[dim] for value in part.values]) for dim in range(first.dim())]
+            if None in shape and not problem.depends_on(place, first.new_zeros([1] * first.dim())):
+                # The reference does not even look at its shape.
+                shape = [1] * first.dim()
             if None in shape:
                 raise Refused(f"the output `{part.name}` has a size that no input has")
             plans.append({"kind": "buffer", "shape": shape, "dtype": dtype_name(first)})

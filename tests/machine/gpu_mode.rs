@@ -9,6 +9,7 @@ use crate::python_oracle::find_torch;
 tests!(
     a_problem_becomes_a_task_that_is_admitted,
     problems_that_are_no_tasks_are_refused,
+    a_tensor_for_the_output_that_is_never_read_is_no_input,
 );
 
 /// Whether the oracle computes in double precision, and the baseline `eager` agrees with it.
@@ -118,5 +119,69 @@ fn problems_that_are_no_tasks_are_refused() -> TestResult {
         let result = command.env("KFORGE_PYTHON", &python).output().unwrap();
         CommandResult::of(&result).assert_exit(2, &["task.yml: ", message]);
     }
+    Ok(())
+}
+
+const TAPS_TASK: &str = "files: [{name: reference.py, source: reference.py}]
+benchmarks: [{size: 40, taps: 3, seed: 1}, {size: 100, taps: 5, seed: 2}]
+tests: [{size: 17, taps: 4, seed: 3}]
+";
+
+const TAPS: &str = "import torch
+
+def generate_input(size, taps, seed):
+    generator = torch.Generator(device=\"cuda\")
+    generator.manual_seed(seed)
+    values = [torch.randn(length, device=\"cuda\", generator=generator) for length in (size, taps)]
+    return (*values, torch.full((size - taps + 1,), float(\"nan\"), device=\"cuda\"))
+
+def ref_kernel(data):
+    x, weight, _ = data
+    return torch.nn.functional.conv1d(x[None, None], weight[None, None])[0, 0]
+
+def check_implementation(data, output):
+    return torch.allclose(output, ref_kernel(data), rtol=1e-4, atol=1e-4), \"\"
+";
+
+const TAPS_KERNEL: &str = "/* kforge
+launch: {kernel: convolve, grid: \"ceil_div(output_size_0, 64)\", block: 64, args: \"input_0, input_1, output, taps, output_size_0\"}
+*/
+__global__ void convolve(const float* x, const float* weight, float* output, int taps, int count) {
+    const int at = blockIdx.x * 64 + threadIdx.x;
+    if (at >= count) return;
+    float sum = 0.0f;
+    for (int tap = 0; tap < taps; ++tap) sum += x[at + tap] * weight[tap];
+    output[at] = sum;
+}
+";
+
+/// It is not set before the call, so it may hold anything, and its size is that of a convolution without padding.
+fn a_tensor_for_the_output_that_is_never_read_is_no_input() -> TestResult {
+    let python = find_torch()?;
+    let folder = Workspace::new();
+    folder.write("taps/task.yml", TAPS_TASK);
+    folder.write("taps/reference.py", TAPS);
+    folder.write("right.cu", TAPS_KERNEL);
+    let run = |arguments: &[&str]| {
+        let mut command = folder.command(arguments);
+        CommandResult::of(&command.env("KFORGE_PYTHON", &python).output().unwrap())
+    };
+    let result = run(&["tasks", "import", "gpu-mode", "taps"]).exits_with(0);
+    result.shows(&["tasks/taps: 2 workloads; gives output float32[output_size_0]"]);
+    let definition = folder.read("tasks/taps/definition.json");
+    assert!(definition.contains("size - taps + 1"), "{definition}");
+    assert!(!definition.contains("input_2"), "{definition}");
+    let eval = ["eval", "taps", "right.cu", "--baseline=right.cu"];
+    let result = run(&[
+        &eval[..],
+        &["--backend=cpu", "--seconds=0.2", "--precision=0.9"],
+    ]
+    .concat());
+    // A busy machine may not time it.
+    let right = ["passed", "inconclusive: correct"];
+    assert!(
+        right.iter().any(|text| result.stdout.contains(text)),
+        "{result:?}"
+    );
     Ok(())
 }
