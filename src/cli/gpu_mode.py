@@ -51,6 +51,25 @@ def structure_of(values, path, parts):
     raise Refused(f"`generate_input` gives a {type(first).__name__}: kforge knows tensors, numbers, tuples, lists and dictionaries")
 
 
+def with_tensors(value, change):
+    """The data with other tensors in the places of its own."""
+    import torch
+
+    if isinstance(value, (tuple, list)):
+        inner = [with_tensors(one, change) for one in value]
+        return inner if isinstance(value, list) else tuple(inner)
+    if isinstance(value, dict):
+        return {key: with_tensors(one, change) for key, one in value.items()}
+    return change(value) if torch.is_tensor(value) else value
+
+
+def shape_alone(value):
+    """A tensor of the same shape without values. Whole numbers are kept: they may be indices."""
+    import torch
+
+    return torch.empty_like(value, device="meta") if value.dtype.is_floating_point else value
+
+
 class Shapes:
     """The axes of tensors, from their sizes in all cases. `timed`: how many of the cases are timed; they are the first."""
 
@@ -111,13 +130,24 @@ class GpuModeProblem:
             for name in ("ref_kernel", "generate_input", "check_implementation"):
                 if not hasattr(reference, name):
                     raise Refused(f"`reference.py` has no `{name}`")
-            data = [reference.generate_input(**case) for case in self.cases]
+            data = self.generate(reference.generate_input)
         self.kernel, self.check = reference.ref_kernel, reference.check_implementation
         self.parts = []
         self.structure = structure_of(data, [], self.parts)
-        elements = lambda case: sum(part.values[case].numel() for part in self.parts if torch.is_tensor(part.values[case]))
-        self.smallest = min(range(len(self.cases)), key=elements)
-        self.largest = max(range(len(self.cases)), key=elements)
+
+    def generate(self, generate_input):
+        """The data of all cases. Only the smallest and the largest keep their values: all together may need more memory than there is."""
+        data, elements = [], []
+        for case in self.cases:
+            sizes = []
+            data.append(with_tensors(generate_input(**case), lambda value: sizes.append(value.numel()) or value))
+            elements.append(sum(sizes))
+            self.smallest = elements.index(min(elements))
+            self.largest = elements.index(max(elements))
+            for place in range(len(data)):
+                if place not in (self.smallest, self.largest):
+                    data[place] = with_tensors(data[place], shape_alone)
+        return data
 
     def call(self, parts):
         import torch

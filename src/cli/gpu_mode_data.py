@@ -44,7 +44,16 @@ def _on_cpu():
             options = {name: moved(value) for name, value in (options or {}).items()}
             return function(*[moved(value) for value in arguments], **options)
 
-    kept = torch.Generator, torch.cuda.synchronize, torch.cuda.empty_cache
+    module = torch.nn.Module
+    kept = torch.Generator, torch.cuda.synchronize, torch.cuda.empty_cache, module.to, module.cuda
+
+    def to(self, *arguments, **options):
+        """A module that is only asked to move stays: PyTorch cannot move one whose tensors have no values."""
+        wanted = [*arguments, *options.values()]
+        if wanted and all(isinstance(one, (str, torch.device)) for one in wanted):
+            return self
+        options = {name: moved(value) for name, value in options.items()}
+        return kept[3](self, *[moved(value) for value in arguments], **options)
 
     class Generator(torch.Generator):
         # A class, because annotations of modules that are imported later use it as a type.
@@ -53,11 +62,12 @@ def _on_cpu():
 
     torch.Generator = Generator
     torch.cuda.synchronize = torch.cuda.empty_cache = lambda *_arguments: None
+    module.to, module.cuda = to, lambda self, *_arguments: self
     try:
         with Mode():
             yield
     finally:
-        torch.Generator, torch.cuda.synchronize, torch.cuda.empty_cache = kept
+        torch.Generator, torch.cuda.synchronize, torch.cuda.empty_cache, module.to, module.cuda = kept
 
 
 def _part(plan, inputs):

@@ -25,6 +25,8 @@ const SCRIPT: &str = describing_script!(
 const DATA: &str = include_str!("gpu_mode_data.py");
 const ORACLE: &str = include_str!("gpu_mode_oracle.py");
 const BASELINES: &str = include_str!("gpu_mode_baselines.py");
+/// The file with `ref_kernel`.
+const REFERENCE: &str = "reference.py";
 /// The source of the file that a solution replaces.
 const SUBMISSION: &str = "@SUBMISSION@";
 
@@ -108,8 +110,11 @@ pub(super) fn import(arguments: &GpuModeArgs) -> anyhow::Result<Exit> {
     problem.check(&origin)?;
     let name = arguments.name.clone().unwrap_or(folder_name(&path));
     check_is_new(&name, ["naive.cu", "baselines.py"])?;
+    let files = problem.texts(&path)?;
+    let reference = files.get(REFERENCE).and_then(Value::as_str);
+    let reference = reference.map(str::to_owned);
     let request = json!({
-        "files": problem.texts(&path)?,
+        "files": files,
         "tests": problem.tests,
         "benchmarks": problem.benchmarks,
     });
@@ -119,7 +124,11 @@ pub(super) fn import(arguments: &GpuModeArgs) -> anyhow::Result<Exit> {
         ("a problem of GPU MODE", &origin),
         arguments.limit,
     )?;
-    let task = foreign_task(&name, &origin, &described)?;
+    let task = ForeignTask {
+        // The oracle has all files as quoted text, which no model can read.
+        reference,
+        ..foreign_task(&name, &origin, &described)?
+    };
     let files = task.files()?;
     let folder = write_task(&task.name, &files.task, &files.kernels)?;
     let mut notes = described.all_notes();
@@ -223,6 +232,7 @@ fn foreign_task(
         in_place: indexmap::IndexMap::new(),
         kernel: described.kernel.clone(),
         oracle: ForeignOracle::Python(with_epilogue(DATA, ORACLE, &values)),
+        reference: None,
         baselines: Some(with_epilogue(DATA, BASELINES, &values)),
     })
 }

@@ -268,6 +268,7 @@ fn foreign_task(
         kernel: described.kernel.clone(),
         in_place: IndexMap::new(),
         oracle: ForeignOracle::Python(with_epilogue(source, ORACLE, &values)),
+        reference: None,
         baselines: Some(with_epilogue(source, BASELINES, &values)),
     }
 }

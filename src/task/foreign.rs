@@ -33,6 +33,8 @@ pub(crate) struct ForeignTask {
     /// The text of `naive.cu`; `None`: it is a draft.
     pub(crate) kernel: Option<String>,
     pub(crate) oracle: ForeignOracle,
+    /// The reference as prompts show it. `None`: the text of an oracle in Python.
+    pub(crate) reference: Option<String>,
     /// The text of `baselines.py`.
     pub(crate) baselines: Option<String>,
 }
@@ -100,9 +102,9 @@ impl ForeignTask {
                 .map(|output| (output.name.clone(), output.tensor.clone()))
                 .collect(),
             axes: self.axes.clone(),
-            reference: match &self.oracle {
-                ForeignOracle::Python(text) => text.clone(),
-                ForeignOracle::Kernel(_) => String::new(),
+            reference: match (&self.reference, &self.oracle) {
+                (Some(text), _) | (None, ForeignOracle::Python(text)) => text.clone(),
+                (None, ForeignOracle::Kernel(_)) => String::new(),
             },
         };
         let (oracle_name, oracle) = self.oracle.file();

@@ -8,6 +8,7 @@ use crate::python_oracle::find_torch;
 
 tests!(
     a_problem_becomes_a_task_that_is_admitted,
+    a_reference_may_move_a_module_to_the_gpu,
     problems_that_are_no_tasks_are_refused,
     a_tensor_for_the_output_that_is_never_read_is_no_input,
 );
@@ -64,6 +65,12 @@ fn a_problem_becomes_a_task_that_is_admitted() -> TestResult {
     ] {
         assert!(settings.contains(line), "{settings}");
     }
+    // Prompts show the problem's own text, not the oracle, which has all files in quotes.
+    let definition = folder.read("tasks/rowscale/definition.json");
+    assert!(
+        definition.contains("\"reference\": \"import torch\\nfrom task"),
+        "{definition}"
+    );
     let workloads = folder.read("tasks/rowscale/workloads.jsonl");
     assert!(
         workloads.contains("\"axes\":{\"rows\":30,\"columns\":200}"),
@@ -78,6 +85,25 @@ fn a_problem_becomes_a_task_that_is_admitted() -> TestResult {
     assert!(compare.status.success(), "{log}");
     let check = run(&["tasks", "check", "rowscale", "--profile=quick"]);
     check.exits_with(0).shows(&["admitted"]);
+    Ok(())
+}
+
+/// PyTorch cannot move a module whose tensors have no values, which is how kforge finds the shapes of large cases.
+fn a_reference_may_move_a_module_to_the_gpu() -> TestResult {
+    let python = find_torch()?;
+    let folder = Workspace::new();
+    for (file, text) in files() {
+        let moved = text.replace(
+            "    output[...] = x * scale * settings[\"weight\"]\n",
+            "    norm = torch.nn.LayerNorm(x.shape[1]).to(x.device)\n    norm.weight = torch.nn.Parameter(settings[\"weight\"])\n    output[...] = x * scale * norm.weight\n",
+        );
+        assert!(file != "rowscale/reference.py" || moved.contains("LayerNorm"));
+        folder.write(&format!("problems/{file}"), &moved);
+    }
+    let mut command = folder.command(&["tasks", "import", "gpu-mode", "problems/rowscale"]);
+    let result = command.env("KFORGE_PYTHON", &python).output().unwrap();
+    let result = CommandResult::of(&result).exits_with(0);
+    result.shows(&["tasks/rowscale: 2 workloads; gives output float32[rows, columns]"]);
     Ok(())
 }
 

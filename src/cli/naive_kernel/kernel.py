@@ -109,12 +109,15 @@ class Translator(Elements, Views, Reductions, Products):
 def graph_of(called, tensors, mode):
     """The graph of a function, without views and changes in place. `mode`: that of tensors without values."""
     import contextlib
+    import numbers
 
     import torch
     import torch._decomp
     from torch._dispatch.python import enable_python_dispatcher
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    # Modules such as LayerNorm ask whether their size is a whole number.
+    numbers.Integral.register(torch.SymInt)
     known = torch._decomp.decomposition_table.items()
     table = {overload: make for overload, make in known if not is_known(base_of(overload))}
     with torch.no_grad(), mode or contextlib.nullcontext(), enable_python_dispatcher() if mode else contextlib.nullcontext():

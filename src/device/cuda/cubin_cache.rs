@@ -15,7 +15,7 @@ use crate::device::{Build, CompiledEntry, Program, SourceTrace};
 use crate::verdict::Resources;
 
 /// Increase it when the format of `CachedCubin` changes.
-pub(super) const FORMAT: u32 = 4;
+pub(super) const FORMAT: u32 = 5;
 /// Minimum time between two prunings: many processes compile a single kernel and end.
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 

@@ -142,6 +142,7 @@ const COUNTED_FEATURES: &[&str] = &[
     "block_barriers",
     "warp_barriers",
     "cluster_barriers",
+    "wide_fences",
     "shuffles",
     "atomics",
     "local_accesses",
@@ -222,6 +223,9 @@ impl FeatureCounter {
         {
             self.add("cache_hints");
         }
+        if is_wide_fence(first, &parts) {
+            self.add("wide_fences");
+        }
         let is_significant =
             matches!(first, "ld" | "st" | "mma" | "wgmma" | "fma" | "cp" | "shfl") && !has("param");
         if is_significant && !location.is_empty() {
@@ -280,6 +284,24 @@ fn serialized_functions(log: &str) -> f64 {
         .count() as f64
 }
 
+/// Whether an instruction makes earlier writes visible beyond the block. The assembler puts a fence of the whole device in front of it, also
+/// if its scope is a cluster. A release of barriers that were just initialized needs none.
+fn is_wide_fence(first: &str, parts: &[&str]) -> bool {
+    let has = |part: &str| parts.contains(&part);
+    if has("mbarrier_init") || has("proxy") || has("relaxed") {
+        return false;
+    }
+    let is_wide = ["cluster", "gpu", "sys", "gl"]
+        .iter()
+        .any(|scope| has(scope));
+    let releases = has("release") || has("acq_rel") || has("sc");
+    match first {
+        "membar" => is_wide,
+        "barrier" => has("cluster") && has("arrive"),
+        _ => is_wide && releases,
+    }
+}
+
 /// Bytes that one thread accesses at once: 16 for `v4.f32`.
 fn access_bytes(parts: &[&str]) -> f64 {
     let lanes = parts
@@ -301,6 +323,40 @@ mod tests {
         assert_eq!(count_features("", log)[SERIALIZED_WGMMA], 1.0);
         let other = "ptxas info    : Used 96 registers, used 16 barriers\n";
         assert_eq!(count_features("", other)[SERIALIZED_WGMMA], 0.0);
+    }
+
+    #[test]
+    fn fences_beyond_the_block_are_counted() {
+        let count = |code: &str| count_features(code, "").get("wide_fences").copied();
+        for (code, expected) in [
+            (
+                "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r1];",
+                1.0,
+            ),
+            (
+                "barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.acquire;",
+                1.0,
+            ),
+            (
+                "membar.gl;\nfence.acq_rel.gpu;\n@%p1 red.release.gpu.global.add.s32 [%rd1], 1;",
+                3.0,
+            ),
+            ("mbarrier.arrive.shared::cluster.b64 _, [%r1];", 0.0),
+            (
+                "barrier.cluster.arrive.relaxed;\nfence.mbarrier_init.release.cluster;",
+                0.0,
+            ),
+            (
+                "membar.cta;\nfence.proxy.async.shared::cta;\nld.acquire.gpu.s32 %r1, [%rd1];",
+                0.0,
+            ),
+            (
+                "bar.sync 0;\natom.relaxed.gpu.global.add.s32 %r1, [%rd1], 1;",
+                0.0,
+            ),
+        ] {
+            assert_eq!(count(code), Some(expected), "{code}");
+        }
     }
 
     #[test]

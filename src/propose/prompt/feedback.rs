@@ -46,6 +46,9 @@ pub struct Feedback {
     /// Whether the assembler runs the `wgmma` products one after the other.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub serialized: bool,
+    /// Instructions that make writes visible beyond the block.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub wide_fences: usize,
     /// The smallest 1 - |x - r| / bound over all workloads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
@@ -155,6 +158,10 @@ impl Feedback {
             more_workloads,
             resources: verdict.resources.clone(),
             serialized: (verdict.features.get(SERIALIZED_WGMMA)).is_some_and(|count| *count > 0.0),
+            wide_fences: verdict
+                .features
+                .get("wide_fences")
+                .map_or(0, |count| *count as usize),
             margin: margins.min_by(f64::total_cmp).filter(|_| verdict.passed()),
             location: fault_location(evidence, hidden),
             accesses: wasteful_accesses(verdict),
@@ -181,6 +188,7 @@ impl Feedback {
             more_workloads: 0,
             resources: Resources::default(),
             serialized: false,
+            wide_fences: 0,
             margin: None,
             location: None,
             accesses: Vec::new(),

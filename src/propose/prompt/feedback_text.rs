@@ -107,6 +107,13 @@ pub(super) fn describe_feedback(
     if feedback.serialized {
         text.push_str("- assembler: `wgmma` products run one after the other, with a wait after each. Usual causes: too few registers for the tiles, or registers of products in flight that other code uses\n");
     }
+    if feedback.wide_fences > 0 {
+        let _ = writeln!(
+            text,
+            "- instructions that release or fence beyond the block (scope cluster, gpu or sys): {}; each waits for the whole device, so keep them out of loops",
+            feedback.wide_fences
+        );
+    }
     for note in &feedback.notes {
         let _ = writeln!(text, "- header: {}", one_line(note, 300));
     }

@@ -184,6 +184,7 @@ impl TuningProblem {
                 .collect(),
             kernel: Some(text.kernel()?),
             oracle,
+            reference: None,
             baselines: None,
         })
     }
