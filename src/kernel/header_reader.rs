@@ -2,6 +2,8 @@
 //!
 //! Reads the whole grammar, including what a backend cannot run; refusing that is the backend's job. Evaluates no expression.
 
+use std::ops::Range;
+
 use indexmap::IndexMap;
 use serde_yaml::Spanned;
 
@@ -190,14 +192,15 @@ impl HeaderChecker<'_> {
     }
 
     fn parse_variant(&self, variant: &VariantYaml, line: u32) -> Result<Variant, HeaderError> {
-        let Some(when) = variant.get("when") else {
+        let Some((condition, names)) = condition_of(variant) else {
             return Err(HeaderError::new(
                 line,
                 "a variant needs a condition, such as `when: batch_size <= 4`",
             ));
         };
         let mut values = IndexMap::new();
-        for (name, value) in variant.iter().filter(|(name, _)| *name != "when") {
+        let others = variant.iter().enumerate();
+        for (_, (name, value)) in others.filter(|(index, _)| !names.contains(index)) {
             let line = self.line_of(value);
             let tunables = &self.tunables;
             if !tunables.contains_key(name) {
@@ -212,8 +215,9 @@ impl HeaderChecker<'_> {
             })?;
             values.insert(name.clone(), number);
         }
+        let when_line = variant.get("when").map_or(line, |when| self.line_of(when));
         Ok(Variant {
-            when: self.parse_scalar(when)?,
+            when: self.parse_expression(&condition, when_line, 0)?,
             values,
         })
     }
@@ -362,4 +366,23 @@ impl HeaderChecker<'_> {
     fn line_of<T>(&self, spanned: &Spanned<T>) -> u32 {
         self.lines_before + spanned.defined.line() as u32
     }
+}
+
+/// The condition of a variant and the places of its names in the map.
+///
+/// In `{when: max(a, b) > 2, ROWS: 1}` without quotes, YAML reads `b) > 2` as a name without a value.
+fn condition_of(variant: &VariantYaml) -> Option<(String, Range<usize>)> {
+    let start = variant.get_index_of("when")?;
+    let (_, value) = variant.get_index(start)?;
+    let mut condition = value.value.0.clone();
+    let mut end = start + 1;
+    let is_open = |text: &str| text.matches('(').count() > text.matches(')').count();
+    while is_open(&condition)
+        && let Some((name, value)) = variant.get_index(end)
+        && value.value.0 == "null"
+    {
+        condition = format!("{condition}, {name}");
+        end += 1;
+    }
+    Some((condition, start..end))
 }

@@ -178,6 +178,21 @@ fn a_constraint_that_does_not_hold_is_shown_with_its_values() {
 }
 
 #[test]
+fn a_condition_with_commas_needs_no_quotes() {
+    let variants_of = |condition: &str| {
+        let header = VALID_HEADER.replace("rows <= 2,", &format!("{condition},"));
+        parse(&header).map(|kernel| kernel.header.variants)
+    };
+    let plain = variants_of("min(rows, max(columns, 8)) <= ceil_div(rows, 2)").unwrap();
+    let quoted = variants_of("\"min(rows, max(columns, 8)) <= ceil_div(rows, 2)\"").unwrap();
+    assert_eq!(plain, quoted);
+    assert_eq!(plain[0].values["ROWS"], 1);
+    // Nothing is left over for a condition that never closes.
+    let error = variants_of("min(rows, 8 <= 2").unwrap_err().to_string();
+    assert!(error.contains("expression `min(rows, 8 <= 2`"), "{error}");
+}
+
+#[test]
 fn binding_evaluates_every_expression_of_a_header() {
     let task = task_files().load().unwrap();
     let kernel = parse(VALID_HEADER).unwrap();

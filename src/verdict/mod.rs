@@ -400,6 +400,9 @@ pub struct TimeSummary {
     pub n: u64,
 }
 
+/// The feature that counts the functions whose `wgmma` products the assembler serializes.
+pub const SERIALIZED_WGMMA: &str = "serialized_wgmma";
+
 /// Resource use as reported by the compiler and the driver; `None` where the backend has no such number.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Resources {

@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 
 use super::ptx_tokens::{Statement, Token, statements, tokenize};
 use crate::device::ParameterKind;
-use crate::verdict::Resources;
+use crate::verdict::{Resources, SERIALIZED_WGMMA};
 
 /// Resources of a module: for each, the maximum over all entries.
 pub(super) fn parse_resources(log: &str) -> Resources {
@@ -261,6 +261,7 @@ impl FeatureCounter {
             .collect();
         features.insert("unrolled".to_owned(), f64::from(unrolled));
         features.insert("stack_bytes".to_owned(), stack);
+        features.insert(SERIALIZED_WGMMA.to_owned(), serialized_functions(log));
         if let Some(bytes) = resources.spill_bytes {
             features.insert("spill_bytes".to_owned(), bytes as f64);
         }
@@ -269,6 +270,14 @@ impl FeatureCounter {
         }
         features
     }
+}
+
+/// The number of functions whose `wgmma` products run one after the other, with a wait after each. The assembler only mentions it.
+fn serialized_functions(log: &str) -> f64 {
+    let lines = log.lines();
+    lines
+        .filter(|line| line.contains("wgmma") && line.contains("serialized"))
+        .count() as f64
 }
 
 /// Bytes that one thread accesses at once: 16 for `v4.f32`.
@@ -285,6 +294,14 @@ fn access_bytes(parts: &[&str]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn serialized_products_are_counted_by_function() {
+        let log = "ptxas info    : (C7512) Potential Performance Loss: wgmma.mma_async instructions are serialized due to insufficient register resources for the function 'attention'\nptxas info    : Used 96 registers, used 16 barriers\n";
+        assert_eq!(count_features("", log)[SERIALIZED_WGMMA], 1.0);
+        let other = "ptxas info    : Used 96 registers, used 16 barriers\n";
+        assert_eq!(count_features("", other)[SERIALIZED_WGMMA], 0.0);
+    }
 
     #[test]
     fn requests_to_keep_lines_are_seen() {

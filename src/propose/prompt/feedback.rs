@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::quote::truncate_chars;
 use crate::task::Task;
-use crate::verdict::{AccessFigures, Evidence, LaunchCounters, Resources, Status, Verdict};
+use crate::verdict::{
+    AccessFigures, Evidence, LaunchCounters, Resources, SERIALIZED_WGMMA, Status, Verdict,
+};
 
 /// The most workloads that are listed one by one.
 const MAX_WORKLOADS: usize = 16;
@@ -41,6 +43,9 @@ pub struct Feedback {
     pub more_workloads: usize,
     #[serde(default)]
     pub resources: Resources,
+    /// Whether the assembler runs the `wgmma` products one after the other.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub serialized: bool,
     /// The smallest 1 - |x - r| / bound over all workloads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
@@ -149,6 +154,7 @@ impl Feedback {
             workloads,
             more_workloads,
             resources: verdict.resources.clone(),
+            serialized: (verdict.features.get(SERIALIZED_WGMMA)).is_some_and(|count| *count > 0.0),
             margin: margins.min_by(f64::total_cmp).filter(|_| verdict.passed()),
             location: fault_location(evidence, hidden),
             accesses: wasteful_accesses(verdict),
@@ -174,6 +180,7 @@ impl Feedback {
             workloads: Vec::new(),
             more_workloads: 0,
             resources: Resources::default(),
+            serialized: false,
             margin: None,
             location: None,
             accesses: Vec::new(),

@@ -104,6 +104,9 @@ pub(super) fn describe_feedback(
     if let Some(facts) = describe_resources(&feedback.resources) {
         let _ = writeln!(text, "- compiler: {facts}");
     }
+    if feedback.serialized {
+        text.push_str("- assembler: `wgmma` products run one after the other, with a wait after each. Usual causes: too few registers for the tiles, or registers of products in flight that other code uses\n");
+    }
     for note in &feedback.notes {
         let _ = writeln!(text, "- header: {}", one_line(note, 300));
     }

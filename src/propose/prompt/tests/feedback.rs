@@ -3,7 +3,7 @@
 use super::*;
 use crate::event::{Failed, FailedReason};
 use crate::task::embedded_names;
-use crate::verdict::Status;
+use crate::verdict::{SERIALIZED_WGMMA, Status};
 
 #[test]
 fn feedback_covers_every_status_except_harness_error() {
@@ -176,6 +176,20 @@ fn kernel_far_below_the_roofline_is_not_called_memory_bound() {
     let expected = "median 403 us, baseline's median 20.0 us; 3.9 % of the roofline, far below it because of latency, the access \
                     pattern or too little parallelism: 168 GB/s of 4.30 TB/s";
     assert!(text.contains(expected), "{text}");
+}
+
+#[test]
+fn serialized_products_are_reported() {
+    let mut verdict = verdict("gpu_parent.cu");
+    let task = task("gdn_decode");
+    let device = h200();
+    let text_of = |verdict: &Verdict| {
+        let feedback = Feedback::from_verdict(verdict, &task).unwrap();
+        feedback_text::describe_feedback(&feedback, "", &prompt_input(&task, &device))
+    };
+    assert!(!text_of(&verdict).contains("wgmma"));
+    verdict.features.insert(SERIALIZED_WGMMA.to_owned(), 1.0);
+    assert!(text_of(&verdict).contains("- assembler: `wgmma` products run one after the other"));
 }
 
 #[test]
