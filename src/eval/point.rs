@@ -31,8 +31,8 @@ pub(crate) struct SpaceSettings {
 pub(crate) enum SpaceWorkloads {
     /// All timed ones.
     All,
-    /// Of the timed ones the smallest and the largest: enough to tell a bad point from a good one.
-    Extremes,
+    /// Of the timed ones at most eight, from the smallest to the largest: enough to tell a bad point from a good one.
+    Spread,
 }
 
 /// A kernel with the values of one point.

@@ -28,6 +28,9 @@ const ESTIMATE_RUNS: usize = 3;
 /// How often a workload is timed while the device is throttled.
 const MAX_ATTEMPTS: usize = 3;
 
+/// The most workloads of a trial.
+const MAX_SPREAD: usize = 8;
+
 /// A task on a device, ready to measure points.
 pub(crate) struct SpaceJudge<'a> {
     context: JudgeContext<'a>,
@@ -51,8 +54,8 @@ impl<'a> SpaceJudge<'a> {
     ) -> anyhow::Result<Self> {
         let mut context = JudgeContext::open(device, task, options, limits)?;
         let mut cases = context.workload_cases();
-        if settings.workloads == SpaceWorkloads::Extremes {
-            keep_extremes(&mut cases, task);
+        if settings.workloads == SpaceWorkloads::Spread {
+            keep_spread(&mut cases, task);
         }
         context.prepare_references(&cases)?;
         let lock = context.timing_lock.exclusive()?;
@@ -198,14 +201,21 @@ impl<'a> SpaceJudge<'a> {
     }
 }
 
-/// Keeps the smallest and the largest of the cases, in their order.
-fn keep_extremes(cases: &mut Vec<Case>, task: &Task) {
+/// Keeps some of the cases, in their order: the smallest, the largest, and others between at even ranks. Fewer would leave out kernels of a
+/// file that serve middle sizes only, and noise would choose their tunables.
+fn keep_spread(cases: &mut Vec<Case>, task: &Task) {
     let work = |case: &Case| operations(task, &case.binding);
-    let order = |one: &&Case, other: &&Case| work(one).total_cmp(&work(other));
-    let smallest = cases.iter().min_by(order).map(|case| case.id.clone());
-    let largest = cases.iter().max_by(order).map(|case| case.id.clone());
-    let kept = [smallest, largest];
-    cases.retain(|case| kept.iter().flatten().any(|id| *id == case.id));
+    let mut order: Vec<&Case> = cases.iter().collect();
+    order.sort_by(|one, other| work(one).total_cmp(&work(other)));
+    let kept = even_ranks(order.len(), MAX_SPREAD).map(|rank| order[rank].id.clone());
+    let kept: Vec<_> = kept.collect();
+    cases.retain(|case| kept.contains(&case.id));
+}
+
+/// At most `most` ranks below `count`, at even distances, the first and the last among them.
+fn even_ranks(count: usize, most: usize) -> impl Iterator<Item = usize> {
+    let kept = count.min(most);
+    (0..kept).map(move |index| index * (count - 1) / (kept - 1).max(1))
 }
 
 /// The samples of a point on one workload.
@@ -369,5 +379,20 @@ impl SpaceWorkload {
             .collect();
         let compared = kernel.compare(&self.tolerances, &expected, &copies, seed);
         compared.map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_reach_from_the_smallest_to_the_largest() {
+        let ranks = |count, most| even_ranks(count, most).collect::<Vec<_>>();
+        assert!(ranks(0, 8).is_empty());
+        assert_eq!(ranks(1, 8), [0]);
+        assert_eq!(ranks(3, 8), [0, 1, 2]);
+        assert_eq!(ranks(9, 3), [0, 4, 8]);
+        assert_eq!(ranks(20, 4), [0, 6, 12, 19]);
     }
 }

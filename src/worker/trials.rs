@@ -82,7 +82,7 @@ impl PointTrials {
         let settings = SpaceSettings {
             seed: random::fresh_seed(),
             samples: SAMPLES,
-            workloads: SpaceWorkloads::Extremes,
+            workloads: SpaceWorkloads::Spread,
         };
         let started = SpaceWorker::start(self.options.clone(), settings).await;
         Ok(started?.0)
