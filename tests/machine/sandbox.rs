@@ -326,7 +326,7 @@ fn dynamically_linked_programs_are_confined() -> TestResult {
     assert!(found.contains("linked dynamically"), "{found}");
     let names = [
         "honest_votes",
-        "escape_constructor",
+        "escape_read_file",
         "escape_fork",
         "escape_exec",
         "escape_signal_all",

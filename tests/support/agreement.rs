@@ -175,6 +175,13 @@ pub(crate) const RULES: &[Rule] = &[
         &["stateful"],
     ),
     agreed(
+        "value_computed_at_start",
+        "__device__ long long started = clock64();",
+        "if (i < n) output[i] = started == 0 ? 0.0f : 2.0f * x[i] + y[i];",
+        "compile_error",
+        &["compile_error"],
+    ),
+    agreed(
         "thread_local",
         "",
         "thread_local int launches;\n    ++launches;\n    if (i < n) output[i] = 2.0f * x[i] + y[i];",

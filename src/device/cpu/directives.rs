@@ -30,7 +30,8 @@ pub(super) fn edit_directive(source: &str, lexeme: &Lexeme, checked: &mut Checke
     let body = body.trim_start();
     let range = lexeme.range.clone();
     let is = |name: &str| starts_with_directive(body, name);
-    if is_line_marker(body) {
+    // The text of `#ident` reaches the assembler as it is.
+    if is_line_marker(body) || is("ident") || is("sccs") {
         checked.edits.remove(source, range);
     } else if ["include_next", "embed", "import"].into_iter().any(is) {
         let refusal = Refusal::at_line(Status::Rejected, lexeme.line, ONLY_INCLUDE);

@@ -41,7 +41,7 @@ pub(super) fn refuse_heap_calls(object: &[u8], source: &str) -> anyhow::Result<O
     }))
 }
 
-/// Whether the entries, or what runs before them, can reach a function of the heap.
+/// Whether the entries can reach a function of the heap.
 fn can_reach_heap(file: &object::File<'_>) -> anyhow::Result<bool> {
     let mut waiting: Vec<SectionIndex> = Vec::new();
     for symbol in file.symbols() {
@@ -49,12 +49,6 @@ fn can_reach_heap(file: &object::File<'_>) -> anyhow::Result<bool> {
             && let Some(section) = symbol.section_index()
         {
             waiting.push(section);
-        }
-    }
-    for section in file.sections() {
-        let name = section.name()?;
-        if name.starts_with(".init_array") || name.starts_with(".ctors") {
-            waiting.push(section.index());
         }
     }
     let mut seen: HashSet<SectionIndex> = waiting.iter().copied().collect();

@@ -1,5 +1,5 @@
 //! Names that a source may not use as they are: those of the runtime and of the sanitizers' calls, attributes that switch instrumentation
-//! off, and macros and built-ins with another value in each build.
+//! off or reach the assembler, and macros and built-ins with another value in each build.
 //!
 //! A source that knows its build could behave well only in the builds that inspect it. So these words are renamed in a source, and macros
 //! that differ are not defined. Renaming refuses nothing: an unknown attribute has no effect, and a name of the source itself is renamed
@@ -21,17 +21,23 @@ const RUNTIME: [&str; 7] = [
 ];
 /// The beginnings of the names of calls that only the instrumented builds have, and the beginning of all C++ symbols.
 const CALLS: [&str; 4] = ["__tsan_", "__asan_", "__ubsan_", "_Z"];
-/// Attributes that switch instrumentation or optimisation of a function, or make a symbol optional, so that a program can look
-/// whether it exists. Without leading and closing underscores.
-const ATTRIBUTES: [&str; 11] = [
+/// Attributes that switch instrumentation or optimisation of a function; that make a symbol optional, so that a program can look whether it
+/// exists; that run a function before the first launch; or whose text reaches the assembler as it is, so that it may hold instructions.
+/// Without leading and closing underscores.
+const ATTRIBUTES: [&str; 16] = [
     "alias",
+    "constructor",
+    "destructor",
     "ifunc",
+    "init_priority",
     "no_address_safety_analysis",
     "no_sanitize",
     "no_sanitize_address",
     "no_sanitize_thread",
     "no_sanitize_undefined",
     "optimize",
+    "section",
+    "symver",
     "target_clones",
     "weak",
     "weakref",

@@ -11,7 +11,7 @@ use anyhow::Context;
 use indexmap::IndexMap;
 
 use super::checked_source::CheckedSource;
-use super::code_sections::refuse_sections;
+use super::code_sections::{refuse_early_code, refuse_sections};
 use super::compiler::{HostCompiler, find_compiler, processor_description, search_folders};
 use super::compiler_flags::{FAST_FLAGS, RUNTIME_FLAGS, START_FLAGS, compile_flags, link_flags};
 use super::compiler_runner::{
@@ -34,7 +34,8 @@ use crate::verdict::{Resources, Status};
 const PREPROCESSED: &str = "joined.ii";
 
 /// What a compiled kernel must not have. A program that was not checked for all of it is compiled again.
-const OBJECT_CHECKS: &str = "calls of the heap; names of the C library";
+const OBJECT_CHECKS: &str =
+    "calls of the heap; names of the C library; code before the first launch";
 
 /// A compiler with its runtime, and the cache of compiled programs.
 #[derive(Debug)]
@@ -203,12 +204,7 @@ impl Toolchain {
             CompilerOutcome::TimedOut => return Ok(Some(compile_timeout())),
         }
         let object = folder.join("unit.o");
-        if task.build == Build::Fast
-            && let Some(refusal) = refuse_heap_in(&object, &task.unit.source)?
-        {
-            return Ok(Some(refusal));
-        }
-        if let Some(refusal) = refuse_sections_in(&object)? {
+        if let Some(refusal) = refuse_object(&object, task)? {
             return Ok(Some(refusal));
         }
         if task.build == Build::Fast
@@ -331,14 +327,23 @@ fn fingerprint(compiler: &HostCompiler) -> Digest {
     Digest::of_parts(parts.iter().map(String::as_bytes))
 }
 
-fn refuse_heap_in(object: &Path, source: &str) -> anyhow::Result<Option<Refusal>> {
-    let object = std::fs::read(object).context("failed to read a compiled kernel")?;
-    refuse_heap_calls(&object, source).context("the compiler wrote an invalid object file")
-}
-
-fn refuse_sections_in(object: &Path) -> anyhow::Result<Option<Refusal>> {
-    let object = std::fs::read(object).context("failed to read a compiled kernel")?;
-    refuse_sections(&object).context("the compiler wrote an invalid object file")
+/// The refusal of an object file whose code or data kforge does not run.
+fn refuse_object(path: &Path, task: &CompileTask<'_>) -> anyhow::Result<Option<Refusal>> {
+    let object = std::fs::read(path).context("failed to read a compiled kernel")?;
+    let refuse = || {
+        if task.build == Build::Fast {
+            let refusal = refuse_heap_calls(&object, &task.unit.source)?;
+            let refusal = match refusal {
+                None => refuse_early_code(&object)?,
+                refusal => refusal,
+            };
+            if refusal.is_some() {
+                return Ok(refusal);
+            }
+        }
+        refuse_sections(&object)
+    };
+    refuse().context("the compiler wrote an invalid object file")
 }
 
 fn compile_timeout() -> Refusal {

@@ -71,7 +71,8 @@ const COMMON_LIMITS: &[Limit] = &[
     (libc::RLIMIT_CORE, 0),
     (libc::RLIMIT_MEMLOCK, 0),
     (libc::RLIMIT_MSGQUEUE, 0),
-    (libc::RLIMIT_SIGPENDING, 64),
+    // What waits in the queue of signals outlives a launch, and a signal that finds it full is refused: so there is no queue.
+    (libc::RLIMIT_SIGPENDING, 0),
     (libc::RLIMIT_NICE, 0),
     (libc::RLIMIT_RTPRIO, 0),
 ];

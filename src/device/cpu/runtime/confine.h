@@ -17,6 +17,7 @@
 #include <linux/seccomp.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <time.h>
 
 // Calls `confine_start` once; see start.cpp.
 extern "C" void kforge_confine_start();
@@ -44,6 +45,7 @@ inline __attribute__((always_inline)) long system_call(long number, long a = 0, 
 }
 
 constexpr uint32_t OUT_OF_MEMORY = 12;  // ENOMEM
+constexpr uint32_t INVALID = 22;        // EINVAL
 
 // A filter under construction. Computes jump offsets, so that rules need not.
 struct Filter {
@@ -105,10 +107,22 @@ inline void confine_start() {
 
 // Calls that a kernel may make with any arguments: none of them keeps anything that a later call could read.
 constexpr uint32_t KERNEL_CALLS[] = {
-    __NR_futex,           __NR_rt_sigreturn, __NR_tgkill,        __NR_write,           __NR_exit_group,    __NR_sched_yield,        __NR_clock_gettime,
-    __NR_clock_nanosleep, __NR_gettid,       __NR_nanosleep,     __NR_getpid,          __NR_getrandom,     __NR_restart_syscall,    __NR_getcpu,
-    __NR_gettimeofday,    __NR_clock_getres, __NR_sched_getaffinity,
+    __NR_futex,     __NR_rt_sigreturn, __NR_tgkill,          __NR_write,  __NR_exit_group,   __NR_sched_yield,       __NR_gettid,       __NR_nanosleep,
+    __NR_getpid,    __NR_getrandom,    __NR_restart_syscall, __NR_getcpu, __NR_gettimeofday, __NR_sched_getaffinity, __NR_clock_getres,
 };
+// The clocks of the time of day and of the machine. Those of processor time say how much the process has done in earlier launches.
+constexpr uint32_t KERNEL_CLOCKS[] = {CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_MONOTONIC_RAW, CLOCK_REALTIME_COARSE, CLOCK_MONOTONIC_COARSE, CLOCK_BOOTTIME};
+
+inline void allow_clocks(Filter& filter) {
+    constexpr uint32_t CALLS[] = {__NR_clock_gettime, __NR_clock_nanosleep};
+    for (uint32_t call : CALLS) {
+        const unsigned short start = filter.begin_call(call);
+        filter.load_argument(0);
+        for (uint32_t clock : KERNEL_CLOCKS) filter.return_if_equal(clock, SECCOMP_RET_ALLOW);
+        filter.return_action(SECCOMP_RET_ERRNO | INVALID);
+        filter.end_call(start);
+    }
+}
 
 #if defined(KFORGE_BOUNDS) || defined(KFORGE_RACE)
 
@@ -160,6 +174,7 @@ inline void confine_kernel() {
     Filter filter;
     filter.load_call();
     for (uint32_t call : KERNEL_CALLS) filter.return_if_equal(call, SECCOMP_RET_ALLOW);
+    allow_clocks(filter);
     allow_memory(filter);
     filter.return_action(SECCOMP_RET_TRAP);
     filter.install();

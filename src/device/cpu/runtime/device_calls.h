@@ -98,8 +98,16 @@ __attribute__((noinline)) void yield() {
     }
 }
 
+static void limit_static_shared(size_t bytes) {
+    if (bytes > MAX_STATIC_SHARED_BYTES) {
+        fail(FAULT_LIMIT_EXCEEDED, "the kernel has %zu bytes of static shared memory, and compilers for GPUs allow at most %u: take it from dynamic shared memory",
+             bytes, MAX_STATIC_SHARED_BYTES);
+    }
+}
+
 __attribute__((noinline)) void* allocate_shared(SharedSlot& slot, size_t bytes, size_t alignment) {
     const size_t start = (arena.statics_used + alignment - 1) & ~(alignment - 1);
+    limit_static_shared(start + bytes - arena.gaps);
     const size_t total = start + bytes + job.variable_bytes + job.shared_bytes - arena.gaps;
     if (total > MAX_SHARED_BYTES) {
         fail(FAULT_LIMIT_EXCEEDED, "the kernel needs %zu bytes of shared memory (%u of them dynamic), but a block has at most %u", total, job.shared_bytes,

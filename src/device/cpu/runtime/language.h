@@ -66,11 +66,14 @@ extern const __thread __attribute__((tls_model("local-exec"))) uint3 threadIdx;
 extern const __thread __attribute__((tls_model("local-exec"))) uint3 blockIdx;
 extern const dim3 blockDim;
 extern const dim3 gridDim;
-// Known to the optimiser but not a constant expression, as on the GPU.
+// Known to the optimiser but not a constant expression, as on the GPU: to read the other member of a union never is one.
 namespace kforge {
-inline int warp_size() { return 32; }
+static const union {
+    unsigned initial;
+    int value;
+} warp_size = {32};
 }  // namespace kforge
-static const int warpSize = ::kforge::warp_size();
+static const int& warpSize = ::kforge::warp_size.value;
 
 // ---- Barriers and fences ----
 

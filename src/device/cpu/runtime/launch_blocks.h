@@ -16,7 +16,7 @@ void run_threads() {
 static void poison_shared() {
     if (arena.statics_used != 0) memset(arena.statics, 0xff, arena.statics_used);
     if (job.shared_bytes != 0) memset(kforge_dynamic_shared, 0xff, job.shared_bytes);
-    for (SharedVariable* variable = shared_variables; variable != nullptr; variable = variable->next) memset(variable->address(), 0xff, variable->bytes);
+    for (const SharedVariable& variable : SharedVariables()) memset(variable.address(), 0xff, variable.bytes);
 }
 
 // Starts the next block of the launch. Blocks are handed out in order, a few at a time, because one may wait for an earlier one.

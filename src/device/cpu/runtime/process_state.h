@@ -43,6 +43,8 @@ extern const uint32_t kforge_entry_count;
 namespace kforge {
 
 constexpr uint32_t MAX_SHARED_BYTES = 227 << 10;
+// Of these, variables with a size of their own have at most so much, because compilers for GPUs allow no more.
+constexpr uint32_t MAX_STATIC_SHARED_BYTES = 48 << 10;
 #if defined(KFORGE_INSPECTED)
 constexpr size_t SHARED_REGION_BYTES = 1 << 20;  // leaves room for gaps between variables
 #else
@@ -51,9 +53,23 @@ constexpr size_t SHARED_REGION_BYTES = 228 << 10;
 constexpr size_t SHARED_GUARD_BYTES = 64 << 10;
 constexpr size_t SIGNAL_STACK_BYTES = 64 << 10;
 
-static SharedVariable* shared_variables = nullptr;
+// The first of the candidate's shared variables, and one past the last. The linker defines them if there are any.
+#if defined(__APPLE__)
+extern "C" const SharedVariable first_shared_variable asm("section$start$__DATA$kforge_shared");
+extern "C" const SharedVariable end_of_shared_variables asm("section$end$__DATA$kforge_shared");
+#else
+extern "C" __attribute__((weak)) const SharedVariable first_shared_variable asm("__start_kforge_shared");
+extern "C" __attribute__((weak)) const SharedVariable end_of_shared_variables asm("__stop_kforge_shared");
+#endif
 
-SharedVariable::SharedVariable(void* (*address)(), size_t bytes) : next(shared_variables), address(address), bytes(bytes) { shared_variables = this; }
+struct SharedVariables {
+    const SharedVariable *first = &first_shared_variable, *last = &end_of_shared_variables;
+
+    // Both addresses may be the same, or null, which the compiler must not assume to be impossible.
+    SharedVariables() { asm("" : "+r"(first), "+r"(last)); }
+    const SharedVariable* begin() const { return first; }
+    const SharedVariable* end() const { return last; }
+};
 
 // The shared memory of an operating system thread, and its position in the launch.
 struct Arena {

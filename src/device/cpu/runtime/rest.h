@@ -74,8 +74,12 @@ static inline __attribute__((always_inline)) void reset_registers(const volatile
     }
     // Flags that no instruction of the runtime changes. Below the red zone, which may hold values of the caller.
     asm volatile("lea -256(%%rsp), %%rsp\n\tpushq %0\n\tpopfq\n\tlea 256(%%rsp), %%rsp" : : "i"(INITIAL_FLAGS) : "cc", "memory");
-    // The caller's registers come back from the stack.
-    asm volatile("" : : : "memory", "rbx", "r12", "r13", "r14", "r15");
+    // The caller's registers come back from the stack, and the others are cleared: a function that is called with fewer arguments than it
+    // has would find in them what an earlier launch has left.
+    asm volatile("xorl %%r8d, %%r8d\n\txorl %%r9d, %%r9d\n\txorl %%r10d, %%r10d\n\txorl %%r11d, %%r11d"
+                 :
+                 :
+                 : "memory", "cc", "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15");
 }
 
 #elif defined(__aarch64__)

@@ -175,8 +175,7 @@ static void run() {
 #if !defined(__linux__)
     set_up();
 #endif
-    // Each variable registered itself in its constructor.
-    for (SharedVariable* variable = shared_variables; variable != nullptr; variable = variable->next) job.variable_bytes += variable->bytes;
+    for (const SharedVariable& variable : SharedVariables()) job.variable_bytes += variable.bytes;
     for (;;) {
         stop_process();
         run_plan(*control_page);

@@ -79,12 +79,11 @@ uint32_t active_lanes(uint32_t source_id) asm("kforge_active_lanes");
 void yield() asm("kforge_yield");
 
 void* allocate_shared(SharedSlot& slot, size_t bytes, size_t alignment) asm("kforge_allocate_shared");
-// A variable in shared memory at namespace scope. Registered so that it is poisoned and counted like the others.
+// A variable in shared memory at namespace scope. In a section of their own, so that the runtime can poison and count them like the others.
+// No constructor registers them: a kernel must not run code before its first launch.
 struct SharedVariable {
-    SharedVariable* next;
     void* (*address)();
     size_t bytes;
-    SharedVariable(void* (*address)(), size_t bytes);
 };
 
 [[noreturn]] void device_trap() asm("kforge_trap");
@@ -116,5 +115,11 @@ inline __attribute__((always_inline)) void polled() {
 #define KFORGE_DYNAMIC_SHARED(type, name) KFORGE_THREAD_LOCAL type* const name asm("kforge_dynamic_shared")
 #define KFORGE_JOIN_(a, b) a##b
 #define KFORGE_JOIN(a, b) KFORGE_JOIN_(a, b)
-#define KFORGE_SHARED_VARIABLE(name) \
-    static ::kforge::SharedVariable KFORGE_JOIN(kforge_shared_variable_, __COUNTER__)([]() -> void* { return (void*)&name; }, sizeof(name))
+#if defined(__APPLE__)
+#define KFORGE_SHARED_SECTION "__DATA,kforge_shared"
+#else
+#define KFORGE_SHARED_SECTION "kforge_shared"
+#endif
+#define KFORGE_SHARED_VARIABLE(name)                                                                                       \
+    __attribute__((section(KFORGE_SHARED_SECTION), used)) static constexpr ::kforge::SharedVariable KFORGE_JOIN(kforge_shared_variable_, __COUNTER__) = { \
+        []() -> void* { return (void*)&name; }, sizeof(name)}
