@@ -9,11 +9,10 @@ use super::check::{self, Accuracy, Rounds, RowOfCases};
 use super::context::JudgeContext;
 use super::finding::JudgeResult;
 use super::judged_kernel::JudgedKernel;
+use super::late_cases::late_cases;
 use crate::base::RandomStream;
 use crate::verdict::{Status, Verdict, WorkloadVerdict};
 
-/// Hidden cases that are checked again after timing.
-const LATE_CASES: usize = 3;
 /// Seeds of a case per judgement: more than a profile has rounds.
 const SEEDS_PER_CASE: usize = 1000;
 
@@ -115,9 +114,8 @@ impl<'c, 'j> CaseChecks<'c, 'j> {
         if self.context.device.blocks_per_process().is_some() {
             return Ok(());
         }
-        let mut indices = self.indices(true);
-        RandomStream::new(self.candidate.seed, "again", 0).shuffle(&mut indices);
-        indices.truncate(LATE_CASES);
+        let mut stream = RandomStream::new(self.candidate.seed, "again", 0);
+        let indices = late_cases(self.candidate.cases, self.indices(true), &mut stream);
         let mut pieces = self.context.timing_lock.shared_pieces();
         for index in indices {
             pieces.begin(|| ())?;

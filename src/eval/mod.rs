@@ -6,7 +6,7 @@
 //! `judge` compiles with `context`, and `stages` runs the other stages: `check` and `case_checks` check, `screen` and `inspection` look
 //! for faults that a fast run hides, `measure` and `timed_cases` time, `anchor` relates times to the baseline's if another kernel takes its
 //! place, `baselines` times a kernel against baselines in Python, `sample_plan` and `known_opponents` decide how many runs a sample has, and `racing` dismisses what cannot reach its incumbents. `cases`,
-//! `hidden`, `shapes` and `inspected_cases` choose the cases. `case_kernel` and `kernel_set` bind kernels to buffers, `open_oracle` and
+//! `hidden`, `shapes`, `late_cases` and `inspected_cases` choose the cases. `case_kernel` and `kernel_set` bind kernels to buffers, `open_oracle` and
 //! `oracle_pool` keep oracles open; `unwritten` looks for poison in outputs. `code_identity` says which kernels compile to the same code. `stage_times` adds
 //! up where the time goes. `admission` tests a task with `corruption` on `admission_cases`, and its
 //! cases with `mutants`. `space_judge` measures the points of a recorded space, which `point` describes. `probe`, `example` and `compiled` serve `kforge` commands that need a part of the
@@ -39,6 +39,7 @@ mod judge;
 mod judged_kernel;
 mod kernel_set;
 mod known_opponents;
+mod late_cases;
 mod measure;
 mod mutants;
 mod open_oracle;
