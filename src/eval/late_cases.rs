@@ -10,9 +10,9 @@ use super::case::Case;
 use crate::base::RandomStream;
 
 /// At least so many are checked, if there are so many.
-const LEAST_CASES: usize = 3;
+const MIN_CASES: usize = 3;
 /// At most so many are chosen for what they cover.
-const MOST_CASES: usize = 6;
+const MAX_CASES: usize = 6;
 
 /// What a case covers: an odd size of an axis, which is a tail for every kernel that handles a power of two at once; or a regime.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,7 +38,7 @@ pub(super) fn late_cases(
         .flat_map(|index| covered_by(&cases[*index]))
         .collect();
     let mut chosen = Vec::new();
-    while !left.is_empty() && chosen.len() < MOST_CASES {
+    while !left.is_empty() && chosen.len() < MAX_CASES {
         let new_of = |index: &usize| {
             let covered = covered_by(&cases[*index]);
             covered.filter(|one| left.contains(one)).count()
@@ -54,7 +54,7 @@ pub(super) fn late_cases(
         }
         chosen.push(index);
     }
-    let missing = LEAST_CASES.saturating_sub(chosen.len());
+    let missing = MIN_CASES.saturating_sub(chosen.len());
     chosen.extend(indices.into_iter().take(missing));
     chosen
 }
@@ -72,7 +72,7 @@ mod tests {
         sm_count: 132,
         max_shared_bytes: 232_448,
     };
-    const DRAWS: usize = 200;
+    const DRAWS: usize = 100;
 
     fn draw(task: &Task, profile: &str, draw: usize) -> Vec<Case> {
         let kernel = Kernel::parse(task.baseline().1, &task.definition).unwrap();
@@ -107,8 +107,8 @@ mod tests {
                 let chosen = late_cases(&cases, hidden.clone(), &mut stream);
                 let covered: BTreeSet<_> =
                     chosen.iter().flat_map(|i| covered_by(&cases[*i])).collect();
-                assert!(covered == all || chosen.len() == MOST_CASES, "{name}");
-                assert!(chosen.len() >= LEAST_CASES.min(hidden.len()), "{name}");
+                assert!(covered == all || chosen.len() == MAX_CASES, "{name}");
+                assert!(chosen.len() >= MIN_CASES.min(hidden.len()), "{name}");
                 let once: BTreeSet<_> = chosen.iter().collect();
                 assert_eq!(once.len(), chosen.len(), "{name}: a case is chosen twice");
                 if name == fixture {
