@@ -228,8 +228,14 @@ const SEARCH: [&str; 8] = [
 
 fn best_kernel_of_a_run_is_timed_against_pytorch_in_pairs() -> TestResult {
     let python = find_torch()?;
-    let folder = slow_kernels();
-    let result = run_with(&folder, &python, &SEARCH);
+    // A busy machine may not time the kernels.
+    let mut runs = (0..ATTEMPTS).map(|_| {
+        let folder = slow_kernels();
+        let result = run_with(&folder, &python, &SEARCH);
+        (folder, result)
+    });
+    let is_timed = |run: &(_, CommandResult)| !run.1.stdout.contains("too noisy to time");
+    let (folder, result) = runs.find(is_timed).expect("a machine that times kernels");
     assert_eq!(result.code, 0, "{result:?}");
     let first = result
         .stdout
