@@ -200,12 +200,14 @@ impl<'e> Replay<'e> {
         let mut search = self.search;
         // The machine may be quieter now.
         search.retry_noisy_confirmations();
-        // The first of them was the anchor, or may become it.
-        let fastest_start = search
-            .timed_starts()
-            .and_then(|starts| starts.first().copied());
+        let mut fastest_start = None;
         if self.earlier.has_changed() {
+            // It was the anchor, or may become it.
+            let before = search.timed_starts();
             search.keep_timed_starts(|step| self.judged_since_change.contains(&step));
+            if search.timed_starts().is_some_and(|now| now.is_empty()) {
+                fastest_start = before.and_then(|starts| starts.first().copied());
+            }
         }
         let mut unjudged = Vec::new();
         let mut open = BTreeMap::new();

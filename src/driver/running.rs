@@ -59,7 +59,7 @@ pub(super) struct Evaluation {
 pub(super) enum EvaluationPurpose {
     /// To judge a candidate.
     Judge,
-    /// Judges an elite again, because a change was accepted.
+    /// Judges an elite, or the fastest starting kernel, again, because a change was accepted.
     Rejudge,
     /// Times a challenger against the incumbent, whose step is `against`.
     Duel { against: u64 },

@@ -72,9 +72,13 @@ impl Scheduler {
         self.unjudged.insert(step, source);
     }
 
-    /// Queues an elite to be judged again.
-    pub(super) fn queue_stale(&mut self, step: u64) {
-        self.stale.push_back(step);
+    /// Queues a kernel to be judged again, after a fault of the judge. The elites still wait for a starting kernel.
+    pub(super) fn queue_stale(&mut self, search: &Search, step: u64) {
+        if search.starting_kernel(step).is_some() {
+            self.stale.push_front(step);
+        } else {
+            self.stale.push_back(step);
+        }
     }
 
     pub(super) fn has_stale(&self) -> bool {
@@ -154,7 +158,7 @@ impl Scheduler {
                         .then(|| search.incumbents_of(step).unwrap_or_default()),
                     known_code: search.code_to_avoid(step),
                 };
-                self.judge(step, source, rivals)?;
+                self.judge(step, source, rivals, EvaluationPurpose::Judge)?;
             } else {
                 break;
             }
@@ -209,18 +213,17 @@ impl Scheduler {
             && let Some(step) = self.stale.pop_front()
         {
             let anchor = anchor.filter(|_| self.racing && !is_start(step));
-            let job = Job {
-                step,
-                source: sources.text(step)?,
-                kind: JobKind::Judge,
-                limit: None,
-                rivals: Rivals {
-                    anchor: anchor.cloned(),
-                    incumbents: self.racing.then(Incumbents::default),
-                    known_code: Vec::new(),
-                },
+            let rivals = Rivals {
+                anchor: anchor.cloned(),
+                incumbents: self.racing.then(Incumbents::default),
+                known_code: Vec::new(),
             };
-            self.start(job, EvaluationPurpose::Rejudge)?;
+            self.judge(
+                step,
+                sources.text(step)?,
+                rivals,
+                EvaluationPurpose::Rejudge,
+            )?;
         }
         Ok(())
     }
@@ -315,8 +318,14 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Judges a candidate. Only this is a race: whatever else is judged needs a complete verdict.
-    fn judge(&mut self, step: u64, source: Arc<str>, rivals: Rivals) -> Result<()> {
+    /// Judges a candidate, for the first time or again. Only this may be a race: whatever else is judged needs a complete verdict.
+    fn judge(
+        &mut self,
+        step: u64,
+        source: Arc<str>,
+        rivals: Rivals,
+        purpose: EvaluationPurpose,
+    ) -> Result<()> {
         let job = Job {
             step,
             source,
@@ -324,7 +333,7 @@ impl Scheduler {
             limit: None,
             rivals,
         };
-        self.start(job, EvaluationPurpose::Judge)
+        self.start(job, purpose)
     }
 }
 

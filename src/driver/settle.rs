@@ -388,7 +388,7 @@ impl TaskState<'_> {
         let is_rejudge = purpose == EvaluationPurpose::Rejudge;
         if !self.faults.count_fault(step, purpose, &error) {
             if is_rejudge {
-                self.scheduler.queue_stale(step);
+                self.scheduler.queue_stale(&self.search, step);
             } else {
                 let source = self.sources.text(step)?;
                 self.scheduler.queue_candidate(step, source);

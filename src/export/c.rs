@@ -117,7 +117,7 @@ fn flags(exporter: &Exporter<'_, '_>, view: &PlanView) -> Vec<String> {
         "-O3".to_owned(),
         "--expt-relaxed-constexpr".to_owned(),
         "-diag-suppress=177,47".to_owned(),
-        format!("-arch={}", arch(exporter, view)),
+        arch_flag(&arch(exporter, view)),
     ];
     if view.fast_math {
         flags.push("--use_fast_math".to_owned());
@@ -126,6 +126,24 @@ fn flags(exporter: &Exporter<'_, '_>, view: &PlanView) -> Vec<String> {
         flags.push(format!("-maxrregcount={registers}"));
     }
     flags
+}
+
+/// The option of nvcc for an architecture. From CUDA 13.5 on `-arch=sm_90a` also makes PTX for `compute_90`, which lacks what a kernel needs
+/// `sm_90a` for.
+pub(super) fn arch_flag(arch: &str) -> String {
+    match arch.strip_prefix("sm_") {
+        Some(number) if number.ends_with(|end: char| end.is_ascii_alphabetic()) => {
+            format!("-gencode=arch=compute_{number},code=sm_{number}")
+        }
+        _ => format!("-arch={arch}"),
+    }
+}
+
+/// Whether an option of nvcc chooses the C++ standard or the architecture, which builds with tools of their own choose themselves.
+pub(super) fn chooses_target(flag: &str) -> bool {
+    ["-std=", "-arch=", "-gencode="]
+        .iter()
+        .any(|start| flag.starts_with(start))
 }
 
 /// The architecture to compile for: the header's, else that of the GPU that judged, else that of the machine.

@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::binding::{Binding, BindingKind};
-use super::c::arch;
+use super::c::{arch, chooses_target};
 use super::request::{ExportedFiles, Exporter};
 use super::template::{comment, render};
 use super::torch::package;
@@ -25,11 +25,7 @@ pub(super) fn export(exporter: &Exporter<'_, '_>) -> Result<ExportedFiles> {
     let folder = format!("{name}_cuda");
     let flags = binding.code.flags.iter();
     let flags: Vec<_> = flags
-        .filter(|flag| {
-            !["-std=", "-arch=", "-O"]
-                .iter()
-                .any(|own| flag.starts_with(own))
-        })
+        .filter(|flag| !chooses_target(flag) && !flag.starts_with("-O"))
         .collect();
     let outputs = binding.outputs.iter();
     let values = json!({

@@ -5,6 +5,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::binding::{Binding, BindingKind};
+use super::c::chooses_target;
 use super::request::{ExportedFiles, Exporter};
 use super::template::{comment, quoted, render};
 
@@ -56,7 +57,7 @@ pub(super) fn package(binding: &Binding<'_, '_, '_>, is_hub: bool) -> Result<Str
 pub(super) fn cuda_flags(binding: &Binding<'_, '_, '_>) -> Vec<String> {
     let wanted = binding.code.flags.iter();
     let mut flags: Vec<String> = wanted
-        .filter(|flag| !flag.starts_with("-std=") && !flag.starts_with("-arch="))
+        .filter(|flag| !chooses_target(flag))
         .cloned()
         .collect();
     if let Some(arch) = &binding.code.view.arch {

@@ -87,6 +87,9 @@ impl RunLog {
             match task.state {
                 // After an interrupted task none is started. One that awaits replies does not stop the others.
                 None if state == RunState::Interrupted => {}
+                Some(RunState::Interrupted) if state == RunState::AwaitingReplies => {
+                    state = RunState::Interrupted;
+                }
                 None | Some(RunState::Open) => state = RunState::Open,
                 Some(ended) if state == RunState::Finished => state = ended,
                 Some(_) => {}
@@ -167,4 +170,32 @@ pub(super) fn is_worked_on(folder: &RunDirectory) -> bool {
     // A number may belong to another program by now. This program may have another name.
     let own_name = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
     name.is_some_and(|name| name.trim() == "kforge" || name == own_name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interrupted_run_is_not_called_waiting_because_of_an_earlier_task() {
+        let state = |states: &[Option<RunState>]| {
+            let mut log = RunLog::new(states.len());
+            for (task, state) in log.tasks.iter_mut().zip(states) {
+                task.state = *state;
+            }
+            log.state()
+        };
+        let (waits, stopped) = (Some(RunState::AwaitingReplies), Some(RunState::Interrupted));
+        assert_eq!(
+            state(&[waits, Some(RunState::Finished)]),
+            RunState::AwaitingReplies
+        );
+        assert_eq!(state(&[waits, stopped]), RunState::Interrupted);
+        assert_eq!(state(&[waits, stopped, None]), RunState::Interrupted);
+        assert_eq!(state(&[waits, None]), RunState::Open);
+        assert_eq!(
+            state(&[Some(RunState::Finished), waits]),
+            RunState::AwaitingReplies
+        );
+    }
 }

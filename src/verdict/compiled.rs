@@ -7,6 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{DeviceIdentity, Evidence, Resources, Seconds, Status};
 
+/// The feature that counts the functions whose `wgmma` products the assembler serializes.
+pub(crate) const SERIALIZED_WGMMA: &str = "serialized_wgmma";
+/// The feature that counts the instructions that make writes visible beyond the block.
+pub(crate) const WIDE_FENCES: &str = "wide_fences";
+
 /// The result of compiling one kernel. Fields have the same names as in a [`Verdict`](super::Verdict).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct CompiledOnly {

@@ -18,7 +18,7 @@ mod yardstick;
 
 pub use baselines::{BaselineEntry, BaselineWorkload};
 pub(crate) use baselines::{BaselineTable, JudgeFacts, TABLE_SCHEMA, TimedKernel, fastest};
-pub(crate) use compiled::{CompiledOnly, CompiledVariant};
+pub(crate) use compiled::{CompiledOnly, CompiledVariant, SERIALIZED_WGMMA, WIDE_FENCES};
 pub use speedup::Speedup;
 pub use status::Status;
 pub(crate) use strongest::within_tolerance;
@@ -399,9 +399,6 @@ pub struct TimeSummary {
     pub max: f64,
     pub n: u64,
 }
-
-/// The feature that counts the functions whose `wgmma` products the assembler serializes.
-pub const SERIALIZED_WGMMA: &str = "serialized_wgmma";
 
 /// Resource use as reported by the compiler and the driver; `None` where the backend has no such number.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

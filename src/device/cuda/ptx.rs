@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 
 use super::ptx_tokens::{Statement, Token, statements, tokenize};
 use crate::device::ParameterKind;
-use crate::verdict::{Resources, SERIALIZED_WGMMA};
+use crate::verdict::{Resources, SERIALIZED_WGMMA, WIDE_FENCES};
 
 /// Resources of a module: for each, the maximum over all entries.
 pub(super) fn parse_resources(log: &str) -> Resources {
@@ -142,7 +142,7 @@ const COUNTED_FEATURES: &[&str] = &[
     "block_barriers",
     "warp_barriers",
     "cluster_barriers",
-    "wide_fences",
+    WIDE_FENCES,
     "shuffles",
     "atomics",
     "local_accesses",
@@ -224,7 +224,7 @@ impl FeatureCounter {
             self.add("cache_hints");
         }
         if is_wide_fence(first, &parts) {
-            self.add("wide_fences");
+            self.add(WIDE_FENCES);
         }
         let is_significant =
             matches!(first, "ld" | "st" | "mma" | "wgmma" | "fma" | "cp" | "shfl") && !has("param");
@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn fences_beyond_the_block_are_counted() {
-        let count = |code: &str| count_features(code, "").get("wide_fences").copied();
+        let count = |code: &str| count_features(code, "").get(WIDE_FENCES).copied();
         for (code, expected) in [
             (
                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r1];",

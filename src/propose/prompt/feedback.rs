@@ -8,6 +8,7 @@ use super::quote::truncate_chars;
 use crate::task::Task;
 use crate::verdict::{
     AccessFigures, Evidence, LaunchCounters, Resources, SERIALIZED_WGMMA, Status, Verdict,
+    WIDE_FENCES,
 };
 
 /// The most workloads that are listed one by one.
@@ -160,7 +161,7 @@ impl Feedback {
             serialized: (verdict.features.get(SERIALIZED_WGMMA)).is_some_and(|count| *count > 0.0),
             wide_fences: verdict
                 .features
-                .get("wide_fences")
+                .get(WIDE_FENCES)
                 .map_or(0, |count| *count as usize),
             margin: margins.min_by(f64::total_cmp).filter(|_| verdict.passed()),
             location: fault_location(evidence, hidden),

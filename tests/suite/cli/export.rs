@@ -104,6 +104,32 @@ fn check_export(path: &str, task: &str, form: &str, output: &std::path::Path) {
     }
 }
 
+/// `-arch=sm_90a` of some compilers also makes code for `compute_90`, in which such kernels do not compile.
+#[test]
+fn only_the_named_architecture_is_compiled_if_it_has_a_letter() {
+    let workspace = Workspace::new();
+    for (kernel, option) in [
+        ("matmul/best", "-gencode=arch=compute_90a,code=sm_90a\n"),
+        ("gelu/best", "-arch=sm_90\n"),
+    ] {
+        let output = workspace.path().join(kernel);
+        let ended = kforge([
+            "export",
+            &format!("kernels/{kernel}.cu"),
+            "--to",
+            "c",
+            "--output",
+        ])
+        .arg(&output)
+        .output()
+        .unwrap();
+        assert!(ended.status.success(), "{kernel}");
+        let name = kernel.split('/').next().unwrap();
+        let text = std::fs::read_to_string(output.join(format!("{name}.cu"))).unwrap();
+        assert!(text.contains(option), "{kernel}: {}", &text[..400]);
+    }
+}
+
 #[test]
 fn a_solution_has_the_fields_of_flashinfer_bench() {
     let workspace = Workspace::new();

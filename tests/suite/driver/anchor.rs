@@ -1,5 +1,8 @@
 //! The starting kernel that candidates are timed against: which one, which jobs get it, and that a resume keeps it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use kforge::driver::{RunOptions, StartMode};
 use kforge::event::Event;
 use kforge::search::{Anchor, Incumbents};
@@ -214,6 +217,11 @@ fn timings_from_before_an_accepted_change_give_no_anchor() {
                     assert_eq!(anchor.map(|anchor| anchor.speedup), expected);
                     assert_eq!(job.rivals.incumbents, Some(Incumbents::default()));
                 }
+            } else {
+                // One starting kernel is known on this device. The others are not judged for their old figures.
+                let jobs = jobs.lock().unwrap();
+                let mut judged = jobs.iter().filter(|job| matches!(job.kind, JobKind::Judge));
+                assert!(judged.all(|job| job.step > STEPS));
             }
             let last = found.last().unwrap().as_ref();
             assert_eq!(last.map(|anchor| anchor.speedup), expected);
@@ -221,4 +229,40 @@ fn timings_from_before_an_accepted_change_give_no_anchor() {
             assert!(others.into_iter().all(|anchor| Some(anchor) == last));
         }
     }
+}
+
+#[test]
+fn elites_wait_for_the_starting_kernel_also_after_a_fault_of_the_judge() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("run");
+    let first = Jobs::default();
+    run(
+        options(&directory, &["softmax"], STEPS),
+        &judges(&first, fast_starts),
+    )
+    .unwrap();
+    let jobs = Jobs::default();
+    let has_failed = Arc::new(AtomicBool::new(false));
+    let judge = move |job: &Job| {
+        if job.step != 3 || has_failed.swap(true, Ordering::Relaxed) {
+            return fast_starts(job);
+        }
+        let mut found = verdict(&job.source, 2, false);
+        found.status = Status::HarnessError;
+        found.speedup = None;
+        Some(outcome(found))
+    };
+    let mut changed = options(&directory, &["softmax"], STEPS + 10);
+    changed.record.kforge = "0.0.1".to_owned();
+    changed.start = StartMode::Resume {
+        accept_changes: true,
+    };
+    run(changed, &judges(&jobs, judge)).unwrap();
+    let jobs = jobs.lock().unwrap();
+    let is_again = |job: &&Job| matches!(job.kind, JobKind::Judge) && job.step <= STEPS;
+    let again: Vec<_> = jobs.iter().filter(is_again).collect();
+    assert_eq!((again[0].step, again[1].step), (3, 3));
+    assert!(again.len() > 2, "{}", again.len());
+    let anchored = |job: &&Job| job.rivals.anchor.as_ref().is_some_and(|one| one.step == 3);
+    assert!(again[2..].iter().all(anchored));
 }

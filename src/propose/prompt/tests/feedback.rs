@@ -3,7 +3,7 @@
 use super::*;
 use crate::event::{Failed, FailedReason};
 use crate::task::embedded_names;
-use crate::verdict::{SERIALIZED_WGMMA, Status};
+use crate::verdict::{SERIALIZED_WGMMA, Status, WIDE_FENCES};
 
 #[test]
 fn feedback_covers_every_status_except_harness_error() {
@@ -145,7 +145,7 @@ fn hidden_shapes_and_regimes_are_never_named() {
 #[test]
 fn gpu_feedback_reports_speed_and_bound() {
     let mut verdict = verdict("gpu_parent.cu");
-    verdict.features.insert("wide_fences".to_owned(), 2.0);
+    verdict.features.insert(WIDE_FENCES.to_owned(), 2.0);
     let task = task("gdn_decode");
     let device = h200();
     let feedback = Feedback::from_verdict(&verdict, &task).unwrap();
