@@ -136,9 +136,9 @@ fn check_children_environments(parent: u32, checked: &mut HashSet<u32>) {
             let environment = std::fs::read(format!("/proc/{child}/environ")).unwrap_or_default();
             let command = std::fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
             // Between fork and exec a child still has its parent's memory. The command line is read after the environment: if it is
-            // still the parent's, so was the environment.
+            // still the parent's, so was the environment. It is empty if the child has ended in between, maybe before its exec.
             let parents = std::fs::read(format!("/proc/{parent}/cmdline")).unwrap_or_default();
-            let is_copy = command == parents;
+            let is_copy = command.is_empty() || command == parents;
             if !is_copy && !environment.is_empty() {
                 let found = holds_key(&environment);
                 let command = String::from_utf8_lossy(&command).replace('\0', " ");
