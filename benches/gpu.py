@@ -112,14 +112,15 @@ def lock_use(log, begun, ended):
 
 
 def start_parts(log):
-    """Median seconds of the parts of a worker's start: driver, wait for the lock, device, oracle and baseline."""
-    found = re.findall(r"started: driver (\S+), wait for the lock (\S+), device (\S+), oracle and baseline (\S+)", log)
+    """Seconds of the parts of a worker's start, median and all: driver, wait for the lock, device, compiled references, baseline."""
+    found = re.findall(r"started: driver (\S+), wait for the lock (\S+), device (\S+), references (\S+), baseline (\S+)", log)
     def seconds(text):
         number, unit = re.match(r"([\d.]+)(\D+)", text).groups()
         return float(number) * {"s": 1.0, "ms": 1e-3, "ns": 1e-9}.get(unit, 1e-6)
     columns = list(zip(*[[seconds(part) for part in row] for row in found]))
-    names = ["driver", "wait", "device", "baseline"]
-    return {"starts": len(found), **{name: round(sorted(column)[len(column) // 2], 3) for name, column in zip(names, columns)}}
+    names = ["driver", "wait", "device", "references", "baseline"]
+    return {"starts": len(found), **{name: round(sorted(column)[len(column) // 2], 3) for name, column in zip(names, columns)},
+            "all_s": {name: round(sum(column), 1) for name, column in zip(names, columns)}}
 
 
 def add_parts(verdicts):
