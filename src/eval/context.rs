@@ -22,7 +22,7 @@ use crate::base::Failure;
 use crate::device::{Build, Cache, Compiled, Device, PythonBaselines, PythonOracle};
 use crate::kernel::plan::LaunchPlan;
 use crate::kernel::{BindError, DeviceLimits, Kernel, LaunchTarget};
-use crate::task::{DRAFT_MARK, Profile, RegimeChoice, Task};
+use crate::task::{Profile, RegimeChoice, Task};
 
 /// Operations that timed shapes under regimes may always cost, on a CPU: some tenths of a second.
 const MIN_OPERATIONS_ON_CPU: f64 = 2e8;
@@ -96,16 +96,8 @@ impl<'a> JudgeContext<'a> {
         options: JudgeOptions,
         limits: DeviceLimits,
     ) -> anyhow::Result<Self> {
+        task.check_is_written()?;
         let parse = |reference: Reference, text: &str| {
-            if text.contains(DRAFT_MARK) {
-                let (name, task) = (reference.name(), &task.name);
-                return Err(Failure::reference(format!(
-                    "the {name} of task `{task}` is still a draft, which writes zeros"
-                ))
-                .hint(format!(
-                    "write the computation of `run` in definition.json, then delete the line with `{DRAFT_MARK}`"
-                )));
-            }
             Kernel::parse(text, &task.definition)
                 .map(CompiledKernel::not_compiled)
                 .map_err(|error| {
