@@ -178,10 +178,8 @@ fn import_problem(
     precision: &str,
 ) -> Result<Written, Failure> {
     let file = &problem.file;
-    let source = std::fs::read_to_string(file).map_err(|error| {
-        Failure::usage(format!("failed to read `{}`: {error}", file.display()))
-            .hint("check that the file is UTF-8 text and that you may read it")
-    })?;
+    let source = std::fs::read_to_string(file)
+        .map_err(|error| Failure::unreadable(&format!("`{}`", file.display()), &error))?;
     let task = foreign_task(problem, &source, &described, precision);
     let files = task.files()?;
     let folder = write_task(&task.name, &files.task, &files.kernels)?;

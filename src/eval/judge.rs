@@ -104,6 +104,8 @@ impl<'a> Judge<'a> {
                 .hint("the baseline must agree with the oracle within the tolerance: fix the baseline, the oracle or the tolerance")
                 .into());
             }
+            let source = task.baseline().1;
+            context.checked_kernels.insert(source, &case.id);
         }
         Ok(())
     }

@@ -94,3 +94,17 @@ pub(crate) struct StepHistory {
     /// What judging took.
     pub(crate) judge_seconds: f32,
 }
+
+impl StepHistory {
+    /// Whether the step counts for the share of valid steps: it cost an evaluation or a reply. What has no result yet, noise, and
+    /// faults of kforge say nothing about the candidate.
+    pub(crate) fn counts_for_validity(&self) -> bool {
+        match self.outcome {
+            Outcome::Open
+            | Outcome::NotPassed(Status::Inconclusive | Status::HarnessError)
+            | Outcome::Failed(FailedReason::HarnessError) => false,
+            Outcome::Passed | Outcome::Dismissed | Outcome::NotPassed(_) => true,
+            Outcome::Failed(_) => self.operator.is_some_and(Operator::asks_model),
+        }
+    }
+}

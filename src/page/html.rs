@@ -50,6 +50,9 @@ struct TaskPage {
     prefix: String,
     name: String,
     answer: Answer,
+    /// What stands in the place of a speedup, and how it is marked.
+    instead: &'static str,
+    mark: &'static str,
     tiles: Vec<[String; 3]>,
     charts: Vec<Chart>,
     /// The workloads of the best kernel's confirmation. `None` without a best kernel.
@@ -141,9 +144,17 @@ impl TaskPage {
             kind,
             rows: tally_rows(groups, listed, task.dollars().is_some()),
         });
+        let answer = Answer::of(task, run.state);
+        let (instead, mark) = match answer.kind {
+            _ if task.ended() == 0 => ("No result yet", "unconfirmed"),
+            "unconfirmed" => ("No gain confirmed", answer.kind),
+            kind => ("Nothing passed", kind),
+        };
         Self {
             name: task.name.clone(),
-            answer: Answer::of(task, run.state),
+            answer,
+            instead,
+            mark,
             tiles: tiles(task),
             charts: charts(task, &prefix, listed),
             workloads: task
@@ -178,7 +189,14 @@ fn tiles(task: &TaskHistory) -> Vec<[String; 3]> {
         (
             "steps",
             figures::count(steps),
-            format!("{} judged", figures::count(judged)),
+            match task.steps.len() as u64 - steps {
+                0 => format!("{} judged", figures::count(judged)),
+                open => format!(
+                    "{} judged; {} more not ended",
+                    figures::count(judged),
+                    figures::count(open)
+                ),
+            },
         ),
         (
             "passed",
@@ -214,14 +232,19 @@ fn tiles(task: &TaskHistory) -> Vec<[String; 3]> {
         ),
     ];
     if task.tokens > 0 {
-        let dollars = task
-            .dollars()
-            .map_or("price unknown".to_owned(), figures::dollars);
-        tiles.push((
-            "models",
-            dollars,
-            format!("{} tokens", figures::count(task.tokens)),
-        ));
+        let tokens = figures::count(task.tokens);
+        tiles.push(match task.dollars() {
+            Some(dollars) => (
+                "models",
+                figures::dollars(dollars),
+                format!("{tokens} tokens"),
+            ),
+            None => (
+                "tokens",
+                tokens,
+                "of models whose price is unknown".to_owned(),
+            ),
+        });
     }
     let confirmed = task.confirmations.len() as u64;
     tiles.push((
