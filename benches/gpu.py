@@ -7,9 +7,11 @@ goes to standard error. Needs a GPU and Python's standard library. Results that 
 """
 import concurrent.futures
 import datetime
+import glob
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -226,69 +228,99 @@ def journal(run, task):
 
 
 def losing_search(task, output, seconds):
-    """A search from the best known kernel with kforge's own operators: most candidates lose. Rates from the first judged child on."""
-    with CardUse() as use:
-        done = subprocess.run([BINARY, "evolve", task, "--from", f"kernels/{task}/best.cu", "--backend", "cuda", "--no-model", "--seed", "1",
-                               "--budget-seconds", str(seconds), "--output", output],
-                              capture_output=True, text=True, env={**os.environ, "KFORGE_LOG": LOCK_LOG, "NO_COLOR": "1"})
+    """A search from the best known kernel with kforge's own operators, in which many candidates lose. It is killed after these seconds, so that
+    nothing is confirmed. Rates from the first child that was judged on."""
+    kernel = next(path for path in [f"kernels/{task}/best.cu", f"benches/campaign/best/{task}.cu", f"kernels/{task}/block_rows.cu"] if os.path.exists(path))
+    log_path = output + ".log"
+    with CardUse() as use, open(log_path, "w") as log:
+        try:
+            subprocess.run([BINARY, "evolve", task, "--from", kernel, "--backend", "cuda", "--no-model", "--seed", "1", "--budget-seconds", "600",
+                            "--output", output], stdout=subprocess.DEVNULL, stderr=log, timeout=seconds,
+                           env={**os.environ, "KFORGE_LOG": LOCK_LOG, "NO_COLOR": "1"})
+        except subprocess.TimeoutExpired:
+            pass
+    text = open(log_path).read()
     try:
         events = journal(output, task)
     except OSError:
-        sys.exit(f"{task}: {done.stderr[-2000:]}")
+        return {"failed": text[-1000:]}
     starts = {event["step"] for event in events if event["event"] == "asked" and event["operator"] == "start"}
     ends = [event for event in events if event["event"] in ("judged", "failed") and event["step"] not in starts]
     judged = [event for event in ends if event["event"] == "judged"]
     if len(judged) < 2:
-        sys.exit(f"{task}: {len(judged)} candidates were judged: {done.stderr[-2000:]}")
+        return {"failed": f"{len(judged)} candidates were judged: {text[-1000:]}"}
     begun, ended = judged[0]["at"], judged[-1]["at"]
     minutes = (ended - begun) / 60
-    lost = [event for event in judged if event["verdict"]["timing"] == "dismissed"]
-    full = [event for event in judged if event["verdict"]["timing"] == "full"]
-    mean = lambda rows, of: round(sum(of(row["verdict"]["seconds"]) for row in rows) / max(len(rows), 1), 3)
-    # What the confirmations hold is not of the search.
-    log = "\n".join(line for line in done.stderr.splitlines() if not lock_spans(line) or lock_spans(line)[0][1] <= ended)
-    parts = lambda rows: {name: round(seconds / max(len(rows), 1), 3) for name, seconds in add_parts([row["verdict"] for row in rows]).items()}
+    lost = [event for event in judged if event["verdict"].get("timing") == "dismissed"]
+    full = [event for event in judged if event["verdict"].get("timing") == "full"]
+
+    def means(rows):
+        of = lambda name: round(sum(row["verdict"]["seconds"][name] for row in rows) / max(len(rows), 1), 3)
+        parts = add_parts([row["verdict"] for row in rows]).items()
+        return {"check": of("check"), "timing": of("measure"), "parts": {name: round(seconds / max(len(rows), 1), 3) for name, seconds in parts}}
+
     return {"judged": len(judged), "dismissed": len(lost), "full": len(full), "without_judgement": len(ends) - len(judged),
             "judged_a_minute": round((len(judged) - 1) / minutes, 1), "ended_a_minute": round((len(ends) - 1) / minutes, 1),
-            "seconds_of_search": round(ended - begun, 1), "nvidia_smi_percent": use.mean(begun, ended), "lock": lock_use(log, begun, ended),
-            "of_a_dismissed": {"check": mean(lost, lambda one: one["check"]), "timing": mean(lost, lambda one: one["measure"]), "parts": parts(lost)},
-            "of_a_full": {"check": mean(full, lambda one: one["check"]), "timing": mean(full, lambda one: one["measure"]), "parts": parts(full)}}
+            "seconds_of_search": round(ended - begun, 1), "nvidia_smi_percent": use.mean(begun, ended), "lock": lock_use(text, begun, ended),
+            "of_a_dismissed": means(lost), "of_a_full": means(full)}
+
+
+LOSING_TASKS = ["gdn_decode", "softmax"]
 
 
 def lose(folder, _):
-    """Searches in which most candidates lose: how many a minute, and how busy the card is."""
-    return {task: losing_search(task, os.path.join(KEEP or folder, f"lose-{task}"), SECONDS) for task in ["gdn_decode", "softmax"]}
+    """Searches in which many candidates lose: how many a minute, and how busy the card is."""
+    return {task: losing_search(task, os.path.join(KEEP or folder, f"lose-{task}"), SECONDS) for task in LOSING_TASKS}
+
+
+def plain_copy(task, folder):
+    """A task without hidden shapes, in a folder: what is left to do for a kernel is hardly more than timing it."""
+    copy = os.path.join(folder, f"plain-{task}")
+    os.makedirs(copy, exist_ok=True)
+    for path in [*glob.glob(f"tasks/{task}/*"), *glob.glob(f"kernels/{task}/*.cu")]:
+        shutil.copy(path, copy)
+    settings = os.path.join(copy, "task.yaml")
+    text = open(settings).read()
+    with open(settings, "w") as file:
+        file.write(re.sub(r"hidden_shapes: 2, regimes: all, rounds: 3", "hidden_shapes: 0, rounds: 1", text))
+    return copy
 
 
 def dismissed(folder, runs):
-    """Dismissed candidates of the searches of `lose`, timed in full against a kernel of their run: would one have reached its bar?
+    """Dismissed candidates of the runs in `--keep`, those nearest to their bars first, timed in full: would one have reached its bar?
 
-    Bars and speedups of a search are over the baseline. A candidate is timed in pairs against the run's fastest kernel, whose speedup in the
+    Bars and speedups of a search are over the baseline. A candidate is timed in pairs against its run's fastest kernel, whose speedup in the
     search is known, so its ratio times that speedup is comparable with its bar."""
-    found = {}
-    for task in ["gdn_decode", "softmax"]:
-        run = os.path.join(KEEP or folder, f"lose-{task}")
-        if not os.path.isdir(run):
+    found, deadline = {}, time.monotonic() + SECONDS
+    paths = sorted(glob.glob(os.path.join(KEEP or folder, "*", "*", "events.jsonl")))
+    for path in paths:
+        root, task = os.path.dirname(path), os.path.basename(os.path.dirname(path))
+        verdicts = {event["step"]: event["verdict"] for event in journal(os.path.dirname(root), task) if event["event"] == "judged"}
+        complete = {step: one for step, one in verdicts.items() if one.get("timing") == "full" and one["speedup"]}
+        over_bar = lambda step: verdicts[step]["speedup"]["geomean"] / verdicts[step]["dismissal"]["bar"]
+        kernel = lambda step: os.path.join(root, "steps", f"{step:06}", "kernel.cu")
+        lost = [step for step, one in verdicts.items() if one.get("timing") == "dismissed" and os.path.exists(kernel(step))]
+        lost = sorted(lost, key=over_bar, reverse=True)[:runs]
+        if not lost or not complete:
             continue
-        verdicts = {event["step"]: event["verdict"] for event in journal(run, task) if event["event"] == "judged"}
-        complete = {step: one for step, one in verdicts.items() if one["timing"] == "full" and one["speedup"]}
         fastest = max(complete, key=lambda step: complete[step]["speedup"]["geomean"])
-        lost = [step for step, one in verdicts.items() if one["timing"] == "dismissed"][:runs]
-        path = lambda step: os.path.join(run, task, "steps", f"{step:06}", "kernel.cu")
-        if not lost:
-            continue
-        again, seconds, _ = judge(task, [path(step) for step in lost], "--profile", "full", "--baseline", path(fastest),
-                                  "--seconds", "0.3", "--precision", "0.025")
-        rows, failed = [], []
-        for step, verdict in zip(lost, again):
-            if not verdict["speedup"]:
-                failed.append([step, verdict["status"], verdict["reason"]])
-                continue
-            over_bar = complete[fastest]["speedup"]["geomean"] / verdicts[step]["dismissal"]["bar"]
-            rows.append((round(verdict["speedup"]["geomean"] * over_bar, 4), round(verdict["speedup"]["ci95"][0] * over_bar, 4), step))
-        rows.sort(reverse=True)
-        found[task] = {"timed_in_full": len(rows), "failed": failed, "seconds": round(seconds, 1), "of_the_bar_fastest_first": rows[:8],
-                       "reach_the_bar": sum(row[0] >= 1 for row in rows), "surely_reach_the_bar": sum(row[1] >= 1 for row in rows)}
+        copy, rows, failed = plain_copy(task, folder), [], []
+        begun = time.monotonic()
+        for first in range(0, len(lost), 8):
+            if time.monotonic() > deadline - 5:
+                break
+            some = lost[first:first + 8]
+            again, _, _ = judge(copy, [kernel(step) for step in some], "--profile", "full", "--baseline", kernel(fastest),
+                                "--seconds", "0.05", "--precision", "0.2")
+            for step, verdict in zip(some, again):
+                if not verdict["speedup"]:
+                    failed.append([step, verdict["status"], verdict["reason"]])
+                    continue
+                of_bar = complete[fastest]["speedup"]["geomean"] / verdicts[step]["dismissal"]["bar"]
+                rows.append([step, round(over_bar(step), 4), *[round(value * of_bar, 4) for value in [verdict["speedup"]["geomean"], *verdict["speedup"]["ci95"]]]])
+        found[os.path.basename(os.path.dirname(root)) + "/" + task] = {
+            "timed_in_full": len(rows), "reach_the_bar": sum(row[2] >= 1 for row in rows), "surely_reach_the_bar": sum(row[3] >= 1 for row in rows),
+            "seconds": round(time.monotonic() - begun, 1), "step_look_full_low_high_of_the_bar": rows, "failed": failed}
     return found
 
 

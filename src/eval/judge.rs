@@ -286,7 +286,7 @@ impl<'a> Judge<'a> {
         };
         let (challenger, incumbent) = (compile(challenger)?, compile(incumbent)?);
         let length = match purpose {
-            DuelPurpose::Search => TimingLength::Search {
+            DuelPurpose::Search => TimingLength::Duel {
                 workloads: cases.len(),
             },
             DuelPurpose::Report => TimingLength::Profile,
