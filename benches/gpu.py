@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """How fast kforge judges on a GPU, and whether its intervals hold:
-python3 benches/gpu.py [gelu] [gdn] [stream] [self] [corpus] [evolve] [evolve-gdn] [--runs N].
+python3 benches/gpu.py [gelu] [gdn] [stream] [self] [corpus] [evolve] [evolve-gdn] [lose] [dismissed] [--runs N] [--seconds N] [--keep DIR].
 
 Runs the release binary (KFORGE_BINARY, else target/release/kforge) from the repository's root and prints one JSON document; a summary
 goes to standard error. Needs a GPU and Python's standard library. Results that were measured are kept in benches/results/.
@@ -13,11 +13,20 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 BINARY = os.environ.get("KFORGE_BINARY", "target/release/kforge")
 # Microseconds of a plain kernel, best of 1, 2, 4, 8 rows a warp, on an H200: graphs of calls over rotating data, cold caches.
 PLAIN = {"b1": 2.11, "b4": 3.25, "b8": 4.44, "b16": 6.55, "b32": 11.65, "b48": 16.04, "b64": 20.39}
+
+
+def option(name, default):
+    return sys.argv[sys.argv.index(name) + 1] if name in sys.argv else default
+
+
+# How long each search of `lose` lasts, and where its run stays for `dismissed`.
+SECONDS, KEEP = int(option("--seconds", 45)), option("--keep", None)
 
 
 def judge(task, kernels, *options, log="warn"):
@@ -112,14 +121,15 @@ def lock_use(log, begun, ended):
 
 
 def start_parts(log):
-    """Median seconds of the parts of a worker's start: driver, wait for the lock, device, oracle and baseline."""
-    found = re.findall(r"started: driver (\S+), wait for the lock (\S+), device (\S+), oracle and baseline (\S+)", log)
+    """Seconds of the parts of a worker's start, median and all: driver, wait for the lock, device, compiled references, baseline."""
+    found = re.findall(r"started: driver (\S+), wait for the lock (\S+), device (\S+), references (\S+), baseline (\S+)", log)
     def seconds(text):
         number, unit = re.match(r"([\d.]+)(\D+)", text).groups()
         return float(number) * {"s": 1.0, "ms": 1e-3, "ns": 1e-9}.get(unit, 1e-6)
     columns = list(zip(*[[seconds(part) for part in row] for row in found]))
-    names = ["driver", "wait", "device", "baseline"]
-    return {"starts": len(found), **{name: round(sorted(column)[len(column) // 2], 3) for name, column in zip(names, columns)}}
+    names = ["driver", "wait", "device", "references", "baseline"]
+    return {"starts": len(found), **{name: round(sorted(column)[len(column) // 2], 3) for name, column in zip(names, columns)},
+            "all_s": {name: round(sum(column), 1) for name, column in zip(names, columns)}}
 
 
 def add_parts(verdicts):
@@ -174,6 +184,114 @@ def evolve(folder, _, tasks=("gdn_decode", "softmax")):
     return found
 
 
+class CardUse:
+    """What `nvidia-smi` says of the card's use, every 100 ms beside a program."""
+
+    def __enter__(self):
+        self.samples = []
+        try:
+            self.tool = subprocess.Popen(["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "100"],
+                                         stdout=subprocess.PIPE, text=True)
+        except OSError:
+            self.tool = None
+            return self
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+        return self
+
+    def read(self):
+        for line in self.tool.stdout:
+            if line.strip().isdigit():
+                self.samples.append((time.time(), int(line)))
+
+    def __exit__(self, *_):
+        if self.tool:
+            self.tool.terminate()
+            self.tool.wait()
+
+    def mean(self, begun, ended):
+        """Percent of the time in which a kernel ran; `None` without samples."""
+        used = [percent for moment, percent in self.samples if begun <= moment <= ended]
+        return round(sum(used) / len(used), 1) if used else None
+
+
+def journal(run, task):
+    """The events of a task, each with its time in seconds."""
+    events = []
+    for line in open(os.path.join(run, task, "events.jsonl")):
+        event = json.loads(line)
+        event["at"] = datetime.datetime.fromisoformat(event["time"].replace("Z", "+00:00")).timestamp()
+        events.append(event)
+    return events
+
+
+def losing_search(task, output, seconds):
+    """A search from the best known kernel with kforge's own operators: most candidates lose. Rates from the first judged child on."""
+    with CardUse() as use:
+        done = subprocess.run([BINARY, "evolve", task, "--from", f"kernels/{task}/best.cu", "--backend", "cuda", "--no-model", "--seed", "1",
+                               "--budget-seconds", str(seconds), "--output", output],
+                              capture_output=True, text=True, env={**os.environ, "KFORGE_LOG": LOCK_LOG, "NO_COLOR": "1"})
+    try:
+        events = journal(output, task)
+    except OSError:
+        sys.exit(f"{task}: {done.stderr[-2000:]}")
+    starts = {event["step"] for event in events if event["event"] == "asked" and event["operator"] == "start"}
+    ends = [event for event in events if event["event"] in ("judged", "failed") and event["step"] not in starts]
+    judged = [event for event in ends if event["event"] == "judged"]
+    if len(judged) < 2:
+        sys.exit(f"{task}: {len(judged)} candidates were judged: {done.stderr[-2000:]}")
+    begun, ended = judged[0]["at"], judged[-1]["at"]
+    minutes = (ended - begun) / 60
+    lost = [event for event in judged if event["verdict"]["timing"] == "dismissed"]
+    full = [event for event in judged if event["verdict"]["timing"] == "full"]
+    mean = lambda rows, of: round(sum(of(row["verdict"]["seconds"]) for row in rows) / max(len(rows), 1), 3)
+    # What the confirmations hold is not of the search.
+    log = "\n".join(line for line in done.stderr.splitlines() if not lock_spans(line) or lock_spans(line)[0][1] <= ended)
+    parts = lambda rows: {name: round(seconds / max(len(rows), 1), 3) for name, seconds in add_parts([row["verdict"] for row in rows]).items()}
+    return {"judged": len(judged), "dismissed": len(lost), "full": len(full), "without_judgement": len(ends) - len(judged),
+            "judged_a_minute": round((len(judged) - 1) / minutes, 1), "ended_a_minute": round((len(ends) - 1) / minutes, 1),
+            "seconds_of_search": round(ended - begun, 1), "nvidia_smi_percent": use.mean(begun, ended), "lock": lock_use(log, begun, ended),
+            "of_a_dismissed": {"check": mean(lost, lambda one: one["check"]), "timing": mean(lost, lambda one: one["measure"]), "parts": parts(lost)},
+            "of_a_full": {"check": mean(full, lambda one: one["check"]), "timing": mean(full, lambda one: one["measure"]), "parts": parts(full)}}
+
+
+def lose(folder, _):
+    """Searches in which most candidates lose: how many a minute, and how busy the card is."""
+    return {task: losing_search(task, os.path.join(KEEP or folder, f"lose-{task}"), SECONDS) for task in ["gdn_decode", "softmax"]}
+
+
+def dismissed(folder, runs):
+    """Dismissed candidates of the searches of `lose`, timed in full against a kernel of their run: would one have reached its bar?
+
+    Bars and speedups of a search are over the baseline. A candidate is timed in pairs against the run's fastest kernel, whose speedup in the
+    search is known, so its ratio times that speedup is comparable with its bar."""
+    found = {}
+    for task in ["gdn_decode", "softmax"]:
+        run = os.path.join(KEEP or folder, f"lose-{task}")
+        if not os.path.isdir(run):
+            continue
+        verdicts = {event["step"]: event["verdict"] for event in journal(run, task) if event["event"] == "judged"}
+        complete = {step: one for step, one in verdicts.items() if one["timing"] == "full" and one["speedup"]}
+        fastest = max(complete, key=lambda step: complete[step]["speedup"]["geomean"])
+        lost = [step for step, one in verdicts.items() if one["timing"] == "dismissed"][:runs]
+        path = lambda step: os.path.join(run, task, "steps", f"{step:06}", "kernel.cu")
+        if not lost:
+            continue
+        again, seconds, _ = judge(task, [path(step) for step in lost], "--profile", "full", "--baseline", path(fastest),
+                                  "--seconds", "0.3", "--precision", "0.025")
+        rows, failed = [], []
+        for step, verdict in zip(lost, again):
+            if not verdict["speedup"]:
+                failed.append([step, verdict["status"], verdict["reason"]])
+                continue
+            over_bar = complete[fastest]["speedup"]["geomean"] / verdicts[step]["dismissal"]["bar"]
+            rows.append((round(verdict["speedup"]["geomean"] * over_bar, 4), round(verdict["speedup"]["ci95"][0] * over_bar, 4), step))
+        rows.sort(reverse=True)
+        found[task] = {"timed_in_full": len(rows), "failed": failed, "seconds": round(seconds, 1), "of_the_bar_fastest_first": rows[:8],
+                       "reach_the_bar": sum(row[0] >= 1 for row in rows), "surely_reach_the_bar": sum(row[1] >= 1 for row in rows)}
+    return found
+
+
 def stream(folder, _):
     """Fifty distinct decoding kernels, all seven batch sizes each."""
     kernels = []
@@ -217,9 +335,9 @@ def itself(folder, runs):
 
 
 def main():
-    parts = {"gelu": gelu, "gdn": gdn, "stream": stream, "self": itself, "corpus": corpus, "evolve": evolve,
+    parts = {"gelu": gelu, "gdn": gdn, "stream": stream, "self": itself, "corpus": corpus, "evolve": evolve, "lose": lose, "dismissed": dismissed,
              "evolve-gdn": lambda folder, runs: evolve(folder, runs, ["gdn_decode"])}
-    runs = int(sys.argv[sys.argv.index("--runs") + 1]) if "--runs" in sys.argv else 100
+    runs = int(option("--runs", 100))
     wanted = [name for name in sys.argv[1:] if name in parts] or list(parts)
     card = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True, text=True)
     results = {"device": card.stdout.strip(), "cores": os.cpu_count()}

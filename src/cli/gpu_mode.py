@@ -291,7 +291,7 @@ def description(request):
     found = problem.tolerance()
     if not found:
         notes.append("`check_implementation` shows no tolerance: the usual ones are used")
-    scales = [float(value.double().square().mean().sqrt()) for value in function.run(1, {})]
+    scales = [_scale(value) for value in function.run(1, {})]
     return {
         **answer,
         **found,
@@ -300,6 +300,12 @@ def description(request):
         # The files come last, so that nothing is replaced in them.
         "texts": {"STRUCTURE": repr(problem.structure), "PLANS": repr(plans), "DOUBLE": repr(answer["is_exact"]), "FILES": repr(request["files"])},
     }
+
+
+def _scale(value):
+    """What `atol_rms` is a share of: the root mean square of the elements that are not 0."""
+    value = value.double()
+    return float((value.square().sum() / (value != 0).sum().clamp_min(1)).sqrt())
 
 
 def main():

@@ -309,8 +309,9 @@ fn resolve_target(arguments: &PromptArgs, config: &mut Config) -> anyhow::Result
             let facts = of_arch(arch.unwrap_or_default());
             return Ok(elsewhere("metal", facts, config));
         }
-        // The GPU is not in this machine: only the vendor's figures are known.
+        // The GPU is not in this machine: only the vendor's figures are known. `sm_90a` names instructions of an `sm_90`, not another GPU.
         (None | Some("auto" | "cuda"), Some(arch)) => {
+            let arch = arch.trim_end_matches(['a', 'f']);
             return Ok(elsewhere("cuda", of_arch(arch), config));
         }
         (Some("cpu"), _) => config.backend = BackendChoice::Cpu,

@@ -8,6 +8,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::case::Case;
+use super::checked_kernels::CheckedKernels;
 use super::compiled_kernel::{CompiledAnchor, CompiledKernel, Reference, values_key};
 use super::finding::JudgeResult;
 use super::hidden::{Coverage, Effort};
@@ -62,6 +63,8 @@ pub(super) struct JudgeContext<'a> {
     pub(super) anchor: Option<CompiledAnchor>,
     /// What earlier judgements have found out about the baseline and the anchor.
     pub(super) known_opponents: KnownOpponents,
+    /// The kernels whose outputs agreed with the oracle's, for timing them against many baselines.
+    pub(super) checked_kernels: CheckedKernels,
     /// The tensors in files that open kernels have.
     pub(super) stored: StoredValues,
     /// `None` where opening an oracle costs little.
@@ -120,6 +123,7 @@ impl<'a> JudgeContext<'a> {
             python_baselines: None,
             anchor: None,
             known_opponents: KnownOpponents::default(),
+            checked_kernels: CheckedKernels::default(),
             stored: StoredValues::default(),
             oracle_pool: device.lock_file().is_host.then(OraclePool::default),
             timing_lock,

@@ -3,7 +3,7 @@
 
 Makes a dataset of the kernel's task with both bindings, lets FlashInfer-Bench check and time every workload, and prints its latency beside
 that of the exported program (`standalone`), which also times single launches by events with a cold cache, and that of `kforge eval`, which
-leaves launching out. Exit code 1: a workload does not pass.
+leaves launching out. Exit code 1: a workload does not pass. `--alone FILE`: see `alone.py`; the file is locked while FlashInfer-Bench builds, too.
 
     python3 tests/exports/flashinfer_bench_runner.py --kforge target/release/kforge kernels/gdn_decode/best.cu
 
@@ -22,6 +22,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import alone
 from run_on_gpu import ROOT, export, nvcc, nvcc_options, run_command, task_of
 
 BINDINGS = ["tvm-ffi", "torch"]
@@ -62,7 +63,8 @@ def program_times(arguments, task, kernel, folder):
     export(arguments.kforge, kernel, task, "standalone", folder)
     source = folder / f"{task.exported}.cu"
     run_command([nvcc(), *nvcc_options(source), source, "-o", folder / "program"])
-    text = run_command([folder / "program"])
+    with alone.alone():
+        text = run_command([folder / "program"])
     return {name: float(time) for name, time in re.findall(r"^(\S+) +([0-9.]+) us median", text, re.M)}
 
 
@@ -80,7 +82,9 @@ def main():
     parser.add_argument("--kforge", default=str(ROOT / "target/release/kforge"))
     parser.add_argument("--task")
     parser.add_argument("--workload", help=argparse.SUPPRESS)
+    alone.add_argument(parser)
     arguments = parser.parse_args()
+    alone.use(arguments)
     fine = True
     for kernel in arguments.kernels:
         task = task_of(arguments, kernel)
@@ -90,7 +94,9 @@ def main():
             program = program_times(arguments, task, kernel, pathlib.Path(name) / "program")
             own = kforge_times(arguments, task, kernel)
             print(f"{kernel}: microseconds\n  {'solution':44} {'workload':20} {'runner':>9} {'program':>9} {'kforge':>9}", flush=True)
-            for (solution, workload), value in run_benchmark(root).items():
+            with alone.alone():
+                results = run_benchmark(root)
+            for (solution, workload), value in results.items():
                 columns = [value, program.get(workload, float("nan")), own.get(workload, float("nan"))]
                 if isinstance(value, str):
                     fine = False

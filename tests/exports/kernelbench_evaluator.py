@@ -9,7 +9,7 @@ machine lacks, KernelBench's imports or a GPU; everything before that has run.
     python3 tests/exports/kernelbench_evaluator.py --checkout KernelBench --kernel my_relu.cu 1:19
 
 A problem is LEVEL:NUMBER. Its kernel is the one that the import writes, or `--kernel`. The exports are compiled beside each other before the
-first is judged (`--jobs`), into the folder where KernelBench looks for them.
+first is judged (`--jobs`), into the folder where KernelBench looks for them. `--alone FILE`: see `alone.py`.
 
 PyTorch's convolutions use TF32 unless they are told not to, and KernelBench does not tell them. Their error can be larger than its tolerance
 for fp32. So a kernel that is rejected is judged again without TF32, and the line says so.
@@ -24,6 +24,7 @@ can be brought as wheels:
 
 import argparse
 import concurrent.futures
+import importlib.machinery
 import os
 import pathlib
 import subprocess
@@ -32,9 +33,10 @@ import tempfile
 import time
 import types
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import alone
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -73,6 +75,8 @@ def replace_unused():
             __import__(name)
         except ImportError:
             module = types.ModuleType(name)
+            # PyTorch looks up the specification of some of them.
+            module.__spec__ = importlib.machinery.ModuleSpec(name, None)
             for attribute in attributes:
                 setattr(module, attribute, lambda *values, **options: None)
             sys.modules[name] = module
@@ -145,7 +149,9 @@ def main():
     parser.add_argument("--wait-for", type=pathlib.Path, metavar="FILE", help="judge once this file exists; until then only the CPU is busy")
     parser.add_argument("--correct-trials", type=int, default=5)
     parser.add_argument("--timing-trials", type=int, default=100)
+    alone.add_argument(parser)
     arguments = parser.parse_args()
+    alone.use(arguments)
     if arguments.kernel and len(arguments.problems) > 1:
         parser.error("--kernel is a kernel of one problem")
     evaluate, missing = import_evaluator(arguments.checkout)
@@ -167,7 +173,8 @@ def main():
         for problem, folder, export in zip(arguments.problems, folders, prepared):
             try:
                 task, text, source = export.result()
-                line = judge(evaluate, arguments, text, source, folder / "build") if evaluate else "exported, not judged"
+                with alone.alone():
+                    line = judge(evaluate, arguments, text, source, folder / "build") if evaluate else "exported, not judged"
             except Failed as failed:
                 fine, task, line = False, "", f"FAILED {failed}"
             print(f"{problem} {task}: {line}", flush=True)
