@@ -40,10 +40,16 @@ impl Outcome {
         match self {
             Outcome::Open | Outcome::Passed | Outcome::Dismissed => false,
             Outcome::NotPassed(status) => status != Status::Inconclusive,
-            Outcome::Failed(reason) => {
-                !matches!(reason, FailedReason::Duplicate | FailedReason::NearCopy)
-            }
+            Outcome::Failed(_) => !self.is_repeat(),
         }
+    }
+
+    /// Whether the step made a kernel again that the task has judged before, or one that is nearly the same.
+    pub(crate) fn is_repeat(self) -> bool {
+        matches!(
+            self,
+            Outcome::Failed(FailedReason::Duplicate | FailedReason::NearCopy)
+        )
     }
 
     pub(crate) fn is_judged(self) -> bool {
