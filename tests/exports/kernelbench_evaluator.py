@@ -25,6 +25,7 @@ can be brought as wheels:
 
 import argparse
 import concurrent.futures
+import contextlib
 import importlib.machinery
 import os
 import pathlib
@@ -173,16 +174,27 @@ def main():
 def judge_each(arguments):
     """Runs this script for each problem. Prints what each has found when it ends, and returns the highest exit code, 1 before 2."""
     others = [argument for argument in sys.argv[1:] if argument not in arguments.problems]
+    children = set()
+
+    def end(*_):
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+        os._exit(1)
+
+    signal.signal(signal.SIGTERM, end)
 
     def judged(problem):
         command = [sys.executable, __file__, *others, problem]
         # A group of its own: what it has started ends with it.
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+        children.add(child)
         try:
             text, code = child.communicate(timeout=arguments.limit)[0], child.returncode
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
             text, code = f"{child.communicate()[0]}\n{problem}: FAILED not judged in {arguments.limit:g} s", 1
+        children.discard(child)
         lines = text.strip().splitlines()
         # With a failure, everything; else the lines about the problem and about what is missing.
         shown = lines if code not in (0, 2) else [line for line in lines if line.startswith((problem, "missing"))]
