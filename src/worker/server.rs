@@ -223,14 +223,7 @@ fn serve_on_gpu(
     let device = CudaDevice::open_without_rates(0, true)?;
     let opened = started.elapsed();
     drop(opening);
-    // Where the rates are known, nothing runs on the GPU before the baseline, so reading and compiling need no lock.
-    let device = if device.knows_rates() {
-        device.with_rates()?
-    } else {
-        let mut measuring = timing_lock.shared_pieces_for_setup();
-        measuring.begin(|| ())?;
-        device.with_rates()?
-    };
+    let device = with_rates(device, &timing_lock)?;
     let limits = device.device_limits();
     if let Some(settings) = greeting.space {
         // The judge of a space takes the lock itself.
@@ -277,6 +270,16 @@ fn serve_on_gpu(
         handle_request(output, &mut judge, line).map_err(ServeError::PipeClosed)?;
     }
     end_gpu_process()
+}
+
+/// Loads the GPU's rates, or measures them. Where they are known, nothing runs on the GPU before the baseline, so reading and compiling
+/// need no lock.
+fn with_rates(device: CudaDevice, timing_lock: &TimingLock) -> anyhow::Result<CudaDevice> {
+    let mut measuring = timing_lock.shared_pieces_for_setup();
+    if !device.knows_rates() {
+        measuring.begin(|| ())?;
+    }
+    device.with_rates()
 }
 
 /// Ends the process at once; all responses are already written. Closing the CUDA context takes longer, and would never end after a kernel

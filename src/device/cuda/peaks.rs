@@ -1,8 +1,8 @@
 //! Two bounds on the speed of a GPU: its measured peak rates, and the physical limits of its hardware.
 //!
-//! The rates are measured by the kernels in `peaks.cu` and `peak_warp_groups.cu` once for each GPU and driver, and cached on disk. The roofline of a verdict
-//! uses them. A time below the physical limit is `suspicious`: the kernel cannot have computed the result. Never decides that
-//! itself: `eval` does.
+//! The rates are measured by the kernels in `peaks.cu` and `peak_warp_groups.cu` once for each GPU and driver, and cached on disk.
+//! The roofline of a verdict uses them. A time below the physical limit is `suspicious`: the kernel cannot have computed the result.
+//! Never decides that itself: `eval` does.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
