@@ -5,6 +5,7 @@
 use serde::Serialize;
 
 use super::figures;
+use crate::event::StopReason;
 use crate::history::{Confirmation, Outcome, RunState, TaskHistory};
 use crate::report::pluralize;
 use crate::verdict::{DeviceIdentity, Speedup, StrongestBaseline, WorkloadVerdict};
@@ -87,7 +88,9 @@ impl Answer {
                 figures::provisional_speedup(&elite.speedup)
             );
             let confirmation = task.confirmations.get(&elite.step);
-            answer.certainty.push(why_unconfirmed(confirmation, state));
+            let reason = task.stopped.as_ref().map(|stopped| stopped.why);
+            let why = why_unconfirmed(confirmation, state, reason);
+            answer.certainty.push(why);
             answer.kernel = Some(format!("{}/steps/{:06}/kernel.cu", task.name, elite.step));
         } else {
             let (headline, why) = match task.ended() {
@@ -204,7 +207,11 @@ fn over_start(task: &TaskHistory) -> Option<String> {
     })
 }
 
-fn why_unconfirmed(confirmation: Option<&Confirmation>, state: RunState) -> String {
+fn why_unconfirmed(
+    confirmation: Option<&Confirmation>,
+    state: RunState,
+    stopped: Option<StopReason>,
+) -> String {
     let Some(confirmation) = confirmation else {
         return match state {
             RunState::Open | RunState::Working => "It is not confirmed: the run has not ended.",
@@ -213,7 +220,12 @@ fn why_unconfirmed(confirmation: Option<&Confirmation>, state: RunState) -> Stri
                 "It is not confirmed: the run waits for replies in its mailbox."
             }
             RunState::Failed => "It is not confirmed: the run has failed.",
-            RunState::Finished => "It was not measured again, so nothing is claimed.",
+            RunState::Finished => match stopped {
+                Some(StopReason::Seconds | StopReason::DeviceSeconds) => {
+                    "It was not measured again before the time was spent, so nothing is claimed. With more time, `kforge resume` measures it."
+                }
+                _ => "It was not measured again, so nothing is claimed.",
+            },
         }
         .to_owned();
     };
