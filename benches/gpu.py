@@ -1,23 +1,34 @@
 #!/usr/bin/env python3
 """How fast kforge judges on a GPU, and whether its intervals hold:
-python3 benches/gpu.py [gelu] [gdn] [stream] [self] [corpus] [evolve] [evolve-gdn] [--runs N].
+python3 benches/gpu.py [gelu] [gdn] [stream] [self] [corpus] [evolve] [evolve-gdn] [lose] [dismissed] [--runs N] [--seconds N] [--keep DIR].
 
 Runs the release binary (KFORGE_BINARY, else target/release/kforge) from the repository's root and prints one JSON document; a summary
 goes to standard error. Needs a GPU and Python's standard library. Results that were measured are kept in benches/results/.
 """
 import concurrent.futures
 import datetime
+import glob
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 BINARY = os.environ.get("KFORGE_BINARY", "target/release/kforge")
 # Microseconds of a plain kernel, best of 1, 2, 4, 8 rows a warp, on an H200: graphs of calls over rotating data, cold caches.
 PLAIN = {"b1": 2.11, "b4": 3.25, "b8": 4.44, "b16": 6.55, "b32": 11.65, "b48": 16.04, "b64": 20.39}
+
+
+def option(name, default):
+    return sys.argv[sys.argv.index(name) + 1] if name in sys.argv else default
+
+
+# How long each search of `lose` lasts, and where its run stays for `dismissed`.
+SECONDS, KEEP = int(option("--seconds", 45)), option("--keep", None)
 
 
 def judge(task, kernels, *options, log="warn"):
@@ -112,14 +123,15 @@ def lock_use(log, begun, ended):
 
 
 def start_parts(log):
-    """Median seconds of the parts of a worker's start: driver, wait for the lock, device, oracle and baseline."""
-    found = re.findall(r"started: driver (\S+), wait for the lock (\S+), device (\S+), oracle and baseline (\S+)", log)
+    """Seconds of the parts of a worker's start, median and all: driver, wait for the lock, device, compiled references, baseline."""
+    found = re.findall(r"started: driver (\S+), wait for the lock (\S+), device (\S+), references (\S+), baseline (\S+)", log)
     def seconds(text):
         number, unit = re.match(r"([\d.]+)(\D+)", text).groups()
         return float(number) * {"s": 1.0, "ms": 1e-3, "ns": 1e-9}.get(unit, 1e-6)
     columns = list(zip(*[[seconds(part) for part in row] for row in found]))
-    names = ["driver", "wait", "device", "baseline"]
-    return {"starts": len(found), **{name: round(sorted(column)[len(column) // 2], 3) for name, column in zip(names, columns)}}
+    names = ["driver", "wait", "device", "references", "baseline"]
+    return {"starts": len(found), **{name: round(sorted(column)[len(column) // 2], 3) for name, column in zip(names, columns)},
+            "all_s": {name: round(sum(column), 1) for name, column in zip(names, columns)}}
 
 
 def add_parts(verdicts):
@@ -174,6 +186,144 @@ def evolve(folder, _, tasks=("gdn_decode", "softmax")):
     return found
 
 
+class CardUse:
+    """What `nvidia-smi` says of the card's use, every 100 ms beside a program."""
+
+    def __enter__(self):
+        self.samples = []
+        try:
+            self.tool = subprocess.Popen(["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "100"],
+                                         stdout=subprocess.PIPE, text=True)
+        except OSError:
+            self.tool = None
+            return self
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+        return self
+
+    def read(self):
+        for line in self.tool.stdout:
+            if line.strip().isdigit():
+                self.samples.append((time.time(), int(line)))
+
+    def __exit__(self, *_):
+        if self.tool:
+            self.tool.terminate()
+            self.tool.wait()
+
+    def mean(self, begun, ended):
+        """Percent of the time in which a kernel ran; `None` without samples."""
+        used = [percent for moment, percent in self.samples if begun <= moment <= ended]
+        return round(sum(used) / len(used), 1) if used else None
+
+
+def journal(run, task):
+    """The events of a task, each with its time in seconds."""
+    events = []
+    for line in open(os.path.join(run, task, "events.jsonl")):
+        event = json.loads(line)
+        event["at"] = datetime.datetime.fromisoformat(event["time"].replace("Z", "+00:00")).timestamp()
+        events.append(event)
+    return events
+
+
+def losing_search(task, output, seconds):
+    """A search from the best known kernel with kforge's own operators, in which many candidates lose. It is killed after these seconds, so that
+    nothing is confirmed. Rates from the first child that was judged on."""
+    kernel = next(path for path in [f"kernels/{task}/best.cu", f"benches/campaign/best/{task}.cu", f"kernels/{task}/block_rows.cu"] if os.path.exists(path))
+    log_path = output + ".log"
+    with CardUse() as use, open(log_path, "w") as log:
+        try:
+            subprocess.run([BINARY, "evolve", task, "--from", kernel, "--backend", "cuda", "--no-model", "--seed", "1", "--budget-seconds", "600",
+                            "--output", output], stdout=subprocess.DEVNULL, stderr=log, timeout=seconds,
+                           env={**os.environ, "KFORGE_LOG": LOCK_LOG, "NO_COLOR": "1"})
+        except subprocess.TimeoutExpired:
+            pass
+    text = open(log_path).read()
+    try:
+        events = journal(output, task)
+    except OSError:
+        return {"failed": text[-1000:]}
+    starts = {event["step"] for event in events if event["event"] == "asked" and event["operator"] == "start"}
+    ends = [event for event in events if event["event"] in ("judged", "failed") and event["step"] not in starts]
+    judged = [event for event in ends if event["event"] == "judged"]
+    if len(judged) < 2:
+        return {"failed": f"{len(judged)} candidates were judged: {text[-1000:]}"}
+    begun, ended = judged[0]["at"], judged[-1]["at"]
+    minutes = (ended - begun) / 60
+    lost = [event for event in judged if event["verdict"].get("timing") == "dismissed"]
+    full = [event for event in judged if event["verdict"].get("timing") == "full"]
+
+    def means(rows):
+        of = lambda name: round(sum(row["verdict"]["seconds"][name] for row in rows) / max(len(rows), 1), 3)
+        parts = add_parts([row["verdict"] for row in rows]).items()
+        return {"check": of("check"), "timing": of("measure"), "parts": {name: round(seconds / max(len(rows), 1), 3) for name, seconds in parts}}
+
+    return {"judged": len(judged), "dismissed": len(lost), "full": len(full), "without_judgement": len(ends) - len(judged),
+            "judged_a_minute": round((len(judged) - 1) / minutes, 1), "ended_a_minute": round((len(ends) - 1) / minutes, 1),
+            "seconds_of_search": round(ended - begun, 1), "nvidia_smi_percent": use.mean(begun, ended), "lock": lock_use(text, begun, ended),
+            "of_a_dismissed": means(lost), "of_a_full": means(full)}
+
+
+LOSING_TASKS = ["gdn_decode", "softmax"]
+
+
+def lose(folder, _):
+    """Searches in which many candidates lose: how many a minute, and how busy the card is."""
+    return {task: losing_search(task, os.path.join(KEEP or folder, f"lose-{task}"), SECONDS) for task in LOSING_TASKS}
+
+
+def plain_copy(task, folder):
+    """A task without hidden shapes, in a folder: what is left to do for a kernel is hardly more than timing it."""
+    copy = os.path.join(folder, f"plain-{task}")
+    os.makedirs(copy, exist_ok=True)
+    for path in [*glob.glob(f"tasks/{task}/*"), *glob.glob(f"kernels/{task}/*.cu")]:
+        shutil.copy(path, copy)
+    settings = os.path.join(copy, "task.yaml")
+    text = open(settings).read()
+    with open(settings, "w") as file:
+        file.write(re.sub(r"hidden_shapes: 2, regimes: all, rounds: 3", "hidden_shapes: 0, rounds: 1", text))
+    return copy
+
+
+def dismissed(folder, runs):
+    """Dismissed candidates of the runs in `--keep`, those nearest to their bars first, timed in full: would one have reached its bar?
+
+    Bars and speedups of a search are over the baseline. A candidate is timed in pairs against its run's fastest kernel, whose speedup in the
+    search is known, so its ratio times that speedup is comparable with its bar."""
+    found, deadline = {}, time.monotonic() + SECONDS
+    paths = sorted(glob.glob(os.path.join(KEEP or folder, "*", "*", "events.jsonl")))
+    for path in paths:
+        root, task = os.path.dirname(path), os.path.basename(os.path.dirname(path))
+        verdicts = {event["step"]: event["verdict"] for event in journal(os.path.dirname(root), task) if event["event"] == "judged"}
+        complete = {step: one for step, one in verdicts.items() if one.get("timing") == "full" and one["speedup"]}
+        over_bar = lambda step: verdicts[step]["speedup"]["geomean"] / verdicts[step]["dismissal"]["bar"]
+        kernel = lambda step: os.path.join(root, "steps", f"{step:06}", "kernel.cu")
+        lost = [step for step, one in verdicts.items() if one.get("timing") == "dismissed" and os.path.exists(kernel(step))]
+        lost = sorted(lost, key=over_bar, reverse=True)[:runs]
+        if not lost or not complete:
+            continue
+        fastest = max(complete, key=lambda step: complete[step]["speedup"]["geomean"])
+        copy, rows, failed = plain_copy(task, folder), [], []
+        begun = time.monotonic()
+        for first in range(0, len(lost), 8):
+            if time.monotonic() > deadline - 5:
+                break
+            some = lost[first:first + 8]
+            again, _, _ = judge(copy, [kernel(step) for step in some], "--profile", "full", "--baseline", kernel(fastest),
+                                "--seconds", "0.05", "--precision", "0.2")
+            for step, verdict in zip(some, again):
+                if not verdict["speedup"]:
+                    failed.append([step, verdict["status"], verdict["reason"]])
+                    continue
+                of_bar = complete[fastest]["speedup"]["geomean"] / verdicts[step]["dismissal"]["bar"]
+                rows.append([step, round(over_bar(step), 4), *[round(value * of_bar, 4) for value in [verdict["speedup"]["geomean"], *verdict["speedup"]["ci95"]]]])
+        found[os.path.basename(os.path.dirname(root)) + "/" + task] = {
+            "timed_in_full": len(rows), "reach_the_bar": sum(row[2] >= 1 for row in rows), "surely_reach_the_bar": sum(row[3] >= 1 for row in rows),
+            "seconds": round(time.monotonic() - begun, 1), "step_look_full_low_high_of_the_bar": rows, "failed": failed}
+    return found
+
+
 def stream(folder, _):
     """Fifty distinct decoding kernels, all seven batch sizes each."""
     kernels = []
@@ -217,9 +367,9 @@ def itself(folder, runs):
 
 
 def main():
-    parts = {"gelu": gelu, "gdn": gdn, "stream": stream, "self": itself, "corpus": corpus, "evolve": evolve,
+    parts = {"gelu": gelu, "gdn": gdn, "stream": stream, "self": itself, "corpus": corpus, "evolve": evolve, "lose": lose, "dismissed": dismissed,
              "evolve-gdn": lambda folder, runs: evolve(folder, runs, ["gdn_decode"])}
-    runs = int(sys.argv[sys.argv.index("--runs") + 1]) if "--runs" in sys.argv else 100
+    runs = int(option("--runs", 100))
     wanted = [name for name in sys.argv[1:] if name in parts] or list(parts)
     card = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True, text=True)
     results = {"device": card.stdout.strip(), "cores": os.cpu_count()}

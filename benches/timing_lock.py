@@ -10,6 +10,8 @@ import heapq
 import random
 
 FREE, SHARED, TIMING = "free", "shared", "timing"
+# Seconds of a session that is opened again, because its timing has let others go first.
+OPENING = 0.1
 # Seconds after which the pieces of one piece of work let no more timings go first.
 YIELD_LIMIT = 2.0
 
@@ -25,6 +27,11 @@ class Lock:
     def request(self, how, begin):
         self.waiting.append((self.clock.now, how, begin))
         self.give()
+
+    def is_waited_for(self):
+        """Whether a timing that ends now would be followed by somebody else."""
+        shared = [since for since, how, _ in self.waiting if how == SHARED]
+        return self.gate is not None or bool(shared and self.clock.now - shared[0] >= (self.patience or 0))
 
     def release(self, how):
         if how == SHARED:
@@ -131,6 +138,14 @@ def corpus_kernel(draw, pieces):
     return compiled + fault + start(pieces) + fault + [(FREE, 0.2)] + start(pieces)
 
 
+def search_beside_slow_kernels(draw, pieces):
+    """A candidate of a search; one kernel in 40 is slow, so that its timing takes 20 to 60 s in timing blocks of 0.6 to 2 s."""
+    if draw.random() < 1 / 40:
+        block = draw.uniform(0.6, 2.0)
+        return [(FREE, 0.06), (SHARED, 0.2), (TIMING, draw.uniform(20, 60), block)]
+    return candidate(draw, pieces)
+
+
 def candidate(draw, pieces):
     """A candidate of a search on seven workloads: a look at all of them, then for two of five the rest of the checks and the full timing."""
     kind = draw.random()
@@ -147,8 +162,9 @@ def candidate(draw, pieces):
     return found + checks(0.25, pieces) + full + [(FREE, 0.2)] + start(pieces)
 
 
-def judge(seed, kernel, kernels, slots, patience, pieces, in_order):
-    """Judges kernels with some slots. `in_order`: how many of the first kernels that are not done may be judged at once; else any of them."""
+def judge(seed, kernel, kernels, slots, patience, pieces, in_order, timing_slice=None):
+    """Judges kernels with some slots. `in_order`: how many of the first kernels that are not done may be judged at once; else any of them.
+    `timing_slice`: how long a timing holds the lock before it lets others go first, between two of its blocks."""
     clock, draw = Clock(seed), random.Random(1000 + seed)
     lock = Lock(clock, patience)
     plans = [kernel(draw, pieces) for _ in range(kernels)]
@@ -164,7 +180,7 @@ def judge(seed, kernel, kernels, slots, patience, pieces, in_order):
 
     def run(index, sections, yielded=0.0):
         """`yielded`: how long the pieces of the present checks have waited."""
-        how, length = next(sections, (None, 0.0))
+        how, length, *block = next(sections, (None, 0.0))
         if how is None:
             done.add(index)
             begin_next()
@@ -172,6 +188,9 @@ def judge(seed, kernel, kernels, slots, patience, pieces, in_order):
         seconds[how] += length
         if how == FREE:
             clock.after(length, lambda: run(index, sections))
+            return
+        if block and timing_slice is not None:
+            run_in_blocks(index, sections, length, block[0])
             return
         asked = clock.now
 
@@ -191,6 +210,27 @@ def judge(seed, kernel, kernels, slots, patience, pieces, in_order):
             run(index, sections, waited if how == following else 0.0)
 
         lock.request(how, begin)
+
+    def run_in_blocks(index, sections, length, block):
+        """A timing that gives way between its blocks."""
+        def begin():
+            take_block(length, clock.now)
+
+        def take_block(rest, since):
+            clock.after(min(block, rest), lambda: after_block(rest - block, since))
+
+        def after_block(rest, since):
+            if rest > 0 and not (clock.now - since >= timing_slice and lock.is_waited_for()):
+                take_block(rest, since)
+                return
+            lock.release(TIMING)
+            if rest <= 0:
+                run(index, sections)
+                return
+            seconds[TIMING] += OPENING
+            run_in_blocks(index, sections, rest + OPENING, block)
+
+        lock.request(TIMING, begin)
 
     begin_next()
     clock.run()
@@ -215,6 +255,16 @@ def main():
             rule = "one queue" if patience is None else f"patience {patience} s"
             print(f"| {rule} | {pieces} | {'yes' if in_order else 'no'} | {mean([run[0] for run in runs]):.1f} | {mean(waits[TIMING]):.0f} | "
                   f"{mean(waits[SHARED]):.0f} | {max(waits[TIMING]):.2f} | {max(waits[SHARED]):.2f} |")
+    print("\nslow kernels: 120 kernels, 6 at once, one in 40 slow; patience 1 s, 6 pieces\n")
+    print("| a timing gives way after | seconds | waits to time | waits to share | longest to time | longest to share |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for timing_slice in [None, 0.5, 1, 2, 5]:
+        runs = [judge(seed, search_beside_slow_kernels, 120, 6, 1, 6, False, timing_slice) for seed in seeds]
+        mean = lambda values: sum(values) / len(runs)
+        waits = {how: [wait for *_, waits in runs for wait in waits[how]] for how in [TIMING, SHARED]}
+        rule = "never" if timing_slice is None else f"{timing_slice} s"
+        print(f"| {rule} | {mean([run[0] for run in runs]):.1f} | {mean(waits[TIMING]):.0f} | {mean(waits[SHARED]):.0f} | "
+              f"{max(waits[TIMING]):.2f} | {max(waits[SHARED]):.2f} |")
 
 
 if __name__ == "__main__":

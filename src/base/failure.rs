@@ -3,6 +3,7 @@
 //! The kind decides the exit code; only `cli` turns it into one. A fault of a candidate is never a `Failure`: it is a verdict.
 
 use std::fmt;
+use std::io::{self, ErrorKind};
 
 /// The cause of a failure, which decides the exit code (`docs/exit-codes.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,21 @@ impl Failure {
             message: message.into(),
             hint: None,
         }
+    }
+
+    /// A file that cannot be read, with what to do in this case. `what`: the file, as in "the baseline `x.cu`".
+    pub(crate) fn unreadable(what: &str, error: &io::Error) -> Self {
+        let (problem, hint) = match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => (
+                "there is no such file".to_owned(),
+                "check the path; a relative path starts at the working folder",
+            ),
+            ErrorKind::IsADirectory => ("it is a folder".to_owned(), "name a file"),
+            ErrorKind::PermissionDenied => (error.to_string(), "allow this user to read it"),
+            ErrorKind::InvalidData => ("it is not UTF-8 text".to_owned(), "save it as UTF-8 text"),
+            _ => (error.to_string(), "check the file and its disk"),
+        };
+        Self::usage(format!("failed to read {what}: {problem}")).hint(hint)
     }
 
     pub fn environment(message: impl Into<String>) -> Self {

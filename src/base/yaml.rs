@@ -221,7 +221,16 @@ fn describe_error(error: &Error) -> (String, Option<String>) {
             "remove one of the two".to_owned(),
         ),
         Error::SerdeMissingField { field, .. } => return (format!("`{field}` is missing"), None),
-        other => return (parser_message(other), None),
+        other => {
+            let message = parser_message(other);
+            return match message.contains("tabs disallowed") {
+                true => (
+                    "a tab cannot indent a line of YAML".to_owned(),
+                    Some("indent with spaces".to_owned()),
+                ),
+                false => (message, None),
+            };
+        }
     };
     (message, Some(hint))
 }
@@ -305,6 +314,10 @@ mod tests {
           1 | steps: many
             |        ^
         ");
+        let of_tab = error("steps:\n\tmore: 1\n");
+        assert!(of_tab.starts_with("run.yaml:2:"), "{of_tab}");
+        assert!(of_tab.contains(": a tab cannot indent a line of YAML\n"));
+        assert!(of_tab.ends_with("hint: indent with spaces"), "{of_tab}");
         insta::assert_snapshot!(error("- a\n"), @r"
         run.yaml:1:1: expected keys with values, such as `key: value`
           1 | - a

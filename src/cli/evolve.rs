@@ -44,17 +44,13 @@ pub(super) struct TuneArgs {
 
 /// Arguments that describe a new run.
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["tasks", "config", "resume"])))]
 struct NewRunArgs {
     /// Tasks by name or folder, or task lists. Default: the config's.
     #[arg(value_name = "TASK", conflicts_with = "resume")]
     tasks: Vec<String>,
     /// Run config: a file, or the name of one in `config/` or built into kforge.
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "KFORGE_CONFIG",
-        required_unless_present_any = ["resume", "tasks"]
-    )]
+    #[arg(long, value_name = "FILE", env = "KFORGE_CONFIG")]
     config: Option<String>,
     /// Start from this kernel: a file, a run directory (its best kernel) or `best` (kernels/TASK/best.cu). `evolve` tries it before
     /// the task's kernels, `tune` instead of them. Repeatable.

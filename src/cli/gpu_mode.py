@@ -194,11 +194,10 @@ class GpuModeProblem:
         return mask if mask and found == {"value": mask["value"]} else found
 
     def scales(self, drawn):
-        """The root mean square of each output: the larger one for drawn inputs and for those of the smallest case, as an absolute tolerance is to
+        """The scale of each output: the larger one for drawn inputs and for those of the smallest case, as an absolute tolerance is to
         be at most as wide as the problem's in both."""
         own = outputs_of("ref_kernel", self.call([part.values[self.smallest] for part in self.parts]))
-        scale = lambda value: float(value.double().square().mean().sqrt())
-        return [max(scale(one), scale(other)) for one, other in zip(drawn, own)]
+        return [max(_scale(one), _scale(other)) for one, other in zip(drawn, own)]
 
     def tolerance(self):
         """`rtol` and `atol` of `check_implementation`, as far as they are found."""
@@ -344,6 +343,12 @@ def description(request):
         # The files come last, so that nothing is replaced in them.
         "texts": {"STRUCTURE": repr(problem.structure), "PLANS": repr(plans), "DOUBLE": repr(answer["is_exact"]), "FILES": repr(request["files"])},
     }
+
+
+def _scale(value):
+    """What `atol_rms` is a share of: the root mean square of the elements that are not 0."""
+    value = value.double()
+    return float((value.square().sum() / (value != 0).sum().clamp_min(1)).sqrt())
 
 
 def main():

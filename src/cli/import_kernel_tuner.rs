@@ -108,10 +108,8 @@ pub(super) fn import(arguments: &KernelTunerArgs) -> anyhow::Result<Exit> {
 }
 
 fn read(file: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(file).map_err(|error| {
-        Failure::usage(format!("failed to read `{}`: {error}", file.display()))
-            .hint("check that the file is UTF-8 text and that you may read it")
-    })
+    std::fs::read_to_string(file)
+        .map_err(|error| Failure::unreadable(&format!("`{}`", file.display()), &error))
 }
 
 /// The file of the kernel: as it is named, next to the T1 file, or in the folder above. Kernel Tuner looks in the same places.

@@ -48,7 +48,8 @@ Writes each problem as a task to `tasks/kbLEVEL_ID_NAME`. Python with PyTorch
 runs the problem on the CPU: KFORGE_PYTHON, or `python3`. Parameters and
 buffers of the model become inputs after those of `get_inputs()`. The oracle is
 the problem's own code, with KernelBench's tolerances: 1e-4 for fp32, 1e-2 for
-fp16 and bf16. `kforge baselines` times the same code, eager and compiled.
+fp16 and bf16; more where the code itself is further from double precision.
+`kforge baselines` times the same code, eager and compiled.
 `kernels/TASK/naive.cu` does the same operations, one thread for each element.
 If kforge does not know one of them, it says so, and the file is to be written.";
 
@@ -158,6 +159,38 @@ struct DescribedInput {
 struct DescribedOutput {
     dtype: String,
     shape: Vec<u64>,
+    /// How far the problem's own code is from double precision, beyond the relative tolerance, over the root mean square of the output.
+    #[serde(default)]
+    rounding: f64,
+}
+
+/// How much more than the problem's own code another kernel may be off by rounding.
+const ROUNDING_MARGIN: f64 = 4.0;
+/// With a wider tolerance, wrong kernels would pass too.
+const WIDEST_TOLERANCE: f64 = 0.05;
+
+impl DescribedOutput {
+    /// Whether two right kernels may differ by so much that no tolerance tells right from wrong.
+    fn is_chaotic(&self) -> bool {
+        ROUNDING_MARGIN * self.rounding > WIDEST_TOLERANCE
+    }
+
+    /// KernelBench's tolerance, or more if the problem's own code is not so exact.
+    fn tolerance(&self, bound: f64) -> Tolerance {
+        // Two digits, rounded up, so that a person can read it.
+        let needed = ROUNDING_MARGIN * self.rounding;
+        let unit = 10_f64.powf(needed.log10().floor() - 1.0);
+        let digits = (needed / unit).ceil();
+        let rounded = format!("{:.1e}", digits * unit).parse().unwrap_or(needed);
+        Tolerance {
+            rtol: bound,
+            atol_rms: if needed > bound && !self.is_chaotic() {
+                rounded
+            } else {
+                bound
+            },
+        }
+    }
 }
 
 /// The files that a task gets in `kernels/TASK`.
@@ -172,16 +205,22 @@ fn dtype_of(precision: &str) -> &'static str {
     }
 }
 
+/// KernelBench's tolerance for a precision.
+fn bound_of(precision: &str) -> f64 {
+    match precision {
+        "fp32" => 1e-4,
+        _ => 1e-2,
+    }
+}
+
 fn import_problem(
     problem: &Problem,
     described: Described,
     precision: &str,
 ) -> Result<Written, Failure> {
     let file = &problem.file;
-    let source = std::fs::read_to_string(file).map_err(|error| {
-        Failure::usage(format!("failed to read `{}`: {error}", file.display()))
-            .hint("check that the file is UTF-8 text and that you may read it")
-    })?;
+    let source = std::fs::read_to_string(file)
+        .map_err(|error| Failure::unreadable(&format!("`{}`", file.display()), &error))?;
     let task = foreign_task(problem, &source, &described, precision);
     let files = task.files()?;
     let folder = write_task(&task.name, &files.task, &files.kernels)?;
@@ -189,6 +228,19 @@ fn import_problem(
     let given = described.given;
     let inputs = if given == 1 { "input" } else { "inputs" };
     let mut notes = vec![format!("{given} {inputs} and {parameters} of the model")];
+    let bound = bound_of(precision);
+    let outputs = described.outputs.iter();
+    let widest = (outputs.map(|output| output.tolerance(bound).atol_rms)).fold(bound, f64::max);
+    if widest > bound {
+        notes.push(format!(
+            "atol_rms {widest:?} instead of {bound:?}: the problem's own code in {precision} is that far from double precision, within a factor of 4"
+        ));
+    }
+    if described.outputs.iter().any(DescribedOutput::is_chaotic) {
+        notes.push(format!(
+            "the problem's own code in {precision} is far from double precision: right kernels may be outside the tolerance, too"
+        ));
+    }
     notes.extend(described.notes);
     Ok(Written {
         task: task.name,
@@ -209,10 +261,7 @@ fn foreign_task(
         shape: shape.map(|shape| shape.iter().map(u64::to_string).collect()),
         value,
     };
-    let bound = match precision {
-        "fp32" => 1e-4,
-        _ => 1e-2,
-    };
+    let bound = bound_of(precision);
     let is_single = described.outputs.len() == 1;
     let outputs = described.outputs.iter().enumerate().map(|(index, output)| {
         let name = if is_single {
@@ -223,10 +272,7 @@ fn foreign_task(
         ForeignOutput {
             name,
             tensor: tensor(&output.dtype, Some(&output.shape), None),
-            tolerance: Tolerance {
-                rtol: bound,
-                atol_rms: bound,
-            },
+            tolerance: output.tolerance(bound),
         }
     });
     let inputs = described.inputs.iter().map(|input| ForeignInput {
@@ -323,4 +369,29 @@ fn ended_without_answer(problem: &Problem) -> Failure {
     let file = problem.file.display();
     Failure::usage(format!("{file}: Python ended without an answer"))
         .hint("run the file with Python yourself: it ends Python, crashes, or needs more memory")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tolerance_is_wider_where_the_problem_itself_is_less_exact() {
+        let of = |rounding: f64| {
+            let output = DescribedOutput {
+                dtype: "float32".to_owned(),
+                shape: vec![10],
+                rounding,
+            };
+            output.tolerance(bound_of("fp32"))
+        };
+        for small in [0.0, 1e-6, 2.4e-5] {
+            assert_eq!((of(small).rtol, of(small).atol_rms), (1e-4, 1e-4));
+        }
+        // Of ResNet101 with a batch of ten.
+        assert_eq!((of(4.8e-4).rtol, of(4.8e-4).atol_rms), (1e-4, 2e-3));
+        assert_eq!(of(5.1e-4).atol_rms, 2.1e-3);
+        // Of sixty batch normalisations of four rows: nothing but noise.
+        assert_eq!(of(2.59).atol_rms, 1e-4);
+    }
 }

@@ -157,10 +157,8 @@ impl FunctionName {
     /// The text that defines the function: the file, or an import.
     fn source(&self) -> Result<String, Failure> {
         if self.is_file {
-            return std::fs::read_to_string(&self.place).map_err(|error| {
-                Failure::usage(format!("failed to read `{}`: {error}", self.place))
-                    .hint("check that the file is UTF-8 text and that you may read it")
-            });
+            return std::fs::read_to_string(&self.place)
+                .map_err(|error| Failure::unreadable(&format!("`{}`", self.place), &error));
         }
         Ok(format!("from {} import {}\n", self.place, self.name))
     }

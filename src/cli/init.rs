@@ -182,7 +182,7 @@ fn ask(signature: &mut Signature) -> anyhow::Result<()> {
         }
     }
     say(
-        "Sizes of axes: `64,1024` are timed, `const:512` never changes; an empty line lets kforge choose.\n",
+        "Sizes of axes: `64,1024` are timed, `const:512` never changes;\nan empty line lets kforge choose.\n",
     )?;
     for axis in signature.undescribed_axes() {
         while let Some(text) = answer(&axis)? {

@@ -6,9 +6,15 @@ Arguments: the precision and the files. A problem has a class `Model`, `get_inpu
 the model become inputs, after those of `get_inputs()`. Values are described by distributions as `task.yaml` has them.
 """
 
+import copy
 import inspect
+import math
 import sys
 import traceback
+
+
+# The relative tolerance of a dtype: `import_kernelbench.rs` has the same.
+RTOL = {"float32": 1e-4}
 
 
 def load(path):
@@ -80,6 +86,25 @@ class Problem:
         with torch.no_grad():
             return outputs_of("forward", torch.func.functional_call(self.model, {**kept, **state}, arguments))
 
+    def roundings(self, state, given, results):
+        """How far the problem's own code is from double precision, for each output: see `rounding`. Normalisations over a batch, one
+        after the other, make large differences of small ones. 0: not known."""
+        import torch
+
+        def exact(value):
+            return value.double() if torch.is_tensor(value) and value.dtype.is_floating_point else value
+
+        model = self.model
+        try:
+            self.model = copy.deepcopy(model).double()
+            expected = self.run(1, {name: exact(value) for name, value in state.items()}, [exact(value) for value in given])
+        except (Exception, SystemExit):
+            # For example code that makes tensors of its own precision.
+            return [0.0] * len(results)
+        finally:
+            self.model = model
+        return [rounding(value, other) for value, other in zip(results, expected)]
+
     def modes_differ(self, state, given):
         """Whether the outputs in training differ from those in evaluation, as with a normalisation over the batch."""
         modes = {module: module.training for module in self.model.modules()}
@@ -120,6 +145,17 @@ class Problem:
             if not is_known and self.changes_outputs([name]):
                 used[name] = value
         return used
+
+
+def rounding(value, expected):
+    """The largest difference beyond the relative tolerance, over the root mean square of what is expected; 0 if there is no such number."""
+    if not value.dtype.is_floating_point or value.numel() == 0 or value.shape != expected.shape:
+        return 0.0
+    relative = RTOL.get(dtype_name(value), 1e-2)
+    value, expected = value.double(), expected.double()
+    beyond = ((value - expected).abs() - relative * expected.abs()).clamp(min=0)
+    found = (beyond.max() / expected.square().mean().sqrt()).item()
+    return found if math.isfinite(found) else 0.0
 
 
 def kernel_of(problem, inputs, state, values, outputs):
@@ -169,7 +205,11 @@ def describe(path, precision):
         if not is_finite(value):
             of = "its own inputs" if not is_finite(expected) else f"inputs drawn as {json.dumps(inputs)[:200]}"
             raise Refused(f"output {index + 1} has values that are not finite, with {of}")
-    outputs = [{"dtype": dtype_name(value), "shape": list(full.shape) or [1]} for value, full in zip(results, full_outputs)]
+    roundings = problem.roundings(drawn, usual, results)
+    outputs = [
+        {"dtype": dtype_name(value), "shape": list(full.shape) or [1], "rounding": largest}
+        for value, full, largest in zip(results, full_outputs, roundings)
+    ]
     values = [*full_inputs, *drawn.values()]
     kernel = kernel_or_note(lambda: kernel_of(problem, inputs, [entry["name"] for entry in state], values, len(outputs)), notes)
     return {

@@ -85,10 +85,8 @@ fn make_draft(arguments: &NewTaskArgs) -> anyhow::Result<TaskDraft> {
         check_name(what)?;
         return Ok(example_task(what));
     }
-    let text = std::fs::read_to_string(what).map_err(|error| {
-        Failure::usage(format!("failed to read the definition `{what}`: {error}"))
-            .hint("check that the file is UTF-8 text and that you may read it")
-    })?;
+    let text = std::fs::read_to_string(what)
+        .map_err(|error| Failure::unreadable(&format!("the definition `{what}`"), &error))?;
     Ok(draft_task(&text, what, arguments.name.as_deref())?)
 }
 

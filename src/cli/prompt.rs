@@ -146,7 +146,7 @@ pub(super) fn run(arguments: PromptArgs) -> anyhow::Result<Exit> {
         to_beat,
     } = resolve_target(&arguments, &mut config)?;
     if arguments.card.as_deref() == Some("list") {
-        return print_cards(&templates, &backend, arguments.format);
+        return print_cards(&templates, (&backend, &task), arguments.format);
     }
     let reader = KernelReader {
         verdicts: read_verdicts(&arguments, &task)?,
@@ -196,13 +196,17 @@ pub(super) fn run(arguments: PromptArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// The strategy cards of a backend.
-fn print_cards(templates: &Templates, backend: &str, format: Format) -> anyhow::Result<Exit> {
-    let cards = templates.cards(backend);
+/// The strategy cards of a backend that a task has a use for.
+fn print_cards(
+    templates: &Templates,
+    (backend, task): (&str, &Task),
+    format: Format,
+) -> anyhow::Result<Exit> {
+    let cards = templates.cards_for(backend, task);
     let facts = cards.map(|card| json!({"name": card.name, "when": card.when}));
     match format {
         Format::Human => {
-            let lines = templates.cards(backend).map(|card| {
+            let lines = templates.cards_for(backend, task).map(|card| {
                 let line = format!("{:<18} {}", card.name, card.when);
                 report::wrap_after_first(&line, report::TERMINAL_WIDTH, 19)
             });
@@ -309,8 +313,9 @@ fn resolve_target(arguments: &PromptArgs, config: &mut Config) -> anyhow::Result
             let facts = of_arch(arch.unwrap_or_default());
             return Ok(elsewhere("metal", facts, config));
         }
-        // The GPU is not in this machine: only the vendor's figures are known.
+        // The GPU is not in this machine: only the vendor's figures are known. `sm_90a` names instructions of an `sm_90`, not another GPU.
         (None | Some("auto" | "cuda"), Some(arch)) => {
+            let arch = arch.trim_end_matches(['a', 'f']);
             return Ok(elsewhere("cuda", of_arch(arch), config));
         }
         (Some("cpu"), _) => config.backend = BackendChoice::Cpu,

@@ -132,10 +132,8 @@ fn shape_is_missing(file: &str, name: &str, inputs: &[String]) -> anyhow::Error 
 }
 
 fn parse(file: &Path, name: &str) -> anyhow::Result<Parsed> {
-    std::fs::read_to_string(file).map_err(|error| {
-        Failure::usage(format!("failed to read `{}`: {error}", file.display()))
-            .hint("check that the file is UTF-8 text and that you may read it")
-    })?;
+    std::fs::read_to_string(file)
+        .map_err(|error| Failure::unreadable(&format!("`{}`", file.display()), &error))?;
     // `-I`: nothing of the working folder or the environment is imported.
     let output = Command::new("python3")
         .args(["-I", "-c", SCRIPT])

@@ -51,9 +51,19 @@ pub(super) fn apply_value(
         }
         node = map.entry((*part).to_owned()).or_insert(Value::Null);
     }
+    let is_scalar = !value.is_object() && !value.is_array();
+    let keys: Vec<String> = match &*node {
+        Value::Object(map) if is_scalar => map.keys().map(|one| format!("`{key}.{one}`")).collect(),
+        _ => Vec::new(),
+    };
     *node = value;
     // JSON is YAML, so the same reader gives the same messages.
-    yaml::read_inline(&whole.to_string(), origin)
+    let read = yaml::read_inline(&whole.to_string(), origin);
+    read.map_err(|failure| match keys.is_empty() {
+        true => failure,
+        false => fail(format!("`{key}` has keys of its own"))
+            .hint(format!("set one of {}", keys.join(", "))),
+    })
 }
 
 #[cfg(test)]
@@ -123,6 +133,10 @@ mod tests {
             ("steps=[1", "`--set steps=[1`: unclosed bracket"),
             ("search.exploration=", "expected a number"),
             ("search.features=[1]", "expected keys with values"),
+            (
+                "search.islands=3",
+                "`search.islands` has keys of its own\n\nhint: set one of `search.islands.count`",
+            ),
             ("search={explortion: 1}", "did you mean `exploration`?"),
             ("tasks=softmax", "expected a list"),
             ("llm.models=gpt", "expected `auto` or a list of models"),

@@ -26,7 +26,7 @@ pub(crate) struct DeviceFacts {
     pub bytes_a_second: Option<f64>,
     /// Measured float32 operations; a multiply-add counts as two.
     pub float_a_second: Option<f64>,
-    /// Measured bfloat16 operations of `mma.sync` on the tensor cores.
+    /// Measured bfloat16 operations on the tensor cores.
     pub tensor_a_second: Option<f64>,
 }
 

@@ -102,7 +102,8 @@ pub struct ExpectedOutput {
 
 /// The result of comparing a tensor with its expected values: every element, sums in a fixed order.
 ///
-/// An element passes if |x - r| <= atol_rms * rms(r) + rtol * |r|. A non-finite x fails unless r is the same.
+/// An element passes if |x - r| <= atol_rms * rms(r) + rtol * |r|. A non-finite x fails unless r is the same. rms(r) is over the elements
+/// of r that are not 0.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OutputComparison {
     pub elements: u64,

@@ -147,7 +147,9 @@ void compare(const void* memory, const double* expected, u64 elements, double rm
     result->mean_abs_error = elements == 0 ? 0.0 : total / (double)elements;
 }
 
+// Of the values that are neither 0 nor infinite nor a NaN; 0 if there is none.
 double root_mean_square(const double* values, u64 elements) {
+    u64 counted = 0;
     double total = 0.0, group = 0.0;
     for (u64 start = 0; start < elements; start += PIECE) {
         if (start % (GROUP * PIECE) == 0) {
@@ -156,11 +158,16 @@ double root_mean_square(const double* values, u64 elements) {
         }
         const u64 end = start + PIECE < elements ? start + PIECE : elements;
         double sums[LANES] = {};
-        for (u64 i = start; i < end; ++i) sums[(i - start) % LANES] += values[i] * values[i];
+        for (u64 i = start; i < end; ++i) {
+            const bool counts = counts_for_rms(values[i]);
+            const double value = counts ? values[i] : 0.0;
+            sums[(i - start) % LANES] += value * value;
+            counted += (u64)counts;
+        }
         for (u64 lane = 0; lane < LANES; ++lane) group += sums[lane];
     }
     total += group;
-    return elements == 0 ? 0.0 : sqrt(total / (double)elements);
+    return counted == 0 ? 0.0 : sqrt(total / (double)counted);
 }
 
 #define KFORGE_EACH_DTYPE(function, ...)                                          \
@@ -196,6 +203,8 @@ void any_compare(u32 dtype, const void* memory, const double* expected, u64 elem
     const double rms = root_mean_square(expected, elements);
     KFORGE_EACH_DTYPE(compare, memory, expected, elements, rms, atol_rms, rtol, result)
 }
+
+double any_root_mean_square(const double* values, u64 elements) { return root_mean_square(values, elements); }
 
 u64 any_hash(const void* memory, u64 bytes) {
     const u8* start = static_cast<const u8*>(memory);
@@ -246,6 +255,7 @@ struct Functions {
     decltype(&any_fill_noise) fill_noise;
     decltype(&any_has_noise) has_noise;
     decltype(&any_first_not_finite) first_not_finite;
+    decltype(&any_root_mean_square) root_mean_square;
 };
 
 }  // namespace KFORGE_VARIANT
@@ -258,4 +268,5 @@ extern "C" const KFORGE_VARIANT::Functions KFORGE_JOIN(KFORGE_VARIANT, _function
     KFORGE_VARIANT::any_fill,         KFORGE_VARIANT::any_store,      KFORGE_VARIANT::any_poison,    KFORGE_VARIANT::any_unwritten,
     KFORGE_VARIANT::any_values,       KFORGE_VARIANT::any_compare,    KFORGE_VARIANT::any_hash,
     KFORGE_VARIANT::any_seed_of_copy, KFORGE_VARIANT::any_fill_noise, KFORGE_VARIANT::any_has_noise, KFORGE_VARIANT::any_first_not_finite,
+    KFORGE_VARIANT::any_root_mean_square,
 };

@@ -286,6 +286,10 @@ KFORGE_BOTH double excess(double found, double expected, double absolute, double
     return bound > 0.0 ? error / bound : bits_of<double>(0x7ff0000000000000ull);
 }
 
+// Whether an expected value counts for the root mean square that the absolute bound is a share of. Zeros do not: rows that a mask
+// empties, or padding, would otherwise tighten the bound of all other elements.
+KFORGE_BOTH bool counts_for_rms(double expected) { return expected != 0.0 && is_finite(expected); }
+
 // The order of sums: pieces of PIECE elements, summed in LANES lanes each; GROUP pieces form a group; groups are added in order.
 constexpr u64 PIECE = 4096;
 constexpr u64 LANES = 8;

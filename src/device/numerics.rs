@@ -96,6 +96,7 @@ struct Functions {
     fill_noise: unsafe extern "C" fn(memory: *mut u64, first: u64, words: u64, key: u64),
     has_noise: unsafe extern "C" fn(memory: *const u64, first: u64, words: u64, key: u64) -> u32,
     first_not_finite: unsafe extern "C" fn(values: *const f64, elements: u64) -> u64,
+    root_mean_square: unsafe extern "C" fn(values: *const f64, elements: u64) -> f64,
 }
 
 unsafe extern "C" {
@@ -444,6 +445,12 @@ pub(crate) fn first_not_finite(values: &[f64]) -> Option<u64> {
     (first < elements).then_some(first)
 }
 
+/// The root mean square that an absolute bound is a share of: of the values that are neither 0 nor infinite nor NaN. 0 if there is none.
+pub(crate) fn root_mean_square(values: &[f64]) -> f64 {
+    // SAFETY: exactly the values of the slice are read.
+    unsafe { (fastest_functions().root_mean_square)(values.as_ptr(), values.len() as u64) }
+}
+
 /// Combines the hashes of several copies, in this order. A single hash stays as it is.
 pub(super) fn combine_hashes(hashes: &[u64]) -> u64 {
     let rotated = (0..)
@@ -468,6 +475,10 @@ pub(super) fn dtype_number(dtype: DType) -> u32 {
         DType::Bool => 10,
     }
 }
+
+#[cfg(test)]
+#[path = "numerics_bound_tests.rs"]
+mod bound_tests;
 
 #[cfg(test)]
 #[path = "numerics_tests.rs"]

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Fills aligned memory. Returns the memory and its elements.
-fn filled(
+pub(super) fn filled(
     dtype: DType,
     elements: usize,
     row: u64,
@@ -24,7 +24,7 @@ fn bytes_of(words: &mut [u64], dtype: DType, elements: usize) -> &mut [u8] {
     }
 }
 
-fn normal(deviation: f64) -> Distribution {
+pub(super) fn normal(deviation: f64) -> Distribution {
     Distribution::new(DistributionKind::Normal(deviation))
 }
 

@@ -264,7 +264,11 @@ async fn run_task(
     warn_of_imprecise_clock(task.baseline().0, &self_test);
     run.record_self_test(&task.name, self_test)?;
     let mut faults = evaluator.worker_faults();
-    if let Some(contenders) = &state.contenders {
+    // A process that will leave requests in a mailbox hardly ever reaches the end of the run, for which Python would be prepared.
+    let mut requests = state.requests.iter();
+    if let Some(contenders) = &state.contenders
+        && !requests.any(|requests| requests.may_leave_requests())
+    {
         evaluator.prepare_strongest(contenders.clone());
     }
     state.scheduler.set_evaluator(evaluator);

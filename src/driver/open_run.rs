@@ -398,7 +398,7 @@ fn new_search(options: &RunOptions, task: &Task) -> Search {
         .map(|(name, _)| name.to_owned())
         .collect();
     let models = options.models.as_ref();
-    let pool = models.map(|models| models.backend.model_pool());
+    let pool = models.map(|models| models.backend.model_pool(task));
     let RunRecord {
         seed,
         window,

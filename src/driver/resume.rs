@@ -202,11 +202,11 @@ impl<'e> Replay<'e> {
         search.retry_noisy_confirmations();
         let mut fastest_start = None;
         if self.earlier.has_changed() {
-            // It was the anchor, or may become it.
-            let before = search.timed_starts();
+            // It was the anchor, or may become it. A slow one may take a minute, and no candidate would be timed against it.
+            let before = search.likely_anchor();
             search.keep_timed_starts(|step| self.judged_since_change.contains(&step));
             if search.timed_starts().is_some_and(|now| now.is_empty()) {
-                fastest_start = before.and_then(|starts| starts.first().copied());
+                fastest_start = before;
             }
         }
         let mut unjudged = Vec::new();

@@ -206,7 +206,8 @@ fn measure(
     let kernel = Kernel::parse(&request.kernel, &context.task.definition)?;
     let compiled = context.compile(kernel, std::slice::from_ref(case))?;
     let seed = random::fresh_seed();
-    check_kernel(context, &compiled, case, derive_seed(seed, "check", 0))?;
+    let check_seed = derive_seed(seed, "check", 0);
+    check_kernel(context, (&compiled, &request.kernel), case, check_seed)?;
     let length = TimingLength::Baseline {
         workloads: cases.len(),
     };
@@ -235,7 +236,8 @@ fn measure(
                 .map_err(JudgeError::from)
                 .and_then(|kernel| context.compile(kernel, std::slice::from_ref(case)))
                 .and_then(|other| {
-                    check_kernel(context, &other, case, derive_seed(seed, "check", 1))?;
+                    let check_seed = derive_seed(seed, "check", 1);
+                    check_kernel(context, (&other, source), case, check_seed)?;
                     Ok(other)
                 });
             time(Opponent::Kernel(&other.map_err(as_opponent_failure)?))
@@ -288,14 +290,21 @@ fn time_itself(
     Ok(entry)
 }
 
+/// Compares a kernel with the oracle, unless this process has done so. Both may take long, and there may be many baselines.
 fn check_kernel(
     context: &JudgeContext<'_>,
-    kernel: &CompiledKernel,
+    (kernel, source): (&CompiledKernel, &str),
     case: &Case,
     seed: u64,
 ) -> JudgeResult<()> {
+    let checked = &context.checked_kernels;
+    if checked.contain(source, &case.id) {
+        return Ok(());
+    }
     let _lock = context.timing_lock.shared()?;
-    check_case(context, kernel, case, &[seed]).map(|_| ())
+    check_case(context, kernel, case, &[seed])?;
+    checked.insert(source, &case.id);
+    Ok(())
 }
 
 /// Compares the outputs of a baseline in Python with the oracle's. One that is outside the task's tolerance is timed all the same: a library
@@ -347,4 +356,57 @@ fn check_python(
         deviation = Some(deviation.map_or(own, |found| found.merge(own)));
     }
     Ok(deviation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{Cache, Device, cpu::CpuDevice};
+    use crate::eval::JudgeOptions;
+    use crate::kernel::DeviceLimits;
+    use crate::task::TaskFiles;
+
+    #[test]
+    fn each_kernel_is_checked_once_per_workload() {
+        let device = CpuDevice::new().unwrap();
+        let task = TaskFiles::find("softmax").unwrap().load().unwrap();
+        let options = JudgeOptions {
+            profile: task.settings.profiles["quick"].clone(),
+            launch_seconds: 10.0,
+            thorough: false,
+            cache: Cache::Cold,
+        };
+        let limits = DeviceLimits {
+            sm_count: i64::from(device.identity().cores.unwrap_or(1)),
+            max_shared_bytes: 232_448,
+        };
+        let judge = Judge::new(&device, &task, options, limits).unwrap();
+        let context = judge.context();
+        let cases = context.workload_cases();
+        let check = |source: &str, case: &Case| {
+            let kernel = Kernel::parse(source, &task.definition).unwrap();
+            let compiled = context.compile(kernel, std::slice::from_ref(case));
+            let compiled = compiled.map_err(JudgeError::into_finding).unwrap();
+            check_kernel(context, (&compiled, source), case, 1)
+        };
+        let baseline = task.baseline().1;
+        for case in &cases {
+            assert!(context.checked_kernels.contain(baseline, &case.id));
+        }
+        let right = format!("{baseline}\n// The same.\n");
+        assert!(check(&right, &cases[0]).is_ok());
+        assert!(context.checked_kernels.contain(&right, &cases[0].id));
+        assert!(!context.checked_kernels.contain(&right, &cases[1].id));
+        let wrong = baseline.replace("/ sum;", "/ sum * 1.5f;");
+        assert_ne!(wrong, baseline);
+        // One that fails is checked again.
+        for _ in 0..2 {
+            let finding = check(&wrong, &cases[0]).unwrap_err().into_finding();
+            assert_eq!(finding.unwrap().status, Status::WrongOutput);
+        }
+        // What counts as checked is not run.
+        context.checked_kernels.insert(&wrong, &cases[0].id);
+        assert!(check(&wrong, &cases[0]).is_ok());
+        assert!(check(&wrong, &cases[1]).is_err());
+    }
 }

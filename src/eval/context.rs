@@ -8,6 +8,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::case::Case;
+use super::checked_kernels::CheckedKernels;
 use super::compiled_kernel::{CompiledAnchor, CompiledKernel, Reference, values_key};
 use super::finding::JudgeResult;
 use super::hidden::{Coverage, Effort};
@@ -21,7 +22,7 @@ use crate::base::Failure;
 use crate::device::{Build, Cache, Compiled, Device, PythonBaselines, PythonOracle};
 use crate::kernel::plan::LaunchPlan;
 use crate::kernel::{BindError, DeviceLimits, Kernel, LaunchTarget};
-use crate::task::{DRAFT_MARK, Profile, RegimeChoice, Task};
+use crate::task::{Profile, RegimeChoice, Task};
 
 /// Operations that timed shapes under regimes may always cost, on a CPU: some tenths of a second.
 const MIN_OPERATIONS_ON_CPU: f64 = 2e8;
@@ -62,6 +63,8 @@ pub(super) struct JudgeContext<'a> {
     pub(super) anchor: Option<CompiledAnchor>,
     /// What earlier judgements have found out about the baseline and the anchor.
     pub(super) known_opponents: KnownOpponents,
+    /// The kernels whose outputs agreed with the oracle's, for timing them against many baselines.
+    pub(super) checked_kernels: CheckedKernels,
     /// The tensors in files that open kernels have.
     pub(super) stored: StoredValues,
     /// `None` where opening an oracle costs little.
@@ -93,16 +96,8 @@ impl<'a> JudgeContext<'a> {
         options: JudgeOptions,
         limits: DeviceLimits,
     ) -> anyhow::Result<Self> {
+        task.check_is_written()?;
         let parse = |reference: Reference, text: &str| {
-            if text.contains(DRAFT_MARK) {
-                let (name, task) = (reference.name(), &task.name);
-                return Err(Failure::reference(format!(
-                    "the {name} of task `{task}` is still a draft, which writes zeros"
-                ))
-                .hint(format!(
-                    "write the computation of `run` in definition.json, then delete the line with `{DRAFT_MARK}`"
-                )));
-            }
             Kernel::parse(text, &task.definition)
                 .map(CompiledKernel::not_compiled)
                 .map_err(|error| {
@@ -128,6 +123,7 @@ impl<'a> JudgeContext<'a> {
             python_baselines: None,
             anchor: None,
             known_opponents: KnownOpponents::default(),
+            checked_kernels: CheckedKernels::default(),
             stored: StoredValues::default(),
             oracle_pool: device.lock_file().is_host.then(OraclePool::default),
             timing_lock,

@@ -49,7 +49,7 @@ struct ReferenceOutput<'o> {
     dtype: DType,
     tolerance: Tolerance,
     expected: Vec<f64>,
-    /// Root mean square of `expected`.
+    /// Root mean square of `expected`, without zeros.
     rms: f64,
 }
 
@@ -64,12 +64,11 @@ const CLEARLY_WRONG: f64 = 1.001;
 
 impl<'o> ReferenceOutput<'o> {
     fn new(name: &'o str, dtype: DType, tolerance: Tolerance, expected: Vec<f64>) -> Self {
-        let squares: f64 = expected.iter().map(|value| value * value).sum();
         Self {
             name,
             dtype,
             tolerance,
-            rms: (squares / expected.len().max(1) as f64).sqrt(),
+            rms: numerics::root_mean_square(&expected),
             expected,
         }
     }
@@ -82,8 +81,7 @@ impl<'o> ReferenceOutput<'o> {
         [0, last / 2, last].into_iter().any(|start| {
             let range = start..(start + QUICK_ELEMENTS).min(length);
             let expected = &self.expected[range.clone()];
-            let squares: f64 = expected.iter().map(|value| value * value).sum();
-            let rms = (squares / expected.len().max(1) as f64).sqrt();
+            let rms = numerics::root_mean_square(expected);
             // The comparison takes the bound from the root mean square of what it gets.
             let atol_rms = self.tolerance.atol_rms * self.rms / rms;
             if !atol_rms.is_finite() {

@@ -48,29 +48,39 @@ impl<'a> Judge<'a> {
         options: JudgeOptions,
         limits: DeviceLimits,
     ) -> anyhow::Result<Self> {
-        let context = JudgeContext::open(device, task, options, limits)?;
-        Self::with_baseline_check(context, false)
+        let judge = Self::open(device, task, options, limits)?;
+        judge.check_baseline(false)?;
+        Ok(judge)
     }
 
-    /// Like `new`, but checks the baseline on the smallest workload only. Another judge has checked it on all of them with the same
-    /// programs, so this shows only whether the device works for this process.
+    /// Compiles the oracle and the baseline. Nothing runs on a device that is not the host.
     ///
     /// # Errors
     /// See `new`.
-    pub(crate) fn with_proven_baseline(
+    pub(crate) fn open(
         device: &'a dyn Device,
         task: &'a Task,
         options: JudgeOptions,
         limits: DeviceLimits,
     ) -> anyhow::Result<Self> {
-        let context = JudgeContext::open(device, task, options, limits)?;
-        Self::with_baseline_check(context, true)
-    }
-
-    fn with_baseline_check(mut context: JudgeContext<'a>, is_proven: bool) -> anyhow::Result<Self> {
-        let task = context.task;
+        let mut context = JudgeContext::open(device, task, options, limits)?;
         let cases = context.workload_cases();
         context.prepare_references(&cases)?;
+        Ok(Self {
+            context,
+            screen: None,
+        })
+    }
+
+    /// Checks the baseline on every workload of the profile. `is_proven`: on the smallest one only. Another judge has then checked it on all
+    /// of them with the same programs, so this shows only whether the device works for this process.
+    ///
+    /// # Errors
+    /// See `new`.
+    pub(crate) fn check_baseline(&self, is_proven: bool) -> anyhow::Result<()> {
+        let context = &self.context;
+        let task = context.task;
+        let cases = context.workload_cases();
         let work = |case: &Case| operations(task, &case.binding);
         let smallest = || {
             let cases = cases.iter();
@@ -83,7 +93,7 @@ impl<'a> Judge<'a> {
         };
         for case in checked {
             let seed = random::fresh_seed();
-            if let Err(error) = check::check_case(&context, &context.baseline, case, &[seed]) {
+            if let Err(error) = check::check_case(context, &context.baseline, case, &[seed]) {
                 let reason = error.into_finding()?.reason;
                 return Err(Failure::reference(format!(
                     "the baseline `{}` of task `{}` fails on workload `{}`: {reason}",
@@ -94,11 +104,10 @@ impl<'a> Judge<'a> {
                 .hint("the baseline must agree with the oracle within the tolerance: fix the baseline, the oracle or the tolerance")
                 .into());
             }
+            let source = task.baseline().1;
+            context.checked_kernels.insert(source, &case.id);
         }
-        Ok(Self {
-            context,
-            screen: None,
-        })
+        Ok(())
     }
 
     pub(super) fn context(&self) -> &JudgeContext<'a> {
@@ -277,7 +286,7 @@ impl<'a> Judge<'a> {
         };
         let (challenger, incumbent) = (compile(challenger)?, compile(incumbent)?);
         let length = match purpose {
-            DuelPurpose::Search => TimingLength::Search {
+            DuelPurpose::Search => TimingLength::Duel {
                 workloads: cases.len(),
             },
             DuelPurpose::Report => TimingLength::Profile,

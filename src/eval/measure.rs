@@ -122,6 +122,10 @@ pub(super) struct CaseTiming<'m, 'j> {
 /// Minimum number of timing blocks for a candidate of a search, on a device that keeps its processes. Wilcoxon's test gives an interval from
 /// six on, which is the whole range of the samples. With eight, one outlier no longer decides it.
 const SEARCH_BLOCKS: usize = 8;
+/// Minimum number of timing blocks for a candidate of a search, on a device that replaces its processes, and of pairs of processes. The blocks
+/// of one pair share an error, so it is the number of pairs that decides; twelve blocks with a first look have eight pairs.
+const SEARCH_BLOCKS_OF_NEW_PROCESSES: usize = 12;
+const SEARCH_PROCESSES: usize = 8;
 /// Minimum number of timing blocks of launches that are longer than the budget. Such launches vary little: what disturbs one of 100 ms is
 /// small beside it.
 const MIN_LONG_BLOCKS: usize = 3;
@@ -133,14 +137,22 @@ pub(super) enum EarlyLook {
     Second,
 }
 
+/// How a timing session ended.
+enum SessionEnd {
+    Done,
+    /// Others wait for the device, so the rest of the samples is taken in another session.
+    GaveWay,
+}
+
 /// How long a full timing takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TimingLength {
     /// As the profile says.
     Profile,
-    /// Enough to rank a candidate of a search by its speedup over this many workloads, if the device keeps its processes. What a run
-    /// reports is timed again.
+    /// Enough to rank a candidate of a search by its speedup over this many workloads. What a run reports is timed again.
     Search { workloads: usize },
+    /// The same for a candidate and an incumbent, which are close to each other: shorter only if the device keeps its processes.
+    Duel { workloads: usize },
     /// The same against a baseline. If launches are so long that the time holds few pairs, few are enough.
     Baseline { workloads: usize },
 }
@@ -152,7 +164,11 @@ impl TimingLength {
         match self {
             // The error of a mean over n workloads is about the error of one of them, divided by the root of n. So together they reach the
             // profile's precision, in the time that the profile allows for one.
-            Self::Search { workloads } | Self::Baseline { workloads } if is_steady => {
+            Self::Search { workloads }
+            | Self::Duel { workloads }
+            | Self::Baseline { workloads }
+                if is_steady =>
+            {
                 let is_baseline = matches!(self, Self::Baseline { .. });
                 StoppingRule {
                     min_blocks: SEARCH_BLOCKS,
@@ -162,6 +178,13 @@ impl TimingLength {
                     ..whole
                 }
             }
+            // All but the launches costs time too here, so fewer samples save more than a wider interval loses.
+            Self::Search { workloads } => StoppingRule {
+                min_blocks: SEARCH_BLOCKS_OF_NEW_PROCESSES,
+                min_processes: SEARCH_PROCESSES,
+                precision: whole.precision * (workloads.max(1) as f64).sqrt(),
+                ..whole
+            },
             _ => whole,
         }
     }
@@ -235,7 +258,9 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
     pub(super) fn sample_for_look(&mut self, look: EarlyLook) -> JudgeResult<()> {
         let blocks_per_process = self.context.device.blocks_per_process().map(|_| 1);
         let workloads = match self.length {
-            TimingLength::Search { workloads } | TimingLength::Baseline { workloads } => workloads,
+            TimingLength::Search { workloads }
+            | TimingLength::Duel { workloads }
+            | TimingLength::Baseline { workloads } => workloads,
             TimingLength::Profile => 1,
         };
         let steady = (blocks_per_process.is_none()).then(|| match look {
@@ -289,25 +314,28 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
         Ok(self.end.is_some())
     }
 
-    /// Opens a timing session and takes blocks until `is_done` says so of the samples and the seconds of all sessions. Holds the timing
-    /// lock exclusively. If an anchor cannot be timed, starts again with the baseline.
+    /// Takes blocks until `is_done` says so of the samples and the seconds of all sessions, in one timing session, or in several if others
+    /// wait for the device. If an anchor cannot be timed, starts again with the baseline.
     fn run_session(
         &mut self,
         blocks_per_process: Option<usize>,
         spacing: SpacingCheck,
         is_done: &mut dyn FnMut(&Samples, f64) -> bool,
     ) -> JudgeResult<()> {
-        match self.try_session(blocks_per_process, spacing, is_done) {
-            Err(JudgeError::Broken(error))
-                if self.contest.opponent.anchor_ratio().is_some()
-                    && error.is::<OpponentFailed>() =>
-            {
-                let id = &self.contest.case.id;
-                tracing::info!("{id}: {error}; the candidate is timed against the baseline");
-                self.return_to_baseline();
-                self.try_session(blocks_per_process, spacing, is_done)
+        loop {
+            match self.try_session(blocks_per_process, spacing, is_done) {
+                Ok(SessionEnd::Done) => return Ok(()),
+                Ok(SessionEnd::GaveWay) => {}
+                Err(JudgeError::Broken(error))
+                    if self.contest.opponent.anchor_ratio().is_some()
+                        && error.is::<OpponentFailed>() =>
+                {
+                    let id = &self.contest.case.id;
+                    tracing::info!("{id}: {error}; the candidate is timed against the baseline");
+                    self.return_to_baseline();
+                }
+                Err(error) => return Err(error),
             }
-            result => result,
         }
     }
 
@@ -324,14 +352,15 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
         self.samples = shifted_samples(self.contest);
     }
 
+    /// One timing session. Holds the timing lock exclusively.
     fn try_session(
         &mut self,
         blocks_per_process: Option<usize>,
         spacing: SpacingCheck,
         is_done: &mut dyn FnMut(&Samples, f64) -> bool,
-    ) -> JudgeResult<()> {
+    ) -> JudgeResult<SessionEnd> {
         let _phase = self.context.times.phase(Phase::Timing);
-        let _lock = self.context.timing_lock.exclusive()?;
+        let lock = self.context.timing_lock.exclusive()?;
         let started = Instant::now();
         let device = self.context.device;
         let session_seed = match self.sessions {
@@ -354,7 +383,7 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
             self.start_again();
         }
         let mut first = self.samples.blocks() + self.samples.voided_blocks();
-        loop {
+        let end = loop {
             let block = self.samples.blocks() + self.samples.voided_blocks();
             let in_session = block - first;
             if blocks_per_process
@@ -383,15 +412,18 @@ impl<'m, 'j> CaseTiming<'m, 'j> {
                 .add_block(&pairs, processes, device.disturbance().is_some());
             let seconds = self.seconds + started.elapsed().as_secs_f64();
             if is_done(&self.samples, seconds) {
-                break;
+                break SessionEnd::Done;
             }
-        }
+            if self.context.timing_lock.must_give_way(&lock)? {
+                break SessionEnd::GaveWay;
+            }
+        };
         session.note_oracle_time();
         session.log_times(self.samples.blocks());
         self.plan = Some(session.plan());
         self.checked.add(session.checked_runs());
         self.seconds += started.elapsed().as_secs_f64();
-        Ok(())
+        Ok(end)
     }
 
     /// The result of complete samples.
@@ -525,8 +557,30 @@ mod duel_tests;
 
 #[cfg(test)]
 mod tests {
+    use super::super::sampling::PairTimes;
     use super::*;
     use crate::task::TaskFiles;
+
+    #[test]
+    fn a_candidate_has_eight_pairs_of_processes() {
+        let task = TaskFiles::find("gdn_prefill").unwrap().load().unwrap();
+        let profile = &task.settings.profiles["quick"];
+        let rule = TimingLength::Search { workloads: 2 }.stopping_rule(profile, false);
+        // The blocks of an early look have processes of their own, and two later blocks share theirs.
+        for (looked, expected) in [(0, 16), (4, 12)] {
+            let mut samples = Samples::default();
+            let end = (0..400).find(|block: &usize| {
+                let pair = PairTimes {
+                    candidate: 1e-3,
+                    opponent: 1e-3,
+                };
+                let process = block.saturating_sub(looked) / 2 + looked.min(*block);
+                samples.add_block(&[pair; 2], process, false);
+                samples.check(&rule, 0.0).is_some()
+            });
+            assert_eq!(end.map(|block| block + 1), Some(expected), "{looked}");
+        }
+    }
 
     #[test]
     fn workloads_of_a_search_share_precision_and_time_on_a_device_that_keeps_its_processes() {
@@ -536,7 +590,16 @@ mod tests {
         let rule = |length: TimingLength, is_steady| length.stopping_rule(profile, is_steady);
         let whole = rule(TimingLength::Profile, true);
         assert_eq!(whole, StoppingRule::of_profile(profile));
-        assert_eq!(rule(search, false), whole);
+        let replaced = StoppingRule {
+            min_blocks: SEARCH_BLOCKS_OF_NEW_PROCESSES,
+            min_processes: SEARCH_PROCESSES,
+            precision: 4.0 * whole.precision,
+            ..whole
+        };
+        assert_eq!(rule(search, false), replaced);
+        let duel = TimingLength::Duel { workloads: 16 };
+        assert_eq!(rule(duel, true), rule(search, true));
+        assert_eq!(rule(duel, false), whole);
         let shared = rule(search, true);
         assert!((shared.precision - 4.0 * whole.precision).abs() < 1e-12);
         assert!((shared.seconds - whole.seconds / 16.0).abs() < 1e-12);

@@ -23,6 +23,7 @@ mod case_checks;
 mod case_kernel;
 mod cases;
 mod check;
+mod checked_kernels;
 mod code_identity;
 mod compiled;
 mod compiled_kernel;

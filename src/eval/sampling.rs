@@ -42,6 +42,8 @@ pub(super) struct Samples {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct StoppingRule {
     pub(super) min_blocks: usize,
+    /// The least number of pairs of processes, on a device that replaces them: their errors must show.
+    pub(super) min_processes: usize,
     /// The half width of the log ratio's interval that is narrow enough.
     pub(super) precision: f64,
     /// The widest half width that is useful.
@@ -60,6 +62,7 @@ impl StoppingRule {
     pub(super) fn of_profile(profile: &Profile) -> Self {
         Self {
             min_blocks: profile.blocks.max(MIN_BLOCKS),
+            min_processes: 1,
             precision: profile.precision,
             max_half_width: MAX_WIDTH_FACTOR * profile.precision,
             seconds: profile.seconds,
@@ -136,6 +139,11 @@ impl Samples {
         self.voided_blocks
     }
 
+    /// Pairs of processes that have run valid timing blocks.
+    fn process_count(&self) -> usize {
+        self.processes.chunk_by(|one, next| one == next).count()
+    }
+
     /// Whether no more samples may be taken, after `seconds`.
     pub(super) fn is_out_of_time(&self, rule: &StoppingRule, seconds: f64) -> bool {
         let taken = self.blocks() + self.voided_blocks;
@@ -171,8 +179,9 @@ impl Samples {
     pub(super) fn check(&self, rule: &StoppingRule, seconds: f64) -> Option<SamplingEnd> {
         let blocks = self.blocks();
         let is_out_of_time = self.is_out_of_time(rule, seconds);
-        let is_check_due =
-            blocks >= rule.min_blocks && blocks.is_multiple_of(BLOCKS_BETWEEN_CHECKS);
+        let is_check_due = blocks >= rule.min_blocks
+            && blocks.is_multiple_of(BLOCKS_BETWEEN_CHECKS)
+            && self.process_count() >= rule.min_processes;
         if !is_check_due && !is_out_of_time && !self.are_launches_long(rule) {
             return None;
         }

@@ -14,6 +14,9 @@
 //!   at a time, and the driver most calls. What launches little shares the lock without it: the opening of a GPU, and Python that prepares a
 //!   baseline.
 //!
+//! A timing that has held the lock for `TIMING_SLICE` lets those at the gate and those that are overdue go first before its next timing
+//! block, if there are any. So a slow kernel delays others by no more than that and one block at a time, however long its timing takes.
+//!
 //! So a process that wants to share the lock waits for `PATIENCE`, then at most for the timing that holds the lock and the one at the gate.
 //! On a host all such processes then begin at once. A timing at the gate waits for those that share the lock already.
 
@@ -40,6 +43,9 @@ const YIELD_LIMIT: Duration = Duration::from_secs(2);
 /// How long pieces hold the lock of a GPU before a timing goes between two of them. Kernels are closed then and opened again, which takes
 /// milliseconds.
 const GPU_SLICE: Duration = Duration::from_millis(200);
+/// How long a timing holds the lock before it lets others go first. Its kernels are opened again then, so a shorter one costs more, and the
+/// timings of fast kernels end before.
+const TIMING_SLICE: Duration = Duration::from_secs(2);
 /// The longest pause between two attempts to get the lock of a GPU. A timing there does not notice a process of the host that wakes up.
 const GPU_PAUSE: Duration = Duration::from_micros(500);
 
@@ -56,6 +62,8 @@ pub(crate) struct TimingLock {
     patience: Duration,
     /// How long pieces of work hold the lock before a timing goes between two of them.
     slice: Duration,
+    /// How long a timing holds the lock before it lets others go first.
+    timing_slice: Duration,
     /// Gets the time spent waiting.
     times: StageTimes,
     /// How long this value has held the lock, in microseconds. Two guards at once count twice.
@@ -165,6 +173,7 @@ impl TimingLock {
             lock_file,
             patience: PATIENCE,
             slice,
+            timing_slice: TIMING_SLICE,
             times: StageTimes::default(),
             held: Arc::default(),
         };
@@ -213,6 +222,14 @@ impl TimingLock {
         Ok(self.guard([Some(file), None], Mode::Exclusive, started))
     }
 
+    /// Whether a timing must release the lock before its next timing block, because it has held the lock for long and others wait.
+    pub(crate) fn must_give_way(&self, timing: &TimingLockGuard) -> anyhow::Result<bool> {
+        if timing.since.elapsed() < self.timing_slice {
+            return Ok(false);
+        }
+        Ok(self.is_timing_waiting()? || self.is_sharing_overdue()?)
+    }
+
     fn share(&self, mode: Mode) -> anyhow::Result<TimingLockGuard> {
         let started = Instant::now();
         let share = if self.lock_file.is_host || mode == Mode::SharedForOpening {
@@ -254,6 +271,16 @@ impl TimingLock {
     fn is_timing_waiting(&self) -> anyhow::Result<bool> {
         let gate = self.open_file(GATE)?;
         match gate.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error.into()),
+        }
+    }
+
+    /// Whether something has waited too long to share the lock.
+    fn is_sharing_overdue(&self) -> anyhow::Result<bool> {
+        let overdue = self.open_file(OVERDUE)?;
+        match ensure_free(&overdue) {
             Ok(()) => Ok(false),
             Err(TryLockError::WouldBlock) => Ok(true),
             Err(TryLockError::Error(error)) => Err(error.into()),

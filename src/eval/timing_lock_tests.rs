@@ -235,6 +235,59 @@ fn a_timing_that_waits_goes_between_two_pieces_of_work() {
 }
 
 #[test]
+fn a_long_timing_lets_others_go_first_between_its_blocks() {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let folder = tempfile::tempdir().unwrap();
+    let lock = TimingLock {
+        timing_slice: Duration::from_millis(20),
+        ..open_with_patience(&folder, Duration::from_millis(10))
+    };
+    let mut held = lock.exclusive().unwrap();
+    sleep(lock.timing_slice);
+    assert!(!lock.must_give_way(&held).unwrap(), "nobody waits");
+    let done = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for is_timing in [true, false, true, false] {
+            let (lock, done) = (&lock, &done);
+            scope.spawn(move || {
+                let guard = if is_timing {
+                    lock.exclusive().unwrap()
+                } else {
+                    lock.shared().unwrap()
+                };
+                drop(guard);
+                done.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+        let started = Instant::now();
+        while done.load(Ordering::SeqCst) < 4 && started.elapsed() < LIMIT {
+            // A timing block.
+            sleep(Duration::from_millis(5));
+            if lock.must_give_way(&held).unwrap() {
+                drop(held);
+                held = lock.exclusive().unwrap();
+            }
+        }
+        let turns = done.load(Ordering::SeqCst);
+        drop(held);
+        assert_eq!(turns, 4, "the long timing kept the lock");
+    });
+}
+
+#[test]
+fn a_timing_keeps_the_lock_for_its_slice() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = open_lock(&folder, false);
+    let held = lock.exclusive().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| drop(lock.exclusive().unwrap()));
+        wait_until_held(&lock, GATE);
+        assert!(!lock.must_give_way(&held).unwrap());
+        drop(held);
+    });
+}
+
+#[test]
 fn one_process_at_a_time_shares_the_lock_of_a_gpu() {
     const CROWD: usize = 3;
     let folder = tempfile::tempdir().unwrap();

@@ -17,10 +17,9 @@ use super::run_log::{RunLine, RunLog, RunState, TaskLog};
 use super::step::Outcome;
 use super::tail::{Growth, JournalTail, MAX_LOOKS};
 use super::task::TaskHistory;
-use crate::event::{BestOfTask, Cost, FailedReason, Operator};
+use crate::event::{BestOfTask, Cost};
 use crate::report::{Activity, BestCandidate, Improvement, LiveTask, Standing};
 use crate::run::{RunDirectory, RunRecord, host_name, now_milliseconds, parse_timestamp};
-use crate::verdict::Status;
 
 /// A run that is followed.
 pub(crate) struct RunFollower {
@@ -380,15 +379,7 @@ fn doing(state: Option<RunState>, history: &TaskHistory) -> &'static str {
 fn validity(history: &TaskHistory) -> Option<f64> {
     let (mut passed, mut counted) = (0_u64, 0_u64);
     for step in &history.steps {
-        let asks_model = step.operator.is_some_and(Operator::asks_model);
-        let counts = match step.outcome {
-            Outcome::Open
-            | Outcome::NotPassed(Status::Inconclusive | Status::HarnessError)
-            | Outcome::Failed(FailedReason::HarnessError) => false,
-            Outcome::Passed | Outcome::Dismissed | Outcome::NotPassed(_) => true,
-            Outcome::Failed(_) => asks_model,
-        };
-        counted += u64::from(counts);
+        counted += u64::from(step.counts_for_validity());
         passed += u64::from(matches!(step.outcome, Outcome::Passed | Outcome::Dismissed));
     }
     (counted > 0).then(|| passed as f64 / counted as f64)

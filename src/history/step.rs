@@ -40,10 +40,16 @@ impl Outcome {
         match self {
             Outcome::Open | Outcome::Passed | Outcome::Dismissed => false,
             Outcome::NotPassed(status) => status != Status::Inconclusive,
-            Outcome::Failed(reason) => {
-                !matches!(reason, FailedReason::Duplicate | FailedReason::NearCopy)
-            }
+            Outcome::Failed(_) => !self.is_repeat(),
         }
+    }
+
+    /// Whether the step made a kernel again that the task has judged before, or one that is nearly the same.
+    pub(crate) fn is_repeat(self) -> bool {
+        matches!(
+            self,
+            Outcome::Failed(FailedReason::Duplicate | FailedReason::NearCopy)
+        )
     }
 
     pub(crate) fn is_judged(self) -> bool {
@@ -93,4 +99,18 @@ pub(crate) struct StepHistory {
     pub(crate) nano_usd: u64,
     /// What judging took.
     pub(crate) judge_seconds: f32,
+}
+
+impl StepHistory {
+    /// Whether the step counts for the share of valid steps: it cost an evaluation or a reply. What has no result yet, noise, and
+    /// faults of kforge say nothing about the candidate.
+    pub(crate) fn counts_for_validity(&self) -> bool {
+        match self.outcome {
+            Outcome::Open
+            | Outcome::NotPassed(Status::Inconclusive | Status::HarnessError)
+            | Outcome::Failed(FailedReason::HarnessError) => false,
+            Outcome::Passed | Outcome::Dismissed | Outcome::NotPassed(_) => true,
+            Outcome::Failed(_) => self.operator.is_some_and(Operator::asks_model),
+        }
+    }
 }

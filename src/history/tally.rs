@@ -8,7 +8,10 @@ use super::task::TaskHistory;
 /// The sums of a group of steps.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
+    /// Steps that have ended.
     pub(crate) steps: u64,
+    /// Steps that cost an evaluation or a reply: what the valid ones are a share of.
+    pub(crate) counted: u64,
     pub(crate) judged: u64,
     pub(crate) passed: u64,
     /// Entered the archive.
@@ -54,7 +57,8 @@ impl Tallies {
 
 impl Tally {
     fn add(&mut self, step: &StepHistory, parent: Option<&StepHistory>) {
-        self.steps += 1;
+        self.steps += u64::from(step.outcome != Outcome::Open);
+        self.counted += u64::from(step.counts_for_validity());
         self.judged += u64::from(step.outcome.is_judged());
         let has_passed = matches!(step.outcome, Outcome::Passed | Outcome::Dismissed);
         self.passed += u64::from(has_passed);

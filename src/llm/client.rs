@@ -36,6 +36,8 @@ const MAX_FIELD_CHANGES: u32 = 12;
 pub struct Client {
     models: Vec<ServedModel>,
     replayed_run: Option<PathBuf>,
+    /// Whether a request in a mailbox is waited for.
+    waits_for_mailbox: bool,
     slots: Semaphore,
     retries: u32,
     patience: Duration,
@@ -121,6 +123,7 @@ impl Client {
         Ok(Self {
             models: served,
             replayed_run: settings.replayed_run().map(Path::to_owned),
+            waits_for_mailbox: settings.wait,
             slots: Semaphore::new(settings.concurrency),
             retries: settings.retries,
             patience: Duration::from_secs_f64(settings.patience_seconds),
@@ -132,6 +135,12 @@ impl Client {
     /// The directory of the run whose replies all models repeat, if they do.
     pub(crate) fn replayed_run(&self) -> Option<&Path> {
         self.replayed_run.as_deref()
+    }
+
+    /// Whether a request may be left in a mailbox for a later process.
+    pub(crate) fn may_leave_requests(&self) -> bool {
+        let mut models = self.models();
+        !self.waits_for_mailbox && models.any(|model| model.provider == ProviderName::Mailbox)
     }
 
     /// The models, in the config's order.

@@ -90,8 +90,12 @@ impl Answer {
             answer.certainty.push(why_unconfirmed(confirmation, state));
             answer.kernel = Some(format!("{}/steps/{:06}/kernel.cu", task.name, elite.step));
         } else {
-            answer.headline = "no candidate passed".to_owned();
-            answer.certainty.push(why_nothing(task));
+            let (headline, why) = match task.ended() {
+                0 => ("no step has ended", why_no_step(state)),
+                _ => ("no candidate passed", why_nothing(task)),
+            };
+            answer.headline = headline.to_owned();
+            answer.certainty.push(why);
         }
         if task
             .device
@@ -146,7 +150,8 @@ fn certainty(task: &TaskHistory, confirmation: &Confirmation) -> Vec<String> {
         ));
     }
     if !verdict.not_done.is_empty() {
-        sentences.push(format!("Not done: {}.", verdict.not_done.join(", ")));
+        let missing = verdict.not_done.join(", ");
+        sentences.push(format!("Not done for lack of time: {missing}."));
     }
     let detectable = task.self_tests.iter().map(|test| test.detectable);
     if let Some(detectable) = detectable.reduce(f64::max) {
@@ -224,6 +229,17 @@ fn why_unconfirmed(confirmation: Option<&Confirmation>, state: RunState) -> Stri
         ),
         None => "Measured again, its times were too noisy.".to_owned(),
     }
+}
+
+fn why_no_step(state: RunState) -> String {
+    match state {
+        RunState::Open | RunState::Working => "The run has not ended.",
+        RunState::Interrupted => "The run was interrupted before its first step had ended.",
+        RunState::AwaitingReplies => "The run waits for replies in its mailbox.",
+        RunState::Failed => "The run has failed before its first step had ended.",
+        RunState::Finished => "The run ended before its first step.",
+    }
+    .to_owned()
 }
 
 fn why_nothing(task: &TaskHistory) -> String {

@@ -285,12 +285,11 @@ impl Frame {
         // A few very slow candidates must not squeeze the rest.
         let mut estimates: Vec<f64> = estimates.collect();
         estimates.sort_by(f64::total_cmp);
-        let slow = estimates.get(estimates.len() / 20).copied().unwrap_or(0.0);
+        let slow = estimates.get(estimates.len() / 10).copied();
         let shown = points.best.iter().chain(&points.confirmed);
         let ends = shown.flat_map(|point| point.speedup.ci95).map(f64::ln);
-        let ends: Vec<f64> = ends.filter(|end| end.is_finite()).collect();
-        let low = ends.iter().copied().fold(slow.min(0.0), f64::min);
-        let high = ends.iter().copied().fold(0.05, f64::max);
+        let ends = ends.filter(|end| end.is_finite()).chain(slow);
+        let (low, high) = vertical_range(ends);
         let space = (high - low) * 0.06;
         Self {
             width,
@@ -336,6 +335,16 @@ impl Frame {
                 axis.label(value)
             );
         }
+        let where_baseline_is = match () {
+            () if self.low > 0.0 => "1x, the baseline, is below this chart",
+            () if self.high < 0.0 => "1x, the baseline, is above this chart",
+            () => "",
+        };
+        let _ = write!(
+            svg,
+            "<text class=\"name\" x=\"{left}\" y=\"{}\">{where_baseline_is}</text>",
+            self.height - 6.0
+        );
         let _ = write!(
             svg,
             "<text class=\"name\" x=\"{end}\" y=\"{}\" text-anchor=\"end\">{}</text>",
@@ -356,6 +365,12 @@ impl Frame {
             }
         }
         candidates.sort_by_key(|value| *value != 1.0);
+        // For a small part of the axis.
+        let (first, last) = (self.low.exp(), self.high.exp());
+        let distance = round_distance((last - first) / 8.0);
+        let between =
+            (0..=20).map(|index| ((first / distance).ceil() + f64::from(index)) * distance);
+        candidates.extend(between.map(|value| (value * 1e6).round() / 1e6));
         let mut ticks: Vec<f64> = Vec::new();
         for value in candidates {
             let is_inside = (self.low..=self.high).contains(&value.ln());
@@ -368,23 +383,63 @@ impl Frame {
     }
 }
 
+/// The least height of a chart, as a logarithm: noise must not look like progress.
+const LEAST_HEIGHT: f64 = 0.2;
+
+/// The ends of the vertical axis for logarithms of speedups. The baseline, at 0, is in the picture unless it is so far away that the
+/// course of the search would be a flat line.
+fn vertical_range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let ends = values.fold(None, |ends: Option<(f64, f64)>, value| {
+        let (low, high) = ends.unwrap_or((value, value));
+        Some((low.min(value), high.max(value)))
+    });
+    let (low, high) = ends.unwrap_or((0.0, 0.0));
+    let missing = (LEAST_HEIGHT - (high - low)).max(0.0);
+    let (low, high) = (low - missing / 2.0, high + missing / 2.0);
+    let farthest = 2.0 * (high - low);
+    match () {
+        () if low > farthest || high < -farthest => (low, high),
+        () => (low.min(0.0), high.max(0.0)),
+    }
+}
+
 /// Round numbers from 0 to `last`, about `wanted` of them.
 fn linear_ticks(last: f64, wanted: usize) -> Vec<f64> {
-    let rough = last / wanted as f64;
-    let unit = 10f64.powf(rough.log10().floor());
-    let factor = [1.0, 2.0, 5.0, 10.0]
-        .into_iter()
-        .find(|factor| factor * unit >= rough);
-    let distance = factor.unwrap_or(10.0) * unit;
+    let distance = round_distance(last / wanted as f64);
     (0..=wanted * 2)
         .map(|index| index as f64 * distance)
         .take_while(|value| *value <= last * 1.0001)
         .collect()
 }
 
+/// The least of 1, 2, 5, 10 times a power of ten that is not below a number.
+fn round_distance(rough: f64) -> f64 {
+    let unit = 10f64.powf(rough.log10().floor());
+    let factor = [1.0, 2.0, 5.0, 10.0]
+        .into_iter()
+        .find(|factor| factor * unit >= rough);
+    factor.unwrap_or(10.0) * unit
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn baseline_is_shown_unless_it_would_flatten_the_search() {
+        let range = |speedups: &[f64]| {
+            let (low, high) = vertical_range(speedups.iter().map(|one| one.ln()));
+            [low.exp(), high.exp()].map(|end| (end * 100.0).round() / 100.0)
+        };
+        assert_eq!(range(&[1.1, 2.0]), [1.0, 2.0]);
+        assert_eq!(range(&[0.5, 0.7]), [0.5, 1.0]);
+        assert_eq!(range(&[18.0, 25.0]), [18.0, 25.0]);
+        assert_eq!(range(&[0.01, 0.02]), [0.01, 0.02]);
+        // One figure: no range at all.
+        assert_eq!(range(&[1.0]), [0.9, 1.11]);
+        assert_eq!(range(&[20.0, 20.1]), [18.14, 22.16]);
+        assert_eq!(range(&[]), [0.9, 1.11]);
+    }
 
     #[test]
     fn ticks_are_round_and_cover_the_axis() {

@@ -19,6 +19,9 @@ const MAX_DIFF_LINES: usize = 120;
 const MAX_PATH: usize = 40;
 const MAX_TREE: usize = 150;
 
+/// The deepest indentation of the tree: a phone must show it.
+const MAX_LEVEL: usize = 12;
+
 /// A kernel on the path to the best one.
 #[derive(Debug, Serialize)]
 pub(super) struct Ancestor {
@@ -102,8 +105,10 @@ fn confirmed_text(task: &TaskHistory, step: u64) -> String {
 #[derive(Debug, Serialize)]
 pub(super) struct TreeNode {
     step: u64,
-    /// How deep it is indented. A single child stays at the level of its parent.
+    /// How deep it is indented: one level more than its parent, up to a limit.
     level: usize,
+    /// Its parent, where the indentation does not show it.
+    deep_parent: Option<u64>,
     made_by: String,
     change: String,
     search: String,
@@ -156,7 +161,8 @@ pub(super) fn tree(task: &TaskHistory, is_listed: &HashSet<u64>) -> Vec<TreeNode
         let all = child_counts.get(&number).copied().unwrap_or(0);
         nodes.push(TreeNode {
             step: number,
-            level: level.min(12),
+            level: level.min(MAX_LEVEL),
+            deep_parent: parent.filter(|_| level > MAX_LEVEL).map(|one| one.step),
             made_by: made_by(task, number),
             change: step.detail.to_string(),
             search: search_text(step),
@@ -167,12 +173,7 @@ pub(super) fn tree(task: &TaskHistory, is_listed: &HashSet<u64>) -> Vec<TreeNode
             other_parent: step.parents.get(1).copied(),
             more: all.saturating_sub(below.len() as u64),
         });
-        let next = if below.len() > 1 || level == 0 {
-            level + 1
-        } else {
-            level
-        };
-        open.extend(below.iter().rev().map(|child| (*child, next)));
+        open.extend(below.iter().rev().map(|child| (*child, level + 1)));
     }
     nodes
 }

@@ -27,6 +27,37 @@ const MAX_STEPS: usize = 1000;
 /// The most bytes of kernels, prompts and replies in a page.
 const MAX_TEXT_BYTES: usize = 800_000;
 
+/// The most bytes of a page.
+const MAX_PAGE_BYTES: usize = 2_000_000;
+
+/// How much a page may have.
+#[derive(Clone, Copy)]
+struct PageLimits {
+    /// Listed steps.
+    steps: usize,
+    /// Bytes of kernels, prompts and replies.
+    text_bytes: usize,
+}
+
+impl PageLimits {
+    /// The limits for the next attempt if a page is this much too large: first fewer texts, then fewer steps. `None`: there is hardly
+    /// anything to leave out.
+    fn reduced(self, excess: usize) -> Option<Self> {
+        let least = MAX_TEXT_BYTES / 2;
+        if self.text_bytes > least {
+            let text_bytes = self.text_bytes.saturating_sub(excess + excess / 8);
+            return Some(Self {
+                text_bytes: text_bytes.max(least),
+                ..self
+            });
+        }
+        (self.steps > 20).then_some(Self {
+            steps: self.steps * 3 / 4,
+            ..self
+        })
+    }
+}
+
 /// The page of a run.
 #[derive(Serialize)]
 struct Page {
@@ -50,6 +81,9 @@ struct TaskPage {
     prefix: String,
     name: String,
     answer: Answer,
+    /// What stands in the place of a speedup, and how it is marked.
+    instead: &'static str,
+    mark: &'static str,
     tiles: Vec<[String; 3]>,
     charts: Vec<Chart>,
     /// The workloads of the best kernel's confirmation. `None` without a best kernel.
@@ -81,12 +115,28 @@ struct TallyTable {
 /// # Errors
 /// If a template does not fit: an error of kforge.
 pub(crate) fn html(run: &RunHistory) -> Result<String> {
+    let mut limits = PageLimits {
+        steps: MAX_STEPS,
+        text_bytes: MAX_TEXT_BYTES,
+    };
+    loop {
+        let page = limited_html(run, limits)?;
+        let excess = page.len().saturating_sub(MAX_PAGE_BYTES - 1);
+        let next = (excess > 0).then(|| limits.reduced(excess)).flatten();
+        match next {
+            Some(next) => limits = next,
+            None => return Ok(page),
+        }
+    }
+}
+
+fn limited_html(run: &RunHistory, limits: PageLimits) -> Result<String> {
     let share = run.tasks.len().max(1);
     let mut tasks = Vec::new();
     let mut data = Vec::new();
     for (index, task) in run.tasks.iter().enumerate() {
-        let selection = Selection::of(task, MAX_STEPS / share);
-        let mut texts = Texts::new(MAX_TEXT_BYTES / share);
+        let selection = Selection::of(task, limits.steps / share);
+        let mut texts = Texts::new(limits.text_bytes / share);
         let mut reader = DetailsReader::new(task, &mut texts);
         reader.read_kernels(&selection.steps);
         let steps = selection.steps.iter().filter_map(|step| task.step(*step));
@@ -141,9 +191,17 @@ impl TaskPage {
             kind,
             rows: tally_rows(groups, listed, task.dollars().is_some()),
         });
+        let answer = Answer::of(task, run.state);
+        let (instead, mark) = match answer.kind {
+            _ if task.ended() == 0 => ("No result yet", "unconfirmed"),
+            "unconfirmed" => ("No gain confirmed", answer.kind),
+            kind => ("Nothing passed", kind),
+        };
         Self {
             name: task.name.clone(),
-            answer: Answer::of(task, run.state),
+            answer,
+            instead,
+            mark,
             tiles: tiles(task),
             charts: charts(task, &prefix, listed),
             workloads: task
@@ -178,7 +236,11 @@ fn tiles(task: &TaskHistory) -> Vec<[String; 3]> {
         (
             "steps",
             figures::count(steps),
-            format!("{} judged", figures::count(judged)),
+            counts_text(&[
+                (judged, "judged"),
+                (task.count(Outcome::is_repeat), "duplicates"),
+                (task.steps.len() as u64 - steps, "not ended"),
+            ]),
         ),
         (
             "passed",
@@ -214,14 +276,19 @@ fn tiles(task: &TaskHistory) -> Vec<[String; 3]> {
         ),
     ];
     if task.tokens > 0 {
-        let dollars = task
-            .dollars()
-            .map_or("price unknown".to_owned(), figures::dollars);
-        tiles.push((
-            "models",
-            dollars,
-            format!("{} tokens", figures::count(task.tokens)),
-        ));
+        let tokens = figures::count(task.tokens);
+        tiles.push(match task.dollars() {
+            Some(dollars) => (
+                "models",
+                figures::dollars(dollars),
+                format!("{tokens} tokens"),
+            ),
+            None => (
+                "tokens",
+                tokens,
+                "of models whose price is unknown".to_owned(),
+            ),
+        });
     }
     let confirmed = task.confirmations.len() as u64;
     tiles.push((
@@ -237,4 +304,12 @@ fn tiles(task: &TaskHistory) -> Vec<[String; 3]> {
         .into_iter()
         .map(|(name, value, note)| [name.to_owned(), value, note])
         .collect()
+}
+
+/// The first count, and those of the others that are not 0.
+fn counts_text(counts: &[(u64, &str)]) -> String {
+    let shown = counts.iter().enumerate();
+    let shown = shown.filter(|(index, (count, _))| *index == 0 || *count > 0);
+    let texts = shown.map(|(_, (count, name))| format!("{} {name}", figures::count(*count)));
+    texts.collect::<Vec<_>>().join(", ")
 }

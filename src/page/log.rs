@@ -3,6 +3,8 @@
 //! The run's journals fill in what was done and what came out. What only a person knows is a blank in angle brackets, as code so that it is
 //! seen. Text of others stands escaped on one line. Reads traces of steps, and writes no file.
 
+use std::collections::BTreeMap;
+
 use super::answer::{Answer, timed_workloads};
 use super::details::read_text;
 use super::environment;
@@ -158,17 +160,17 @@ fn reasoning(run: &RunHistory, task: &TaskHistory) -> Vec<String> {
 
 fn action(run: &RunHistory, task: &TaskHistory) -> Vec<String> {
     let tallies = Tallies::of(task);
-    let by_name = |groups: &std::collections::BTreeMap<String, Tally>| {
+    let by_name = |groups: &BTreeMap<String, Tally>, amount: &dyn Fn(&Tally) -> String| {
         let parts = groups
             .iter()
-            .map(|(name, tally)| format!("{} {}", escape(name), tally.steps));
+            .map(|(name, tally)| format!("{} {}", escape(name), amount(tally)));
         parts.collect::<Vec<_>>().join(", ")
     };
     let mut lines = vec![format!(
         "- Made {} in {} of work: {}.",
         pluralize(task.ended(), "step"),
         figures::duration(task.seconds),
-        by_name(&tallies.operators)
+        by_name(&tallies.operators, &|tally| tally.steps.to_string())
     )];
     if !tallies.models.is_empty() {
         let cost = task.dollars().map_or_else(String::new, |dollars| {
@@ -176,7 +178,10 @@ fn action(run: &RunHistory, task: &TaskHistory) -> Vec<String> {
         });
         lines.push(format!(
             "- Asked models: {}; {} tokens{cost}.",
-            by_name(&tallies.models),
+            by_name(&tallies.models, &|tally| pluralize(
+                tally.requests,
+                "request"
+            )),
             figures::count(task.tokens)
         ));
     }

@@ -64,18 +64,19 @@ fn task_lines(run: &RunHistory, task: &TaskHistory, lines: &mut Vec<String>) {
     ));
     lines.push(String::new());
     if !answer.device.is_empty() {
-        lines.push(format!("On {}. ", escape(&answer.device)));
+        lines.push(format!("On {}.", escape(&answer.device)));
     }
     lines.extend(answer.certainty.iter().map(|sentence| escape(sentence)));
     lines.extend(answer.over_start.as_deref().map(escape));
     lines.push(String::new());
     workload_lines(task, lines);
     lines.push(format!(
-        "{}: {} judged, {} passed, {} failed; {} of kernels; {} of work{}.",
+        "{}: {} judged, {} passed, {} failed, {}; {} of kernels; {} of work{}.",
         pluralize(task.ended(), "step"),
         task.count(Outcome::is_judged),
         task.count(|one| matches!(one, Outcome::Passed | Outcome::Dismissed)),
         task.count(Outcome::is_failure),
+        pluralize(task.count(Outcome::is_repeat), "duplicate"),
         pluralize(task.grid.elites().len() as u64, "kind"),
         figures::duration(task.seconds),
         match (task.tokens, task.dollars()) {

@@ -20,6 +20,7 @@ const MAX_ELITES: usize = 60;
 #[derive(Debug, Serialize)]
 pub(super) struct WorkloadRow {
     id: String,
+    /// The axes that differ between the workloads.
     axes: String,
     time: String,
     time_us: Option<f64>,
@@ -45,6 +46,8 @@ pub(super) struct WorkloadRow {
 #[derive(Debug, Serialize)]
 pub(super) struct WorkloadTable {
     rows: Vec<WorkloadRow>,
+    /// The axes that all workloads have in common.
+    common_axes: String,
     /// The strongest baseline that the kernel was timed against in pairs, in words.
     strongest: Option<String>,
     /// Checked and not timed.
@@ -67,15 +70,16 @@ pub(super) fn workload_table(
         let share = (ratio.max(f64::MIN_POSITIVE).ln() - low) / (high - low);
         (share.clamp(0.0, 1.0) * 1000.0).round() / 10.0
     };
+    let is_common = |name: &String, value: &i64| {
+        timed.len() > 1 && timed.iter().all(|one| one.axes.get(name) == Some(value))
+    };
     let rows = timed.iter().map(|one| {
         let median =
             |summary: &Option<crate::verdict::TimeSummary>| summary.map(|times| times.median);
         let (time_us, baseline_us) = (median(&one.candidate_us), median(&one.baseline_us));
         let time = |us: Option<f64>| us.map_or_else(String::new, figures::microseconds);
-        let axes = one
-            .axes
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"));
+        let axes = one.axes.iter();
+        let axes = axes.filter(|(name, value)| !is_common(name, value));
         let beside = strongest.and_then(|entry| entry.on(&one.id));
         let ratio = beside.map(|beside| beside.kernel_speedup);
         WorkloadRow {
@@ -84,7 +88,7 @@ pub(super) fn workload_table(
             over_strongest: ratio.map_or_else(String::new, figures::confirmed),
             strongest_ratio: ratio,
             id: one.id.clone(),
-            axes: axes.collect::<Vec<_>>().join(", "),
+            axes: axes_text(axes),
             time: time(time_us),
             time_us,
             baseline_time: time(baseline_us),
@@ -106,13 +110,21 @@ pub(super) fn workload_table(
             is_loss: one.ci95.is_some_and(|[_, high]| high < 1.0),
         }
     });
+    let first = timed.first().into_iter().flat_map(|one| &one.axes);
     WorkloadTable {
         rows: rows.collect(),
+        common_axes: axes_text(first.filter(|(name, value)| is_common(name, value))),
         strongest: strongest.map(BaselineEntry::label),
         hidden: verdict.workloads.iter().filter(|one| one.hidden).count(),
         one: place(1.0),
         has_floor: timed.iter().any(|one| one.floor_us.is_some()),
     }
+}
+
+/// `rows=64, columns=257`
+fn axes_text<'a>(axes: impl Iterator<Item = (&'a String, &'a i64)>) -> String {
+    let axes = axes.map(|(name, value)| format!("{name}={value}"));
+    axes.collect::<Vec<_>>().join(", ")
 }
 
 /// A kernel of the archive.
@@ -175,7 +187,7 @@ pub(super) struct TallyRow {
     steps: u64,
     passed: u64,
     validity: String,
-    validity_value: f64,
+    validity_value: Option<f64>,
     faster: u64,
     added: u64,
     fastest: String,
@@ -199,7 +211,7 @@ pub(super) fn tally_rows(
 ) -> Vec<TallyRow> {
     let rows = tallies.iter().map(|(name, tally)| {
         let dollars = tally.nano_usd as f64 / 1e9;
-        let validity = tally.passed as f64 / tally.steps.max(1) as f64;
+        let validity = (tally.counted > 0).then(|| tally.passed as f64 / tally.counted as f64);
         let fastest_step = tally.fastest.map(|(_, step)| step);
         let per_elite = (tally.added > 0 && dollars > 0.0)
             .then(|| figures::dollars(dollars / tally.added as f64));
@@ -207,7 +219,7 @@ pub(super) fn tally_rows(
             name: name.clone(),
             steps: tally.steps,
             passed: tally.passed,
-            validity: figures::percent(validity),
+            validity: validity.map_or_else(String::new, figures::percent),
             validity_value: validity,
             faster: tally.faster,
             added: tally.added,

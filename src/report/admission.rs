@@ -100,6 +100,7 @@ fn missed_table(admission: &Admission) -> String {
         "\n  {:<46} {:<14} {:>6}  {:<28} {:>9}\n",
         "passes but must not", "output", "inputs", "for example", "error"
     );
+    let mut is_right = false;
     for (candidate, output) in kinds {
         let same = missed
             .iter()
@@ -109,6 +110,7 @@ fn missed_table(admission: &Admission) -> String {
             continue;
         };
         let regime = worst.regime.as_deref().map(|name| format!(", {name}"));
+        is_right |= worst.error == 0.0;
         text += &format!(
             "  {candidate:<46} {:<14} {count:>6}  {:<28} {:>8.1} %\n",
             output.unwrap_or("all"),
@@ -119,5 +121,8 @@ fn missed_table(admission: &Admission) -> String {
     text += "\n  error: largest error of an element, in percent of its tolerance\n";
     text += "  hint: narrow the tolerance or change the inputs; if precision cannot be\n";
     text += "        checked, set `precision: unchecked`\n";
+    if is_right {
+        text += "  0.0 %: with such inputs this kernel is right: change them or the regime\n";
+    }
     text
 }

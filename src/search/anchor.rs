@@ -95,6 +95,14 @@ impl Search {
         Some(starts.into_iter().map(|(step, _)| *step).collect())
     }
 
+    /// The fastest starting kernel, if it may be an anchor where its speedup differs: on another device, or with another baseline. `None` until
+    /// all starting kernels are folded.
+    pub(crate) fn likely_anchor(&self) -> Option<u64> {
+        let fastest = *self.timed_starts()?.first()?;
+        let speedup = self.start_speedups.get(&fastest).copied()?;
+        (speedup >= MIN_ANCHOR_SPEEDUP / 2.0).then_some(fastest)
+    }
+
     /// Keeps only the timings of starting kernels for which this holds. Another device may have made the others.
     pub(crate) fn keep_timed_starts(&mut self, is_current: impl Fn(u64) -> bool) {
         self.start_speedups.retain(|step, _| is_current(*step));

@@ -3,7 +3,7 @@
 //! Decided from the fold and the random stream of the step only, and recorded in the brief. Renders no prompt: that is
 //! `propose::prompt`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::archive::Elite;
 use super::credit::Credit;
@@ -30,11 +30,31 @@ pub(super) struct ModelHistory {
     /// The kernel that `tune` repairs next: the last that did not pass, unless a later one passed or the search restarted from
     /// the best.
     last_broken: Option<u64>,
+    /// Operator, parents and card of each step that asks a model and has no outcome yet.
+    in_progress: BTreeMap<u64, AskedWith>,
 }
 
+/// What distinguishes the prompts of steps that a search decides before it learns anything new.
+type AskedWith = (Operator, Vec<u64>, Option<String>);
+
 impl ModelHistory {
+    /// The cards of steps in progress with this operator and these parents; `None` stands for no card.
+    pub(super) fn cards_in_progress(
+        &self,
+        operator: Operator,
+        parents: &[u64],
+    ) -> Vec<Option<String>> {
+        let steps = self.in_progress.values();
+        let same = steps.filter(|(other, of, _)| (*other, &of[..]) == (operator, parents));
+        same.map(|(.., card)| card.clone()).collect()
+    }
+
     /// Records that a brief was decided.
     pub(super) fn record_brief(&mut self, brief: &Brief) {
+        if let Some(model) = &brief.model {
+            let asked = (brief.operator, brief.parents.clone(), model.card.clone());
+            self.in_progress.insert(brief.step, asked);
+        }
         if let (Operator::Repair, Some(parent)) = (brief.operator, brief.parents.first()) {
             *self.repair_counts.entry(*parent).or_default() += 1;
         }
@@ -47,6 +67,7 @@ impl ModelHistory {
         outcome: &StepOutcome,
         settings: &SearchSettings,
     ) {
+        self.in_progress.remove(&step);
         match outcome {
             StepOutcome::Passed { .. } | StepOutcome::PassedBefore => {
                 self.failures_in_a_row = 0;
@@ -119,14 +140,27 @@ fn recent_steps(view: &SearchView<'_>) -> impl Iterator<Item = u64> {
     latest.filter(is_own).take(MAX_LOOK_BACK)
 }
 
+/// What a model is asked for.
+pub(super) struct ModelChoice<'c> {
+    pub(super) credit: &'c Credit,
+    pub(super) operator: Operator,
+    pub(super) parents: &'c [u64],
+    /// The cards of steps in progress that ask for the same.
+    pub(super) taken: &'c [Option<String>],
+}
+
 /// What a model gets besides the parents. `None` if there is no model.
 pub(super) fn choose_model_brief(
     view: &SearchView<'_>,
-    credit: &Credit,
-    operator: Operator,
-    parents: &[u64],
+    choice: &ModelChoice<'_>,
     stream: &mut RandomStream,
 ) -> Option<ModelBrief> {
+    let ModelChoice {
+        credit,
+        operator,
+        parents,
+        ..
+    } = *choice;
     let models = view.model_pool.models.iter();
     let models: Vec<_> = models
         .map(|(name, weight)| (name, weight * credit.model(name, view.settings)))
@@ -136,7 +170,7 @@ pub(super) fn choose_model_brief(
     // Repairs and crossovers already have a specific goal, so they get no card.
     let takes_card = !matches!(operator, Operator::Repair | Operator::Crossover);
     let card = takes_card
-        .then(|| choose_card(view, credit, stream))
+        .then(|| choose_card(view, choice, stream))
         .flatten();
     Some(ModelBrief {
         name: name.clone(),
@@ -146,19 +180,33 @@ pub(super) fn choose_model_brief(
     })
 }
 
-/// A strategy card, or none. Before there is evidence all cards together are as likely as none.
+/// A strategy card, or none. Before there is evidence all cards together are as likely as none. Not what a step in progress has that asks
+/// for the same: its prompt would hardly differ.
 fn choose_card(
     view: &SearchView<'_>,
-    credit: &Credit,
+    choice: &ModelChoice<'_>,
     stream: &mut RandomStream,
 ) -> Option<String> {
-    let cards = &view.model_pool.cards;
+    let (cards, credit) = (&view.model_pool.cards, choice.credit);
     let none = cards.len() as f64 * credit.card(None, view.settings);
     let each = cards
         .iter()
         .map(|card| credit.card(Some(card), view.settings));
     let weights: Vec<f64> = each.chain([none]).collect();
-    cards.get(stream.weighted_index(&weights)?).cloned()
+    let is_taken = |index: usize| {
+        choice
+            .taken
+            .iter()
+            .any(|card| card.as_ref() == cards.get(index))
+    };
+    let free = weights.iter().enumerate();
+    let mut free: Vec<f64> = free
+        .map(|(index, weight)| if is_taken(index) { 0.0 } else { *weight })
+        .collect();
+    if free.iter().all(|weight| *weight <= 0.0) {
+        free = weights;
+    }
+    cards.get(stream.weighted_index(&free)?).cloned()
 }
 
 /// The kernels to show: a third are the fastest, a quarter are elites that differ most from these and the parents, a quarter are the

@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::credit::{Credit, Spent};
 use super::families::Families;
 use super::ledger::{Ledger, StepOutcome};
-use super::model_brief::{ModelHistory, choose_model_brief};
+use super::model_brief::{ModelChoice, ModelHistory, choose_model_brief};
 use super::parent_pool::{MAX_DRAWS, ParentHistory, ParentPool};
 use super::results::Change;
 use super::retirement::Retirement;
 use super::settings::{SearchMode, SearchSettings};
 use super::view::SearchView;
 use crate::base::RandomStream;
-use crate::event::{Brief, FailedReason, Operator, TransformationWeights};
+use crate::event::{Brief, FailedReason, ModelBrief, Operator, TransformationWeights};
 
 /// The operators to choose from. Arrays of weights have this order.
 const OPERATORS: [Operator; 7] = [
@@ -51,10 +51,22 @@ impl PlannedBrief {
         }
     }
 
-    /// Whether an earlier version of kforge decided the brief `recorded` in the place of the planned one.
+    /// Whether an earlier version of kforge decided the brief `recorded` in the place of the planned one. Earlier versions drew strategy
+    /// cards from others.
     pub(super) fn is_earlier_form(&self, recorded: &Brief) -> bool {
         let seed = self.drawn_seed;
         let planned = &self.brief;
+        if let (Some(model), Some(recorded_model)) = (&planned.model, &recorded.model) {
+            let with_card = ModelBrief {
+                card: recorded_model.card.clone(),
+                ..model.clone()
+            };
+            return *recorded
+                == Brief {
+                    model: Some(with_card),
+                    ..planned.clone()
+                };
+        }
         planned.operator == Operator::Mutate
             && recorded.seed == seed
             && *recorded
@@ -304,7 +316,14 @@ impl Planner {
         template: &Brief,
         stream: &mut RandomStream,
     ) -> Option<Brief> {
-        let model = choose_model_brief(view, &self.credit, operator, &parents, stream)?;
+        let taken = self.model_history.cards_in_progress(operator, &parents);
+        let choice = ModelChoice {
+            credit: &self.credit,
+            operator,
+            parents: &parents,
+            taken: &taken,
+        };
+        let model = choose_model_brief(view, &choice, stream)?;
         let mut brief = Brief {
             operator,
             parents,

@@ -62,10 +62,10 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, Failure> {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             Ok(None)
         }
-        Err(error) => Err(
-            Failure::usage(format!("failed to read `{}`: {error}", path.display()))
-                .hint("check that the file is UTF-8 text and that you may read it"),
-        ),
+        Err(error) => Err(Failure::unreadable(
+            &format!("`{}`", path.display()),
+            &error,
+        )),
     }
 }
 

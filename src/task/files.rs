@@ -217,8 +217,7 @@ impl TaskFiles {
                 );
             }
             let text = std::fs::read_to_string(path).map_err(|error| {
-                Failure::usage(format!("failed to read the baseline `{baseline}`: {error}"))
-                    .hint("check that the kernel file is UTF-8 text and that you may read it")
+                Failure::unreadable(&format!("the baseline `{baseline}`"), &error)
             })?;
             self.kernels.insert(baseline.to_owned(), text);
         }

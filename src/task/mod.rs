@@ -5,8 +5,8 @@
 
 use indexmap::IndexMap;
 
-use crate::base::Digest;
 use crate::base::expression::Expression;
+use crate::base::{Digest, Failure};
 
 mod baselines;
 mod best;
@@ -90,6 +90,28 @@ impl Task {
             .next()
             .map_or("", |baseline| baseline.kernel.as_str());
         (file, self.kernels.get(file).map_or("", String::as_str))
+    }
+
+    /// Refuses a task whose oracle or baseline is still the draft that kforge wrote: its outputs would be zeros.
+    pub(crate) fn check_is_written(&self) -> Result<(), Failure> {
+        let (baseline, text) = self.baseline();
+        let sources = [
+            (self.settings.oracle.as_str(), self.oracle.as_str()),
+            (baseline, text),
+        ];
+        let drafts = sources.iter().filter(|(_, text)| text.contains(DRAFT_MARK));
+        let drafts: Vec<String> = drafts.map(|(file, _)| format!("`{file}`")).collect();
+        if drafts.is_empty() {
+            return Ok(());
+        }
+        let task = &self.name;
+        Err(Failure::reference(format!(
+            "task `{task}`: still a draft, which writes zeros: {}",
+            drafts.join(" and ")
+        ))
+        .hint(format!(
+            "write the computation there, and delete the line with `{DRAFT_MARK}`; `kforge tasks check {task}` then tests it"
+        )))
     }
 
     /// Whether the oracle is Python: the definition's `reference`, or a file.

@@ -51,7 +51,7 @@ pub(super) fn task_regimes(
 
 /// Other values of an input with this usual value, each with a word for the name of its regime.
 ///
-/// A value keeps its sign. A value up to 1 stays up to 1, because it may be a probability or a share. A whole number above 1 stays a whole
+/// A value keeps its sign and never becomes 1: with such a factor a kernel that leaves it out is right. A value up to 1 stays up to 1, because it may be a probability or a share. A whole number above 1 stays a whole
 /// number, because it may be an exponent.
 fn other_values(name: &str, usual: f64) -> Vec<(&'static str, f64)> {
     if usual == 0.0 {
@@ -61,6 +61,10 @@ fn other_values(name: &str, usual: f64) -> Vec<(&'static str, f64)> {
     if size == 1.0 {
         return vec![("smaller", SMALLER.copysign(usual))];
     }
+    if size == 2.0 {
+        // The next smaller whole number is 1, at which a kernel without a factor is right.
+        return vec![("larger", (size * 2.0).copysign(usual))];
+    }
     let (smaller, larger) = if size < 1.0 {
         (
             size * SMALLER,
@@ -69,7 +73,11 @@ fn other_values(name: &str, usual: f64) -> Vec<(&'static str, f64)> {
     } else if size.fract() == 0.0 && size <= LARGEST_COUNT {
         (size - 1.0, size * 2.0)
     } else {
-        ((size * SMALLER).max(1.0), size * 2.0)
+        let smaller = match size < 2.0 {
+            true => f64::midpoint(size, 1.0),
+            false => size * SMALLER,
+        };
+        (smaller, size * 2.0)
     };
     let mut values = vec![
         ("smaller", smaller.copysign(usual)),
@@ -177,13 +185,16 @@ mod tests {
         assert_eq!(of("eps", 1e-5), [0.5e-5, 4e-5, 0.5]);
         assert_eq!(of("eps", 0.5), [0.25, 0.75]);
         assert_eq!(of("temperature", 1.0), [0.5]);
-        assert_eq!(of("exponent", 2.0), [1.0, 4.0]);
-        assert_eq!(of("scale", -1.5), [-1.0, -3.0]);
+        assert_eq!(of("exponent", 2.0), [4.0]);
+        assert_eq!(of("exponent", -3.0), [-2.0, -6.0]);
+        assert_eq!(of("scale", -1.5), [-1.25, -3.0]);
+        assert_eq!(of("scale", 2.5), [1.25, 5.0]);
         assert_eq!(of("shift", 0.0), [0.25]);
         for usual in [
-            1e-30, 1e-6, 0.3, 0.999, 1.0, 1.5, 3.0, 1e30, -0.2, -7.0, 0.0,
+            1e-30, 1e-6, 0.3, 0.999, 1.0, 1.5, 2.0, 3.0, 1e30, -0.2, -7.0, 0.0,
         ] {
             for value in of("alpha", usual) {
+                assert!(value.abs() != 1.0, "{usual}: {value}");
                 assert!(value != usual && value.is_finite(), "{usual}: {value}");
                 assert!(value * usual >= 0.0, "{usual}: {value}");
                 assert!(usual.abs() > 1.0 || value.abs() <= 1.0, "{usual}: {value}");

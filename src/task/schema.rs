@@ -76,7 +76,7 @@ fn tolerance() -> Value {
     object(
         &json!({
             "rtol": {"type": "number", "minimum": 0, "exclusiveMaximum": 0.5, "description": "Share of the oracle's value."},
-            "atol_rms": {"type": "number", "minimum": 0, "exclusiveMaximum": 0.5, "description": "Share of the root mean square of the output."},
+            "atol_rms": {"type": "number", "minimum": 0, "exclusiveMaximum": 0.5, "description": "Share of the root mean square of the output's elements that are not 0."},
         }),
         &["rtol", "atol_rms"],
     )

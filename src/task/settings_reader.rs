@@ -281,7 +281,7 @@ impl<'v> SettingsReader<'v> {
             let hint = match name.as_str() {
                 "rtol" | "atol_rms" => continue,
                 // In other tools `atol` is a number in the units of the output.
-                "atol" => "the absolute bound is `atol_rms`, a share of the root mean square of the output: a bound of 1e-3 on values of about 1 is `atol_rms: 1.0e-3`".to_owned(),
+                "atol" => "the absolute bound is `atol_rms`, a share of the root mean square of the output's elements that are not 0: a bound of 1e-3 on values of about 1 is `atol_rms: 1.0e-3`".to_owned(),
                 other => did_you_mean(other, ["rtol", "atol_rms"]),
             };
             let message = format!("unknown key `{name}`");

@@ -186,7 +186,8 @@ fn serve_on_cpu(
         let judge = SpaceJudge::open(&device, task, options, limits, settings)?;
         return serve_points(output, judge, identity, lines);
     }
-    let mut judge = open_judge(&device, task, &greeting, limits)?;
+    let mut judge = Judge::open(&device, task, greeting.options, limits)?;
+    judge.check_baseline(greeting.baseline_is_proven)?;
     let ready = WorkerResponse::Ready(identity);
     output.respond(&ready).map_err(ServeError::PipeClosed)?;
     for line in lines {
@@ -222,26 +223,39 @@ fn serve_on_gpu(
     let device = CudaDevice::open_without_rates(0, true)?;
     let opened = started.elapsed();
     drop(opening);
-    let mut setup = timing_lock.shared_pieces_for_setup();
-    setup.begin(|| ())?;
-    let locked_again = started.elapsed();
-    let device = device.with_rates()?;
+    // Where the rates are known, nothing runs on the GPU before the baseline, so reading and compiling need no lock.
+    let device = if device.knows_rates() {
+        device.with_rates()?
+    } else {
+        let mut measuring = timing_lock.shared_pieces_for_setup();
+        measuring.begin(|| ())?;
+        device.with_rates()?
+    };
     let limits = device.device_limits();
     if let Some(settings) = greeting.space {
         // The judge of a space takes the lock itself.
-        drop(setup);
         let options = greeting.options;
         let judge = SpaceJudge::open(&device, task, options, limits, settings)?;
         serve_points(output, judge, device.identity(), lines)?;
         end_gpu_process()
     }
     let mut screen_options = greeting.options.clone();
-    let mut judge = open_judge(&device, task, &greeting, limits)?;
+    let mut setup = timing_lock.shared_pieces_for_setup();
+    if task.has_python_oracle() {
+        // Its process may open the GPU.
+        setup.begin(|| ())?;
+    }
+    let mut judge = Judge::open(&device, task, greeting.options.clone(), limits)?;
+    let prepared = started.elapsed();
+    setup.begin(|| ())?;
+    let locked_again = started.elapsed();
+    judge.check_baseline(greeting.baseline_is_proven)?;
     drop(setup);
     tracing::debug!(
-        "started: driver {driver_started:?}, wait for the lock {:?}, device {:?}, oracle and baseline {:?}",
-        (locked - driver_started) + (locked_again - opened),
+        "started: driver {driver_started:?}, wait for the lock {:?}, device {:?}, references {:?}, baseline {:?}",
+        (locked - driver_started) + (locked_again - prepared),
         opened - locked,
+        prepared - opened,
         started.elapsed() - locked_again
     );
     let host = greeting
@@ -305,20 +319,6 @@ fn handle_point(
 }
 
 /// A judge whose baseline works. What another worker has already checked of it is not checked again.
-fn open_judge<'a>(
-    device: &'a dyn Device,
-    task: &'a Task,
-    greeting: &Greeting,
-    limits: DeviceLimits,
-) -> anyhow::Result<Judge<'a>> {
-    let options = greeting.options.clone();
-    if greeting.baseline_is_proven {
-        Judge::with_proven_baseline(device, task, options, limits)
-    } else {
-        Judge::new(device, task, options, limits)
-    }
-}
-
 fn handle_request(
     output: &Output,
     judge: &mut Judge<'_>,

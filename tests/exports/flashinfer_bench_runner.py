@@ -3,7 +3,8 @@
 
 Makes a dataset of the kernel's task with both bindings, lets FlashInfer-Bench check and time every workload, and prints its latency beside
 that of the exported program (`standalone`), which also times single launches by events with a cold cache, and that of `kforge eval`, which
-leaves launching out. Exit code 1: a workload does not pass.
+leaves launching out. Exit code 1: a workload does not pass. `--alone FILE`: see `alone.py`; both solutions are built before FlashInfer-Bench
+runs, but its own process starts while the file is locked.
 
     python3 tests/exports/flashinfer_bench_runner.py --kforge target/release/kforge kernels/gdn_decode/best.cu
 
@@ -12,6 +13,7 @@ Needs a GPU, PyTorch, nvcc and flashinfer_bench 0.1.2. Its random inputs are sta
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -22,9 +24,12 @@ import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import alone
 from run_on_gpu import ROOT, export, nvcc, nvcc_options, run_command, task_of
 
 BINDINGS = ["tvm-ffi", "torch"]
+# How long FlashInfer-Bench may hold the lock, in seconds.
+RUN_LIMIT = 60
 
 
 def make_dataset(arguments, task, kernel, root):
@@ -44,11 +49,20 @@ def run_benchmark(root):
     """Latencies in microseconds, or the status of a workload that does not pass: by solution and workload."""
     os.environ["FIB_CACHE_PATH"] = str(root / "cache")
     from flashinfer_bench.bench import Benchmark, BenchmarkConfig
+    from flashinfer_bench.compile import BuilderRegistry
     from flashinfer_bench.data import TraceSet
 
-    benchmark = Benchmark(TraceSet.from_path(str(root)), BenchmarkConfig(profile_baseline=False))
+    dataset = TraceSet.from_path(str(root))
+    # Into the folder where the benchmark looks for them.
+    for name, solutions in dataset.solutions.items():
+        for solution in solutions:
+            with contextlib.suppress(Exception):  # The benchmark reports what does not build.
+                BuilderRegistry.get_instance().build(dataset.definitions[name], solution)
+    benchmark = Benchmark(dataset, BenchmarkConfig(profile_baseline=False))
     results = {}
-    for traces in benchmark.run_all(dump_traces=False).traces.values():
+    with alone.alone(RUN_LIMIT):
+        ran = benchmark.run_all(dump_traces=False)
+    for traces in ran.traces.values():
         for trace in traces:
             evaluation = trace.evaluation
             status = evaluation.status.value
@@ -62,7 +76,8 @@ def program_times(arguments, task, kernel, folder):
     export(arguments.kforge, kernel, task, "standalone", folder)
     source = folder / f"{task.exported}.cu"
     run_command([nvcc(), *nvcc_options(source), source, "-o", folder / "program"])
-    text = run_command([folder / "program"])
+    with alone.alone():
+        text = run_command([folder / "program"])
     return {name: float(time) for name, time in re.findall(r"^(\S+) +([0-9.]+) us median", text, re.M)}
 
 
@@ -80,7 +95,9 @@ def main():
     parser.add_argument("--kforge", default=str(ROOT / "target/release/kforge"))
     parser.add_argument("--task")
     parser.add_argument("--workload", help=argparse.SUPPRESS)
+    alone.add_argument(parser)
     arguments = parser.parse_args()
+    alone.use(arguments)
     fine = True
     for kernel in arguments.kernels:
         task = task_of(arguments, kernel)
@@ -90,7 +107,8 @@ def main():
             program = program_times(arguments, task, kernel, pathlib.Path(name) / "program")
             own = kforge_times(arguments, task, kernel)
             print(f"{kernel}: microseconds\n  {'solution':44} {'workload':20} {'runner':>9} {'program':>9} {'kforge':>9}", flush=True)
-            for (solution, workload), value in run_benchmark(root).items():
+            results = run_benchmark(root)
+            for (solution, workload), value in results.items():
                 columns = [value, program.get(workload, float("nan")), own.get(workload, float("nan"))]
                 if isinstance(value, str):
                     fine = False

@@ -8,8 +8,9 @@ machine lacks, KernelBench's imports or a GPU; everything before that has run.
     python3 tests/exports/kernelbench_evaluator.py --kforge target/release/kforge --checkout KernelBench 1:19 1:33 1:94 2:76 3:1
     python3 tests/exports/kernelbench_evaluator.py --checkout KernelBench --kernel my_relu.cu 1:19
 
-A problem is LEVEL:NUMBER. Its kernel is the one that the import writes, or `--kernel`. The exports are compiled beside each other before the
-first is judged (`--jobs`), into the folder where KernelBench looks for them.
+A problem is LEVEL:NUMBER. Its kernel is the one that the import writes, or `--kernel`. Each problem has a process of its own, several at once
+(`--jobs`), for `--limit` seconds at most, and its line is printed as soon as it ends. `--alone FILE`: see `alone.py`; only what KernelBench
+times is under the lock. KernelBench's inputs are made on the GPU: on the CPU, those of a problem with a billion elements take minutes.
 
 PyTorch's convolutions use TF32 unless they are told not to, and KernelBench does not tell them. Their error can be larger than its tolerance
 for fp32. So a kernel that is rejected is judged again without TF32, and the line says so.
@@ -24,17 +25,21 @@ can be brought as wheels:
 
 import argparse
 import concurrent.futures
+import contextlib
+import importlib.machinery
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import types
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import alone
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -73,6 +78,8 @@ def replace_unused():
             __import__(name)
         except ImportError:
             module = types.ModuleType(name)
+            # PyTorch looks up the specification of some of them.
+            module.__spec__ = importlib.machinery.ModuleSpec(name, None)
             for attribute in attributes:
                 setattr(module, attribute, lambda *values, **options: None)
             sys.modules[name] = module
@@ -89,13 +96,8 @@ def import_evaluator(checkout):
         return None, f"missing: {error.name or error}, which KernelBench's evaluator imports"
     if not torch.cuda.is_available():
         return None, "missing: a GPU"
+    alone.alone_in_kernelbench()
     return eval_kernel_against_ref, None
-
-
-def compile_export(export, folder):
-    """Runs an export, which compiles it into the folder where KernelBench will look for it."""
-    environment = {**os.environ, "TORCH_EXTENSIONS_DIR": str(folder), "TORCH_USE_CUDA_DSA": "1", "MAX_JOBS": "2"}
-    subprocess.run([sys.executable, "-c", "import sys; exec(sys.stdin.read())"], input=export, env=environment, text=True, capture_output=True)
 
 
 def warnings_of(export):
@@ -141,39 +143,67 @@ def main():
     parser.add_argument("--kforge", default=str(ROOT / "target/release/kforge"), type=lambda path: str(pathlib.Path(path).resolve()))
     parser.add_argument("--kernel", type=lambda path: pathlib.Path(path).resolve(), help="kernel of the only problem; default: naive.cu")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
-    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="how many exports are made and compiled at once")
-    parser.add_argument("--wait-for", type=pathlib.Path, metavar="FILE", help="judge once this file exists; until then only the CPU is busy")
+    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="how many problems are worked on at once")
+    parser.add_argument("--limit", type=float, default=600, metavar="SECONDS", help="how long a problem may take")
     parser.add_argument("--correct-trials", type=int, default=5)
     parser.add_argument("--timing-trials", type=int, default=100)
+    alone.add_argument(parser)
     arguments = parser.parse_args()
+    alone.use(arguments)
     if arguments.kernel and len(arguments.problems) > 1:
         parser.error("--kernel is a kernel of one problem")
+    if len(arguments.problems) > 1:
+        sys.exit(judge_each(arguments))
+    (problem,) = arguments.problems
     evaluate, missing = import_evaluator(arguments.checkout)
-    fine = True
-    with tempfile.TemporaryDirectory() as name, concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        folders = [pathlib.Path(name) / problem.replace(":", "-") for problem in arguments.problems]
-
-        def prepare(problem, folder):
-            made = model_new(arguments, problem, folder)
-            if evaluate:
-                compile_export(made[1], folder / "build")
-            return made
-
-        prepared = [pool.submit(prepare, problem, folder) for problem, folder in zip(arguments.problems, folders)]
-        if arguments.wait_for:
-            concurrent.futures.wait(prepared)
-            while not arguments.wait_for.exists():
-                time.sleep(0.2)
-        for problem, folder, export in zip(arguments.problems, folders, prepared):
-            try:
-                task, text, source = export.result()
-                line = judge(evaluate, arguments, text, source, folder / "build") if evaluate else "exported, not judged"
-            except Failed as failed:
-                fine, task, line = False, "", f"FAILED {failed}"
-            print(f"{problem} {task}: {line}", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name) / "problem"
+        try:
+            task, text, source = model_new(arguments, problem, folder)
+            os.environ.setdefault("MAX_JOBS", "2")
+            line = judge(evaluate, arguments, text, source, folder / "build") if evaluate else "exported, not judged"
+        except Failed as failed:
+            print(f"{problem}: FAILED {failed}", flush=True)
+            sys.exit(1)
+    print(f"{problem} {task}: {line}", flush=True)
     if missing:
         print(missing)
-    sys.exit(1 if not fine else 2 if missing else 0)
+    sys.exit(2 if missing else 0)
+
+
+def judge_each(arguments):
+    """Runs this script for each problem. Prints what each has found when it ends, and returns the highest exit code, 1 before 2."""
+    others = [argument for argument in sys.argv[1:] if argument not in arguments.problems]
+    children = set()
+
+    def end(*_):
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+        os._exit(1)
+
+    signal.signal(signal.SIGTERM, end)
+
+    def judged(problem):
+        command = [sys.executable, __file__, *others, problem]
+        # A group of its own: what it has started ends with it.
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+        children.add(child)
+        try:
+            text, code = child.communicate(timeout=arguments.limit)[0], child.returncode
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            text, code = f"{child.communicate()[0]}\n{problem}: FAILED not judged in {arguments.limit:g} s", 1
+        children.discard(child)
+        lines = text.strip().splitlines()
+        # With a failure, everything; else the lines about the problem and about what is missing.
+        shown = lines if code not in (0, 2) else [line for line in lines if line.startswith((problem, "missing"))]
+        print("\n".join(shown), flush=True)
+        return code
+
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        codes = set(pool.map(judged, arguments.problems))
+    return 1 if codes - {0, 2} else max(codes)
 
 
 if __name__ == "__main__":

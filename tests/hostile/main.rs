@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! cargo test --test hostile -- --count 2000                    # on the CPU
-//! cargo test --test hostile -- --count 500 --backend cuda --limit 300   # ends after about 300 seconds
+//! cargo test --test hostile -- --count 500 --backend cuda --limit 300   # ends after 300 seconds at the latest, with its table
 //! cargo test --test hostile -- --count 100 --part "scratch" --backend cuda --eval "--cache hot"
 //! cargo test --test hostile -- --seed 17 [--backend cuda]      # judges one pair
 //! cargo test --test hostile -- --print 17 [--twin]             # prints one kernel
@@ -83,7 +83,12 @@ fn run(options: &Options) -> ExitCode {
         }
     };
     let is_single = kernels.len() == 1;
-    let runner = Runner::new(options.backend, options.programs, options.eval.clone());
+    let runner = Runner::new(
+        options.backend,
+        options.programs,
+        options.eval.clone(),
+        options.limit,
+    );
     let report = report::judge(&runner, kernels, options.limit, |line| {
         println!("{line}");
         // A run may be ended before its table.

@@ -22,7 +22,7 @@ pub(crate) struct Options {
     pub(crate) backend: Backend,
     /// Programs that judge at once.
     pub(crate) programs: usize,
-    /// When nothing more begins. The last quarter is for comparisons.
+    /// When the program ends, whatever is under way, with a table of what it has judged. The last part is for comparisons.
     pub(crate) limit: Option<Duration>,
     /// Only kernels of this part.
     pub(crate) part: Option<String>,

@@ -28,6 +28,8 @@ const FIRST_GAIN_REPEATS: usize = 3;
 /// How many judgements a kernel that is wrong for some inputs must pass to count as a fault. One judgement draws a part of the hidden cases;
 /// no kernel is reported as faster without a confirmation, which runs all.
 const JUDGEMENTS_OF_WRONG_KERNELS: usize = 8;
+/// The part of the time limit for judgements and comparisons; in the rest, kernels that gain are judged and compared again.
+const FIRST_JUDGEMENTS_SHARE: f64 = 0.92;
 /// Statuses that refuse a kernel before it runs.
 const REFUSED: [&str; 5] = [
     "rejected",
@@ -121,6 +123,8 @@ pub(crate) fn judge(
     };
     let asked = Asked::default();
     let follow_up = |judged: &BTreeMap<_, _>| asked.next(&kernels, &twins, judged);
+    // The rest is for judging again what gains.
+    let limit = limit.map(|limit| limit.mul_f64(FIRST_JUDGEMENTS_SHARE));
     let results = runner.judge(&jobs, limit, follow_up, show);
     let mut compared = asked.into_clear();
     compared.extend(results.compared);
@@ -389,8 +393,12 @@ impl Report {
         }
         let mut judged = judge_only(runner, &jobs);
         for pair in jobs.chunks(2) {
-            let verdicts = [0, 1].map(|side| judged.remove(&pair[side].name));
-            let verdicts = verdicts.map(|verdict| verdict.expect("a verdict of each"));
+            let [Some(hostile), Some(twin)] = [0, 1].map(|side| judged.remove(&pair[side].name))
+            else {
+                // There was no time: the gain stays.
+                continue;
+            };
+            let verdicts = [hostile, twin];
             let name = without_copy(&pair[0].name).to_owned();
             self.repeated.entry(name).or_default().push(verdicts);
         }

@@ -17,7 +17,7 @@ use crate::sketch::{Backend, Computation, Setting};
 use crate::stored;
 
 /// Kernels that one program judges, on a CPU and on a GPU, where a program takes seconds to start.
-const BATCH: [usize; 2] = [20, 30];
+const BATCH: [usize; 2] = [20, 40];
 /// Kernels that one program compares on a GPU, each with its twin; and twins that one program judges.
 const PAIRS: usize = 6;
 /// What leaves no larger gain than this possible is not compared further, on a GPU and on a CPU, where programs disturb each other and
@@ -25,7 +25,7 @@ const PAIRS: usize = 6;
 pub(crate) const CLEAR_GAIN: f64 = 1.15;
 const CLEAR_GAIN_ON_BUSY_CPU: f64 = 1.3;
 /// The part of the time limit in which batches of kernels begin. The rest is for comparisons of those that passed.
-const JUDGING_SHARE: f64 = 0.75;
+const JUDGING_SHARE: f64 = 0.85;
 /// How long a thread without work waits for what other threads may find to compare.
 const POLL: Duration = Duration::from_millis(20);
 /// Limit for a batch: its programs end by themselves far earlier, unless kforge itself hangs.
@@ -38,8 +38,8 @@ const GPU_JUDGEMENT_SECONDS: &str = "0.1";
 const GPU_JUDGEMENT_PRECISION: &str = "0.2";
 /// Timing budget of a comparison in seconds, on a CPU and on a GPU.
 const COMPARISON_SECONDS: [&str; 2] = ["1", "0.4"];
-/// Deadline of a launch in seconds. A launch takes far less than a thousandth of it.
-const LAUNCH_SECONDS: &str = "2";
+/// Deadline of a launch in seconds, on a busy CPU and on a GPU. A launch takes far less than a hundredth of it, and a kernel that hangs all of it.
+const LAUNCH_SECONDS: [&str; 2] = ["2", "0.2"];
 
 /// A kernel to judge.
 #[derive(Clone, Debug)]
@@ -120,6 +120,14 @@ impl Judged {
         }
     }
 
+    /// A comparison that the time limit has stopped.
+    fn stopped() -> Self {
+        Self {
+            status: "inconclusive".to_owned(),
+            ..Self::missing("stopped by the time limit".to_owned())
+        }
+    }
+
     pub(crate) fn total_seconds(&self) -> f64 {
         self.seconds.values().sum()
     }
@@ -142,13 +150,21 @@ pub(crate) struct Runner {
     devices: Vec<String>,
     /// Further arguments of `kforge eval`.
     arguments: Vec<String>,
+    /// When programs are stopped and nothing begins any more.
+    deadline: Option<Instant>,
     stored_tasks: OnceLock<PathBuf>,
     folder: tempfile::TempDir,
 }
 
 impl Runner {
     /// `programs`: on the CPU, or on each GPU that `CUDA_VISIBLE_DEVICES` names.
-    pub(crate) fn new(backend: Backend, programs: usize, arguments: Vec<String>) -> Self {
+    /// `limit`: how long all that it does may take.
+    pub(crate) fn new(
+        backend: Backend,
+        programs: usize,
+        arguments: Vec<String>,
+        limit: Option<Duration>,
+    ) -> Self {
         let named = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
         let mut devices: Vec<_> = named
             .split(',')
@@ -162,6 +178,7 @@ impl Runner {
             programs: programs * devices.len().max(1),
             devices,
             arguments,
+            deadline: limit.map(|limit| Instant::now() + limit),
             stored_tasks: OnceLock::new(),
             folder: tempfile::tempdir().unwrap(),
         }
@@ -183,8 +200,14 @@ impl Runner {
         })
     }
 
-    /// Judges all kernels, and what `follow_up` asks for after each batch. No batch begins after three quarters of `limit`, and nothing after
-    /// all of it. Returns the verdicts and the comparisons by name. `progress` gets all of them so far, whenever there are more.
+    /// Whether the time for everything is over.
+    pub(crate) fn is_over(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Judges all kernels, and what `follow_up` asks for after each batch. No batch begins after `JUDGING_SHARE` of `limit`, and nothing after
+    /// all of it. What the runner's own limit stops has no verdict. Returns the verdicts and the comparisons by name. `progress` gets all of them so far, whenever there are more.
     pub(crate) fn judge(
         &self,
         jobs: &[Job],
@@ -194,6 +217,7 @@ impl Runner {
     ) -> Results {
         let started = Instant::now();
         let left = || match limit {
+            _ if self.is_over() => TimeLeft::Nothing,
             Some(limit) if started.elapsed() > limit => TimeLeft::Nothing,
             Some(limit) if started.elapsed() > limit.mul_f64(JUDGING_SHARE) => TimeLeft::ToCompare,
             _ => TimeLeft::Enough,
@@ -295,8 +319,11 @@ impl Runner {
         let jobs: Vec<_> = jobs.iter().collect();
         let judged = self.run_comparison(number, &jobs, None);
         let pairs = comparisons.iter().enumerate().map(|(index, pair)| {
-            let hostile = &judged[&pair.hostile.name];
-            let over_twin = hostile.over(&judged[&twin(index)]);
+            let name = &pair.hostile.name;
+            let Some((hostile, of_twin)) = judged.get(name).zip(judged.get(&twin(index))) else {
+                return (name.clone(), Judged::stopped());
+            };
+            let over_twin = hostile.over(of_twin);
             if over_twin.gains_at_most(CLEAR_GAIN) {
                 (pair.hostile.name.clone(), over_twin)
             } else {
@@ -313,7 +340,7 @@ impl Runner {
         let mut judged = self.run_comparison(number, &jobs, Some(&comparison.twin));
         (
             name.clone(),
-            judged.remove(name).expect("a verdict of each kernel"),
+            judged.remove(name).unwrap_or_else(Judged::stopped),
         )
     }
 
@@ -326,7 +353,7 @@ impl Runner {
         let run = || self.compare_once(number, comparison);
         let (name, mut judged) = run();
         for _ in 0..MAX_REPEATS {
-            if judged.status != "inconclusive" {
+            if judged.status != "inconclusive" || self.is_over() {
                 break;
             }
             (_, judged) = run();
@@ -369,6 +396,9 @@ impl Runner {
         baseline: Option<&str>,
         timing: &[&str],
     ) -> BTreeMap<String, Judged> {
+        if self.is_over() {
+            return BTreeMap::new();
+        }
         let started = Instant::now();
         let folder = self.folder.path().join(number.to_string());
         std::fs::create_dir_all(&folder).unwrap();
@@ -389,7 +419,7 @@ impl Runner {
             std::fs::write(&file, baseline).unwrap();
             command.arg("--baseline").arg(file);
         }
-        let output = run_with_limit(command, &folder);
+        let output = run_with_limit(command, &folder, self.deadline);
         let (text, errors, status) = output;
         let mut judged = BTreeMap::new();
         for line in text.lines() {
@@ -399,7 +429,9 @@ impl Runner {
                 judged.insert(name.to_string_lossy().into_owned(), Judged::of(&verdict));
             }
         }
-        for job in jobs {
+        // What was not judged for lack of time is no fault.
+        let unjudged = if self.is_over() { &[] } else { jobs };
+        for job in unjudged {
             judged.entry(job.name.clone()).or_insert_with(|| {
                 let last = errors.lines().last().unwrap_or_default();
                 Judged::missing(format!(
@@ -415,12 +447,17 @@ impl Runner {
     }
 
     fn command(&self, (computation, setting): (Computation, Setting), folder: &Path) -> Command {
+        let [on_cpu, on_gpu] = LAUNCH_SECONDS;
+        let launch_seconds = match self.backend {
+            Backend::Cpu => on_cpu,
+            Backend::Cuda => on_gpu,
+        };
         let mut command = Command::new(program());
         command
             .arg("eval")
             .arg(self.task_folder(computation, setting))
             .args(["--backend", self.backend.name(), "--profile", "quick"])
-            .args(["--format", "jsonl", "--launch-seconds", LAUNCH_SECONDS])
+            .args(["--format", "jsonl", "--launch-seconds", launch_seconds])
             .args(&self.arguments)
             .env_remove("KFORGE_CONFIG")
             .env("NO_COLOR", "1");
@@ -536,8 +573,12 @@ impl Work {
     }
 }
 
-/// Output, errors and exit status of a command that is killed after the limit.
-fn run_with_limit(mut command: Command, folder: &Path) -> (String, String, String) {
+/// Output, errors and exit status of a command that is killed after the limit, or at the deadline.
+fn run_with_limit(
+    mut command: Command,
+    folder: &Path,
+    deadline: Option<Instant>,
+) -> (String, String, String) {
     let create = |name: &str| std::fs::File::create(folder.join(name)).unwrap();
     let mut child = command
         .stdin(Stdio::null())
@@ -549,7 +590,9 @@ fn run_with_limit(mut command: Command, folder: &Path) -> (String, String, Strin
     let status = loop {
         match child.try_wait().unwrap() {
             Some(status) => break status.to_string(),
-            None if started.elapsed() > BATCH_LIMIT => {
+            None if started.elapsed() > BATCH_LIMIT
+                || deadline.is_some_and(|deadline| Instant::now() >= deadline) =>
+            {
                 let _ = child.kill();
                 let _ = child.wait();
                 break "a limit".to_owned();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use kforge::kernel::Kernel;
 use kforge::task::TaskFiles;
@@ -33,6 +34,10 @@ pub(crate) fn run() -> ExitCode {
         }),
         Trial::test("sample_gains_nothing", || {
             sample_gains_nothing();
+            Ok(())
+        }),
+        Trial::test("a_run_ends_at_its_limit_with_a_table", || {
+            a_run_ends_at_its_limit_with_a_table();
             Ok(())
         }),
     ];
@@ -93,8 +98,24 @@ fn sample_gains_nothing() {
         assert_eq!(kernel.part, part, "seed {seed}");
         kernel
     });
-    let runner = Runner::new(backend, 2, Vec::new());
+    let runner = Runner::new(backend, 2, Vec::new(), None);
     let report = report::judge(&runner, kernels.to_vec(), None, |_| {});
     let wrong = [report.faults(), report.accused()].concat();
     assert!(wrong.is_empty(), "{}\n{}", report.table(), wrong.join("\n"));
+}
+
+fn a_run_ends_at_its_limit_with_a_table() {
+    let limit = Duration::from_secs(2);
+    let kernels = select(0, 500, Backend::Cpu, None);
+    let started = Instant::now();
+    let runner = Runner::new(Backend::Cpu, 2, Vec::new(), Some(limit));
+    let report = report::judge(&runner, kernels, Some(limit), |_| {});
+    let took = started.elapsed();
+    assert!(took < limit + Duration::from_secs(20), "{took:?}");
+    assert!(report.faults().is_empty(), "{:?}", report.faults());
+    let table = report.table();
+    assert!(
+        table.contains("kernels were not judged for lack of time"),
+        "{table}"
+    );
 }

@@ -57,6 +57,8 @@ const checks = async () => {
   // An entry of the archive opens its kernel.
   const chip = document.querySelector("a.chip[href]");
   expect(chip, "the archive has no entry");
+  chip.scrollIntoView({ behavior: "instant" });
+  const place = window.scrollY;
   chip.click();
   expect(await until(() => panel.open), "an entry of the archive opens no panel");
   expect(panel.textContent.includes("__global__"), "the panel has no kernel");
@@ -68,6 +70,7 @@ const checks = async () => {
   checkContrast();
   [...panel.querySelectorAll("button")].find((button) => button.textContent === "Close").click();
   expect(await until(() => !panel.open && location.hash === ""), "the panel does not close");
+  expect(window.scrollY === place, "the page behind the panel moves");
 
   // A step with a parent shows a difference.
   const steps = [...document.querySelectorAll("table[id$=-steps] tbody tr")];

@@ -23,7 +23,10 @@ fn report_works_in_a_browser() -> TestResult {
         .map(|seconds| report_of_a_run(&folder, *seconds));
     let page = pages.find(|page| page.contains("<a class=\"chip"));
     let page = page.expect("every archive is empty");
-    let dark = page.replace("@media (prefers-color-scheme: dark)", "@media all");
+    let dark = page.replace(
+        "@media screen and (prefers-color-scheme: dark)",
+        "@media all",
+    );
     assert_ne!(page, dark);
     for (name, page) in [("light.html", page), ("dark.html", dark)] {
         let path = folder.write(name, &with_checks(&page));

@@ -262,6 +262,8 @@ struct CardUse {
     modes: BTreeMap<String, (u32, [f64; 2])>,
     /// Workers that have started.
     starts: u32,
+    /// Seconds of all starts, by part.
+    start_parts: BTreeMap<String, f64>,
 }
 
 impl CardUse {
@@ -272,7 +274,12 @@ impl CardUse {
             number.trim().parse::<f64>().ok().map(|us| us / 1e6)
         };
         for line in log.lines() {
-            self.starts += u32::from(line.contains("started: driver "));
+            if let Some((_, parts)) = line.split_once("started: ") {
+                self.starts += 1;
+                for (part, took) in parts.split(", ").filter_map(|part| part.rsplit_once(' ')) {
+                    *self.start_parts.entry(part.to_owned()).or_default() += debug_seconds(took);
+                }
+            }
             let Some((_, what)) = line.split_once("timing lock held ") else {
                 continue;
             };
@@ -297,11 +304,31 @@ impl CardUse {
             format!("{mode} {held:.1} s in {count} pieces after {waited:.1} s of waits")
         });
         format!(
-            "{} workers started; the card held {}",
+            "{} workers started ({}); the card held {}",
             self.starts,
+            (self.start_parts.iter())
+                .map(|(part, seconds)| format!("{part} {seconds:.1} s"))
+                .collect::<Vec<_>>()
+                .join(", "),
             modes.collect::<Vec<_>>().join(", ")
         )
     }
+}
+
+/// Seconds of a duration as `Debug` writes it, such as `50.5us` or `1.2s`; 0 if it is none.
+fn debug_seconds(text: &str) -> f64 {
+    let units = [
+        ("ns", 1e-9),
+        ("\u{b5}s", 1e-6),
+        ("us", 1e-6),
+        ("ms", 1e-3),
+        ("s", 1.0),
+    ];
+    let found = units.into_iter().find_map(|(unit, scale)| {
+        let number = text.strip_suffix(unit)?.parse::<f64>().ok()?;
+        Some(number * scale)
+    });
+    found.unwrap_or(0.0)
 }
 
 /// The results of several rounds.
@@ -728,10 +755,22 @@ fn use_of_the_card_is_read_from_the_log() -> TestResult {
         "2026-11-30T18:00:00Z DEBUG kforge::eval::timing_lock: timing lock held shared for setup for 25000 us after a wait of 500000 us
 2026-11-30T18:00:00Z DEBUG kforge::eval::timing_lock: timing lock held exclusively for 250000 us after a wait of 40 us
 2026-11-30T18:00:01Z DEBUG kforge::eval::timing_lock: timing lock held exclusively for 250000 us after a wait of 0 us
-2026-11-30T18:00:01Z DEBUG kforge::worker::server: started: driver 49ms, wait for the lock 50us, device 173ms, oracle and baseline 20ms
+2026-11-30T18:00:01Z DEBUG kforge::worker::server: started: driver 49ms, wait for the lock 50us, device 173ms, references 4ms, baseline 16ms
 3 of 40 judged",
     );
     assert_eq!(card.starts, 1);
+    let parts = [
+        ("driver", 0.049),
+        ("wait for the lock", 50e-6),
+        ("device", 0.173),
+        ("references", 0.004),
+        ("baseline", 0.016),
+    ];
+    assert_eq!(card.start_parts.len(), parts.len());
+    for (part, seconds) in parts {
+        let found = card.start_parts[part];
+        assert!((found - seconds).abs() < 1e-9, "{part}: {found}");
+    }
     let expected = [
         ("exclusively".to_owned(), (2, [0.5, 40e-6])),
         ("shared for setup".to_owned(), (1, [0.025, 0.5])),

@@ -144,6 +144,18 @@ fn every_example_kernel_compiles_for_gpus() -> TestResult {
     Ok(())
 }
 
+fn an_extension_of_an_architecture_gives_the_prompt_of_the_architecture() -> TestResult {
+    let prompt = |arch: &str| {
+        let output = kforge(&["prompt", "matmul", "--arch", arch]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let plain = prompt("sm_90");
+    assert!(plain.contains("compile: {arch: sm_90a}"), "{plain}");
+    assert_eq!(prompt("sm_90a"), plain);
+    Ok(())
+}
+
 fn prompt_command_prints_prompt_and_section_table() -> TestResult {
     let output = kforge(&[
         "prompt",
@@ -303,6 +315,7 @@ fn wrong_arguments_are_usage_errors() -> TestResult {
 crate::harness::tests!(
     every_example_kernel_compiles_for_gpus,
     prompt_command_prints_prompt_and_section_table,
+    an_extension_of_an_architecture_gives_the_prompt_of_the_architecture,
     verdicts_file_becomes_feedback,
     wrong_arguments_are_usage_errors,
 );

@@ -337,6 +337,24 @@ fn report_of_a_thousand_steps_stays_small() {
     let page = folder.read("out/report.html");
     assert!(page.len() < 2_000_000, "{} bytes", page.len());
     assert_eq!(steps_of(&page).len(), 1000);
+
+    // Steps that say much: fewer of them fit.
+    let long = format!("{}\n", "a long reason, ".repeat(200));
+    let lengthen = |line: &str| {
+        let mut event: Value = serde_json::from_str(line).unwrap();
+        if event["event"] == "proposed" {
+            event["detail"] = long.clone().into();
+        }
+        format!("{event}\n")
+    };
+    let journal = folder.read("out/softmax/events.jsonl");
+    let journal: String = journal.lines().map(lengthen).collect();
+    folder.write("out/softmax/events.jsonl", &journal);
+    folder.run(&["report", "out"]).exits_with(0);
+    let page = folder.read("out/report.html");
+    assert!(page.len() < 2_000_000, "{} bytes", page.len());
+    let listed = steps_of(&page).len();
+    assert!((100..1000).contains(&listed), "{listed}");
 }
 
 #[test]

@@ -262,10 +262,25 @@ impl Compiler {
         options: &[&str],
         entries: &[&str],
     ) -> anyhow::Result<Program> {
+        self.compile_harness_for(&self.arch, name, source, options, entries)
+    }
+
+    /// Like [`Self::compile_harness`], for an extension of the device's architecture such as `sm_90a`.
+    ///
+    /// # Errors
+    /// See [`Self::compile_harness`].
+    pub(super) fn compile_harness_for(
+        &self,
+        arch: &str,
+        name: &str,
+        source: &str,
+        options: &[&str],
+        entries: &[&str],
+    ) -> anyhow::Result<Program> {
         let started = Instant::now();
         // A tool that reads the line table, such as the sanitizer, must not mistake this code for a candidate.
         let source = &format!("#line 1 \"{name}.cu\"\n{source}");
-        let mut all = self.options(&self.arch, source);
+        let mut all = self.options(arch, source);
         all.extend(options.iter().map(|option| (*option).to_owned()));
         let key = self.cache_key(source, &all, entries);
         if let Some(program) = self.cubins.load(&key, started) {

@@ -26,7 +26,7 @@ const THREADS: u32 = 256;
 /// Size limit for the results of one call.
 const RESULT_BYTES: usize = 1 << 20;
 /// The size of `CompareResult` in `numerics.cu`, in words.
-const COMPARE_RESULT_WORDS: usize = 7;
+const COMPARE_RESULT_WORDS: usize = 8;
 /// Thread blocks that hash one range.
 const RANGE_BLOCKS: u32 = 64;
 /// Memory that the cache fetches at once.
@@ -252,7 +252,7 @@ impl HarnessKernels {
         self.launch(
             self.functions.typed(expected.dtype, "square")?,
             self.size_for(slots, copies),
-            arguments!(expected_table, elements, partial),
+            arguments!(expected_table, elements, partial, results),
         )?;
         self.finish_sums(buffer, partial, true, results)?;
         self.launch(

@@ -124,6 +124,11 @@ impl CudaDevice {
         Self::open_unmeasured(nvrtc_process::current_program()?, ordinal, capture)
     }
 
+    /// Whether the GPU's rates were measured before with this driver, so that `with_rates` runs nothing on it.
+    pub(crate) fn knows_rates(&self) -> bool {
+        peaks::load_measured(&self.context.gpu.identity()).is_some()
+    }
+
     /// Loads the measured rates of this GPU, or measures them if no process has.
     ///
     /// # Errors

@@ -139,22 +139,6 @@ __device__ inline void for_each_in_slot(u64 slot, u64 elements, Load load, Use u
     for (; i < end; i += LANES) use(i, load(i));
 }
 
-// Sums the squares of the expected values, for each lane of each piece.
-template <u32 dtype>
-__global__ void square(const u64* buffers, u64 elements, double* partial) {
-    typedef typename Element<dtype>::Stored Stored;
-    const Stored* stored = reinterpret_cast<const Stored*>(buffers[blockIdx.y]);
-    const u64 slots = pieces_of(elements) * LANES;
-    for (u64 slot = thread_index(); slot < slots; slot += thread_count()) {
-        double sum = 0.0;
-        for_each_in_slot(slot, elements, [&](u64 i) { return stored[i]; }, [&](u64, Stored read) {
-            const double value = Element<dtype>::value(read);
-            sum += value * value;
-        });
-        partial[blockIdx.y * slots + slot] = sum;
-    }
-}
-
 // Same layout as in harness_kernels.rs (COMPARE_RESULT_WORDS).
 struct CompareResult {
     u64 failed;
@@ -164,9 +148,32 @@ struct CompareResult {
     u64 worst;
     double rms;
     double mean_abs_error;
+    u64 counted;  // the expected values that `rms` is the root mean square of
 };
 
-// Adds the partial sums of a copy in order, and stores the root of their mean (`root` 1) or their mean. One block for each copy: one
+// Sums the squares of the expected values that count, for each lane of each piece, and counts them.
+template <u32 dtype>
+__global__ void square(const u64* buffers, u64 elements, double* partial, CompareResult* results) {
+    typedef typename Element<dtype>::Stored Stored;
+    const Stored* stored = reinterpret_cast<const Stored*>(buffers[blockIdx.y]);
+    const u64 slots = pieces_of(elements) * LANES;
+    u64 counted = 0;
+    for (u64 slot = thread_index(); slot < slots; slot += thread_count()) {
+        double sum = 0.0;
+        for_each_in_slot(slot, elements, [&](u64 i) { return stored[i]; }, [&](u64, Stored read) {
+            const double value = Element<dtype>::value(read);
+            const bool counts = counts_for_rms(value);
+            sum += counts ? value * value : 0.0;
+            counted += counts;
+        });
+        partial[blockIdx.y * slots + slot] = sum;
+    }
+    for (int offset = 16; offset > 0; offset /= 2) counted += __shfl_xor_sync(0xffffffffu, counted, offset);
+    if (threadIdx.x % 32 == 0 && counted != 0) atomicAdd(&results[blockIdx.y].counted, counted);
+}
+
+// Adds the partial sums of a copy in order, and stores the root of their mean (`root` 1; of the values that `square` has counted) or
+// their mean. One block for each copy: one
 // thread adds a group of pieces and overwrites its first partial sum; then one thread adds the groups.
 __global__ void total(double* partial, u64 elements, u32 root, CompareResult* results) {
     const u64 slots = pieces_of(elements) * LANES;
@@ -185,7 +192,8 @@ __global__ void total(double* partial, u64 elements, u32 root, CompareResult* re
     double sum = 0.0;
 #pragma unroll 16
     for (u64 group = 0; group < groups; ++group) sum += own[group * GROUP * LANES];
-    const double mean = elements == 0 ? 0.0 : sum / (double)elements;
+    const u64 summed = root != 0 ? results[blockIdx.y].counted : elements;
+    const double mean = summed == 0 ? 0.0 : sum / (double)summed;
     if (root != 0) {
         results[blockIdx.y].rms = sqrt(mean);
     } else {

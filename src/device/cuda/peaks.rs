@@ -1,6 +1,6 @@
 //! Two bounds on the speed of a GPU: its measured peak rates, and the physical limits of its hardware.
 //!
-//! The rates are measured by the kernels in `peaks.cu` once for each GPU and driver, and cached on disk. The roofline of a verdict
+//! The rates are measured by the kernels in `peaks.cu` and `peak_warp_groups.cu` once for each GPU and driver, and cached on disk. The roofline of a verdict
 //! uses them. A time below the physical limit is `suspicious`: the kernel cannot have computed the result. Never decides that
 //! itself: `eval` does.
 
@@ -21,6 +21,10 @@ use crate::device::{CompulsoryWork, Floor};
 use crate::verdict::DeviceIdentity;
 
 const SOURCE: &str = include_str!("peaks.cu");
+/// Products of warp groups, which one architecture has.
+const WARP_GROUPS_SOURCE: &str = include_str!("peak_warp_groups.cu");
+const WARP_GROUPS_ARCH: &str = "sm_90a";
+const THREADS: u32 = 256;
 /// Bytes that one bandwidth measurement moves: many times the size of a cache.
 const BANDWIDTH_TEST_BYTES: u64 = 1 << 30;
 /// Iterations of the arithmetic kernels' main loop.
@@ -37,7 +41,8 @@ pub(super) struct PeakRates {
     bytes: f64,
     /// Float32 operations per second; a multiply-add counts as two.
     float: f64,
-    /// Bfloat16 operations per second on the tensor cores. Measured with `mma.sync`, which all GPUs since sm_80 have.
+    /// Bfloat16 operations per second on the tensor cores. Measured with `mma.sync`, which all GPUs since sm_80 have, and on sm_90 with
+    /// `wgmma` too; the faster one counts.
     tensor: f64,
 }
 
@@ -142,7 +147,7 @@ impl Roofline {
 /// The cache file of a GPU; `None` if the GPU cannot be identified.
 fn cache_path(identity: &DeviceIdentity) -> Option<PathBuf> {
     let (uuid, driver) = (identity.uuid.as_deref()?, identity.driver.as_deref()?);
-    Some(crate::device::cache::folder().join(format!("peaks-{uuid}-{driver}.json")))
+    Some(crate::device::cache::folder().join(format!("rates-{uuid}-{driver}.json")))
 }
 
 fn load_cached(path: &Path) -> Option<CachedPeaks> {
@@ -167,19 +172,20 @@ fn measure(context: &Rc<GpuContext>, compiler: &Compiler) -> anyhow::Result<Peak
         .iter()
         .map(|entry| module.function(&entry.name));
     let functions = functions.collect::<anyhow::Result<Vec<_>>>()?;
+    let warp_groups = warp_group_products(gpu, compiler)?;
     let region = Region::new(gpu, BANDWIDTH_TEST_BYTES, false)?;
-    let (blocks, threads) = (gpu.sm_count * 8, 256);
+    let (blocks, threads) = (gpu.sm_count * 8, THREADS);
     let (mut from, mut into) = (region.start(), region.start() + BANDWIDTH_TEST_BYTES / 2);
     let (mut groups, mut half) = (BANDWIDTH_TEST_BYTES / 16, BANDWIDTH_TEST_BYTES / 32);
     let (mut rounds, mut seed, mut number) = (ROUNDS, 0.5f32, 0x3f80_3f80u32);
     let mut sink = region.start();
-    let launch = |which: usize, arguments: &mut [*mut std::ffi::c_void]| -> anyhow::Result<f64> {
+    let launch = |function, arguments: &mut [*mut std::ffi::c_void]| -> anyhow::Result<f64> {
         let clock = context.clock.borrow();
         let mut best = f64::INFINITY;
         for _ in 0..REPEATS {
             clock.record_start()?;
             call!(cuLaunchKernel(
-                functions[which],
+                function,
                 blocks,
                 1,
                 1,
@@ -204,17 +210,49 @@ fn measure(context: &Rc<GpuContext>, compiler: &Compiler) -> anyhow::Result<Peak
         (BANDWIDTH_TEST_BYTES / 4) as usize,
         gpu.stream
     ))?;
-    let read = launch(0, arguments!(from, groups, sink))?;
-    let copied = launch(1, arguments!(from, into, half))?;
-    let float = launch(2, arguments!(rounds, seed, sink))?;
-    let tensor = launch(3, arguments!(rounds, number, sink))?;
+    let read = launch(functions[0], arguments!(from, groups, sink))?;
+    let copied = launch(functions[1], arguments!(from, into, half))?;
+    let float = launch(functions[2], arguments!(rounds, seed, sink))?;
+    let tensor = launch(functions[3], arguments!(rounds, number, sink))?;
     let all_threads = f64::from(blocks * threads);
-    let rounds = f64::from(ROUNDS);
+    let products = all_threads * f64::from(ROUNDS) * 8.0;
+    let mut tensor_rate = products / 32.0 * (16.0 * 8.0 * 16.0 * 2.0) / tensor;
+    if let Some((_module, function)) = warp_groups {
+        let seconds = launch(function, arguments!(rounds, number, sink))?;
+        let rate = products / 128.0 * (64.0 * 256.0 * 16.0 * 2.0) / seconds;
+        tracing::debug!(
+            "tensor cores: {:.1} TFLOP/s with mma.sync, {:.1} TFLOP/s with wgmma",
+            tensor_rate * 1e-12,
+            rate * 1e-12
+        );
+        tensor_rate = tensor_rate.max(rate);
+    }
     Ok(PeakRates {
         bytes: BANDWIDTH_TEST_BYTES as f64 / read.min(copied),
-        float: all_threads * rounds * 64.0 * 2.0 / float,
-        tensor: all_threads / 32.0 * rounds * 8.0 * (16.0 * 8.0 * 16.0 * 2.0) / tensor,
+        float: all_threads * f64::from(ROUNDS) * 64.0 * 2.0 / float,
+        tensor: tensor_rate,
     })
+}
+
+/// The kernel that measures products of warp groups, and its module. `None` on a GPU without them.
+fn warp_group_products(
+    gpu: &Rc<Gpu>,
+    compiler: &Compiler,
+) -> anyhow::Result<Option<(LoadedModule, sys::CUfunction)>> {
+    if !WARP_GROUPS_ARCH.starts_with(&gpu.identity().arch) {
+        return Ok(None);
+    }
+    let program = compiler.compile_harness_for(
+        WARP_GROUPS_ARCH,
+        "peak_warp_groups",
+        WARP_GROUPS_SOURCE,
+        &[],
+        &["peak_warp_groups"],
+    )?;
+    let module = LoadedModule::load(gpu, &std::fs::read(&program.image)?)?;
+    let entry = program.entries.first();
+    let function = module.function(entry.map_or("", |entry| &entry.name))?;
+    Ok(Some((module, function)))
 }
 
 /// The physical limits: the clocks and the bus width that the driver reports, times the rates of the architecture.

@@ -463,6 +463,9 @@ def answer_to(baselines, request):
         return baselines.prepare(request)
     if "sample" in request:
         return baselines.sample(request)
+    if "check" in request:
+        baselines.checked_outputs()
+        return {}
     if "share" in request:
         return baselines.share()
     return baselines.collect()

@@ -38,12 +38,17 @@ pub trait ModelBackend: Send + Sync {
     /// The cost of a reply.
     fn cost(&self, request: &PreparedRequest, reply: &Reply) -> Cost;
 
-    /// The models and strategy cards that a search may choose from.
-    fn model_pool(&self) -> ModelPool;
+    /// The models and strategy cards that a search of this task may choose from.
+    fn model_pool(&self, task: &Task) -> ModelPool;
 
     /// Whether the model is a mailbox: a request that was sent once waits for its reply permanently, and is not sent again after
     /// a kill.
     fn is_mailbox(&self, model: &str) -> bool;
+
+    /// Whether this process may end before the run does, because it does not wait for the replies of a mailbox.
+    fn may_leave_requests(&self) -> bool {
+        false
+    }
 
     /// The directory of the run whose replies all models repeat, if they do.
     fn replayed_run(&self) -> Option<PathBuf> {

@@ -156,6 +156,11 @@ impl<'a> ModelRequests<'a> {
             .collect()
     }
 
+    /// Whether this process may end before the run does, because it does not wait for the replies of a mailbox.
+    pub(in crate::driver) fn may_leave_requests(&self) -> bool {
+        self.backend.may_leave_requests()
+    }
+
     /// Whether a mailbox has no reply yet, and this process does not wait for it.
     pub(in crate::driver) fn awaits_mailbox(&self) -> bool {
         let mut exchanges = self.exchanges.values();

@@ -23,6 +23,7 @@ use crate::propose::prompt::{
     self, KernelLabel, Prompt, PromptInput, RejectedReply, ShownKernel, Templates, TimesToBeat,
 };
 use crate::search::ModelPool;
+use crate::task::Task;
 use crate::verdict::DeviceIdentity;
 
 /// Maximum number of times that the token limit of a reply is doubled after truncated replies.
@@ -189,9 +190,9 @@ impl ModelBackend for TemplateBackend {
             .cost(&request.model, &request.request, &request.worst_case, reply)
     }
 
-    fn model_pool(&self) -> ModelPool {
+    fn model_pool(&self, task: &Task) -> ModelPool {
         let models = self.client.models();
-        let cards = self.templates.cards(&self.backend);
+        let cards = self.templates.cards_for(&self.backend, task);
         ModelPool {
             models: models
                 .map(|model| (model.name.clone(), model.weight))
@@ -203,6 +204,10 @@ impl ModelBackend for TemplateBackend {
     fn is_mailbox(&self, model: &str) -> bool {
         let provider = self.client.model(model).map(|facts| facts.provider);
         provider == Some(ProviderName::Mailbox)
+    }
+
+    fn may_leave_requests(&self) -> bool {
+        self.client.may_leave_requests()
     }
 
     fn replayed_run(&self) -> Option<PathBuf> {

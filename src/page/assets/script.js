@@ -170,6 +170,8 @@
 
   // The panel of a step.
   const panel = document.getElementById("panel");
+  // Without a script an address with a step leads to its row. With one it opens the panel, and the page must stay where it is.
+  for (const row of document.querySelectorAll("tr[id]")) row.removeAttribute("id");
   const CLASSES = { "+": "add", "-": "del", "@": "at", " ": "same" };
   const table = (heads, rows) => {
     const box = make("div", null, { class: "scroll" });

@@ -233,13 +233,13 @@ fn rates(facts: &DeviceFacts) -> Vec<String> {
     }
     if let Some(rate) = facts.tensor_a_second {
         lines.push(format!(
-            "bfloat16 on the tensor cores with `mma.sync`, measured: {}{}",
-            format_si(rate, "FLOP/s"),
+            "bfloat16 on the tensor cores{}, measured: {}",
             if facts.arch.starts_with("sm_9") {
-                "; `wgmma` is faster, so a kernel may exceed this roofline"
+                " with `wgmma` (`mma.sync` is slower)"
             } else {
-                ""
-            }
+                " with `mma.sync`"
+            },
+            format_si(rate, "FLOP/s")
         ));
     }
     if let Some((bytes, float)) = facts.bytes_a_second.zip(facts.float_a_second) {

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::input::Language;
 use crate::base::text::did_you_mean;
 use crate::base::{Digest, Failure, yaml};
+use crate::kernel::syntax::{Syntax, descendants};
+use crate::task::Task;
 
 static EMBEDDED: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/prompts");
 
@@ -42,6 +44,36 @@ pub struct Card {
     pub when: String,
     /// The backends on which the card is offered.
     pub backends: Vec<CardBackend>,
+    /// What a task must have for the card to be offered. Usually nothing.
+    pub needs: Vec<CardNeed>,
+}
+
+/// What a strategy may need of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CardNeed {
+    /// Elements of the output that depend on several elements of the input.
+    Loops,
+    /// Inputs of 16 bits or less that are no integers.
+    ShortFloats,
+}
+
+impl CardNeed {
+    /// Whether a task has it. An oracle whose code has no loop works element by element; what an oracle in Python does is not known.
+    fn is_met(self, task: &Task) -> bool {
+        match self {
+            CardNeed::Loops => task.has_python_oracle() || has_loops(&Syntax::parse(&task.oracle)),
+            CardNeed::ShortFloats => {
+                let mut inputs = task.definition.inputs.values();
+                inputs.any(|input| input.dtype.is_float() && input.dtype.bytes() <= 2)
+            }
+        }
+    }
+}
+
+fn has_loops(syntax: &Syntax<'_>) -> bool {
+    let kinds = ["for_statement", "while_statement", "do_statement"];
+    descendants(syntax.root()).any(|node| kinds.contains(&node.kind()))
 }
 
 /// The stage of optimisation that a strategy belongs to.
@@ -81,6 +113,8 @@ struct CardHeader {
     stage: CardStage,
     when: String,
     backends: Vec<CardBackend>,
+    #[serde(default)]
+    needs: Vec<CardNeed>,
 }
 
 /// A kernel that shows how a kernel file is written.
@@ -149,6 +183,7 @@ impl Templates {
                     stage: header.stage,
                     when: header.when,
                     backends: header.backends,
+                    needs: header.needs,
                 });
                 template = body;
             }
@@ -169,6 +204,12 @@ impl Templates {
     pub(crate) fn cards(&self, backend: &str) -> impl Iterator<Item = &Card> {
         let applies = move |card: &&Card| card.backends.iter().any(|known| known.name() == backend);
         self.cards.iter().filter(applies)
+    }
+
+    /// Those of them that a task has a use for.
+    pub(crate) fn cards_for(&self, backend: &str, task: &Task) -> impl Iterator<Item = &Card> {
+        let applies = |card: &&Card| card.needs.iter().all(|need| need.is_met(task));
+        self.cards(backend).filter(applies)
     }
 
     /// The example kernels of a language, by name.

@@ -1,5 +1,7 @@
 //! Tests of whole runs in journal order: the state follows from the journal, a kill changes nothing, and no step waits for another.
 
+use std::collections::HashSet;
+
 use super::*;
 
 const BUSY: Schedule = Schedule {
@@ -223,6 +225,49 @@ fn with_models_alone_the_whole_window_asks_them() {
         // Without a starting kernel only models can make the first one.
         assert_eq!(search.planned().len(), expected, "{mode:?} {window}");
     }
+}
+
+/// Searches without starting kernels, whose models all get the same to do.
+fn search_of_models(window: u64, cards: &[&str]) -> Search {
+    let search = Search::new(&settings(), 42, window, 100, &[]);
+    search.with_models(ModelPool {
+        models: vec![("model".to_owned(), 1.0)],
+        cards: cards.iter().map(|card| (*card).to_owned()).collect(),
+    })
+}
+
+fn cards_of(search: &Search) -> Vec<Option<String>> {
+    let steps = 1..=search.planned().len() as u64;
+    let models = steps.filter_map(|step| search.ask(step)?.model);
+    models.map(|model| model.card).collect()
+}
+
+#[test]
+fn steps_that_ask_for_the_same_get_different_cards() {
+    let cards = cards_of(&search_of_models(8, &["one", "two", "three", "four"]));
+    let distinct: HashSet<_> = cards.iter().collect();
+    assert_eq!((cards.len(), distinct.len()), (4, 4), "{cards:?}");
+    // With more steps than cards, some have the same.
+    let cards = cards_of(&search_of_models(8, &["one"]));
+    assert_eq!(cards.len(), 4);
+    assert!(cards.contains(&None) && cards.contains(&Some("one".to_owned())));
+}
+
+#[test]
+fn a_recorded_card_of_an_earlier_version_is_used() {
+    let mut search = search_of_models(8, &["one", "two", "three"]);
+    let mut brief = search.ask(1).unwrap();
+    brief.model.as_mut().unwrap().card = Some("no longer offered".to_owned());
+    assert!(search.tell(&Event::Asked(brief.clone())).is_empty());
+    assert_eq!(search.ask(1), Some(brief.clone()));
+    // Anything else that differs is reported.
+    let mut brief = search.ask(2).unwrap();
+    brief.model.as_mut().unwrap().name = "another".to_owned();
+    let updates = search.tell(&Event::Asked(brief));
+    assert!(
+        matches!(updates[..], [SearchUpdate::Diverged(_)]),
+        "{updates:?}"
+    );
 }
 
 #[test]

@@ -112,10 +112,8 @@ pub(super) fn make_task(root: &Path, file: &Path) -> Result<DatasetTask, Failure
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|error| {
-        Failure::usage(format!("failed to read `{}`: {error}", path.display()))
-            .hint("check that the file is UTF-8 text and that you may read it")
-    })
+    std::fs::read_to_string(path)
+        .map_err(|error| Failure::unreadable(&format!("`{}`", path.display()), &error))
 }
 
 /// Reads a definition and refuses unknown fields.

@@ -225,7 +225,7 @@ impl<'d> DraftInputs<'d> {
         }
         text += &names.lines();
         text += "baselines: {naive: naive.cu}\nstart: [naive.cu]\n";
-        text += "# For each output: an element x passes if |x - r| <= atol_rms * rms(r) + rtol * |r|, where r is the oracle's value and rms(r)\n# the root mean square of the whole output. These are usual bounds for the dtype.\ntolerance:\n";
+        text += "# For each output: an element x passes if |x - r| <= atol_rms * rms(r) + rtol * |r|, where r is the oracle's value and rms(r)\n# the root mean square of the output's elements that are not 0. These are usual bounds for the dtype.\ntolerance:\n";
         for (name, tensor) in &self.definition.outputs {
             let (rtol, atol_rms) = tolerance(tensor.dtype);
             text += &format!("  {name}: {{rtol: {rtol}, atol_rms: {atol_rms}}}\n");

@@ -266,3 +266,34 @@ fn elites_wait_for_the_starting_kernel_also_after_a_fault_of_the_judge() {
     let anchored = |job: &&Job| job.rivals.anchor.as_ref().is_some_and(|one| one.step == 3);
     assert!(again[2..].iter().all(anchored));
 }
+
+#[test]
+fn slow_starting_kernel_is_not_judged_again_before_the_elites() {
+    let root = tempfile::tempdir().unwrap();
+    // A candidate is much faster than the starting kernels, and these are too slow to be an anchor on any device.
+    for (index, (slow, expected)) in [(1.2, false), (2.0, true)].into_iter().enumerate() {
+        let directory = root.path().join(format!("run-{index}"));
+        let judge = move |job: &Job| {
+            let candidate = Job {
+                step: 1,
+                ..job.clone()
+            };
+            start(job, slow, 0.005).or_else(|| start(&candidate, 5.0, 0.005))
+        };
+        run(
+            options(&directory, &["softmax"], STEPS),
+            &judges(&Jobs::default(), judge),
+        )
+        .unwrap();
+        let jobs = Jobs::default();
+        let mut changed = options(&directory, &["softmax"], STEPS + 10);
+        changed.record.kforge = "0.0.1".to_owned();
+        changed.start = StartMode::Resume {
+            accept_changes: true,
+        };
+        run(changed, &judges(&jobs, judge)).unwrap();
+        let jobs = jobs.lock().unwrap();
+        assert_eq!(jobs[0].step <= starts(), expected, "{slow}");
+        assert!(jobs.iter().any(|job| job.step > STEPS));
+    }
+}

@@ -96,5 +96,5 @@ fn draft_from_a_definition_is_refused_as_a_reference() {
         .to_string();
     let result = workspace.run(&["eval", "mine", &kernel]);
     assert_eq!(result.code, 4, "{}{}", result.stdout, result.stderr);
-    result.shows(&["the oracle of task `mine` is still a draft"]);
+    result.shows(&["task `mine`: still a draft, which writes zeros: `oracle.cu` and `naive.cu`"]);
 }

@@ -22,6 +22,28 @@ fn refused(folder: &Path) -> String {
 const CARD: &str = "---\nstage: memory\nwhen: always\nbackends: [cuda]\n---\nDo.\n";
 
 #[test]
+fn a_card_is_offered_only_to_tasks_that_have_what_it_needs() {
+    let templates = Templates::embedded().unwrap();
+    let is_offered = |card: &str, name: &str| {
+        let task = task(name);
+        templates
+            .cards_for("cuda", &task)
+            .any(|one| one.name == card)
+    };
+    for (card, name, expected) in [
+        ("wide_loads", "gelu", true),
+        ("parallel_scan", "gelu", false),
+        ("parallel_scan", "softmax", true),
+        ("parallel_scan", "gdn_prefill", true),
+        ("tensor_cores", "gelu", false),
+        ("tensor_cores", "softmax", false),
+        ("tensor_cores", "attention_bf16", true),
+    ] {
+        assert_eq!(is_offered(card, name), expected, "{card} for {name}");
+    }
+}
+
+#[test]
 fn cards_and_examples_exist_for_each_backend() {
     let templates = Templates::embedded().unwrap();
     for backend in ["cpu", "cuda", "metal"] {
