@@ -70,6 +70,16 @@ def shape_alone(value):
     return torch.empty_like(value, device="meta") if value.dtype.is_floating_point else value
 
 
+def mask_of(tensor):
+    """How to draw a tensor of 0 and one other number, like a mask."""
+    values = readable(tensor.detach().reshape(-1))
+    zeros = values == 0
+    others = values[~zeros]
+    if not bool(zeros.any()) or others.numel() == 0 or not bool((others == others[0]).all()):
+        return None
+    return {"value": others[0].item(), "zeros": float(f"{float(zeros.double().mean()):.1g}")}
+
+
 class Shapes:
     """The axes of tensors, from their sizes in all cases. `timed`: how many of the cases are timed; they are the first."""
 
@@ -113,6 +123,22 @@ def source_of(function):
         return ""
 
 
+def traced_parameter():
+    """A class like `torch.nn.Parameter` that gives a view of its tensor. PyTorch's own is a new tensor, which a trace of the reference takes for
+    a constant: a problem may make parameters of its inputs."""
+    import torch
+
+    class Parameter(torch.nn.Parameter):
+        def __new__(cls, data=None, requires_grad=True):
+            if not torch.is_tensor(data):
+                return torch.nn.parameter.Parameter(data, requires_grad)
+            view = data.view_as(data)
+            view._is_param = True
+            return view
+
+    return Parameter
+
+
 class GpuModeProblem:
     """The reference, and the data of all cases, on the CPU."""
 
@@ -125,6 +151,7 @@ class GpuModeProblem:
         _use_files(request["files"])
         self.timed = len(request["benchmarks"])
         self.cases = [*request["benchmarks"], *request["tests"]]
+        torch.nn.Parameter = traced_parameter()
         with _on_cpu():
             reference = _importlib.import_module("reference")
             for name in ("ref_kernel", "generate_input", "check_implementation"):
@@ -137,11 +164,13 @@ class GpuModeProblem:
 
     def generate(self, generate_input):
         """The data of all cases. Only the smallest and the largest keep their values: all together may need more memory than there is."""
-        data, elements = [], []
+        data, elements, self.masks = [], [], {}
         for case in self.cases:
-            sizes = []
-            data.append(with_tensors(generate_input(**case), lambda value: sizes.append(value.numel()) or value))
-            elements.append(sum(sizes))
+            tensors = []
+            data.append(with_tensors(generate_input(**case), lambda value: tensors.append(value) or value))
+            elements.append(sum(value.numel() for value in tensors))
+            for place, value in enumerate(tensors):
+                self.masks[place] = self.masks.get(place) or mask_of(value)
             self.smallest = elements.index(min(elements))
             self.largest = elements.index(max(elements))
             for place in range(len(data)):
@@ -154,6 +183,21 @@ class GpuModeProblem:
 
         with _on_cpu(), torch.no_grad():
             return self.kernel(_put_together(self.structure, parts))
+
+    def distribution(self, values, place):
+        """How to draw the tensor of a place. One that is all ones in the largest case, but a mask in others, is drawn as a mask."""
+        import torch
+
+        found = values.distribution()
+        tensors = [one for one, part in enumerate(self.parts) if torch.is_tensor(part.values[0])]
+        mask = self.masks[tensors.index(place)]
+        return mask if mask and found == {"value": mask["value"]} else found
+
+    def scales(self, drawn):
+        """The scale of each output: the larger one for drawn inputs and for those of the smallest case, as an absolute tolerance is to
+        be at most as wide as the problem's in both."""
+        own = outputs_of("ref_kernel", self.call([part.values[self.smallest] for part in self.parts]))
+        return [max(_scale(one), _scale(other)) for one, other in zip(drawn, own)]
 
     def tolerance(self):
         """`rtol` and `atol` of `check_implementation`, as far as they are found."""
@@ -245,7 +289,7 @@ def read_parts(problem, shapes, notes):
                 raise Refused(f"input `{inputs[part.input]['name']}` is {word}, which kforge cannot draw: a kernel may rely on it")
             values = Values(inputs[part.input]["name"], sample, False)
             bound = None if first.dtype.is_floating_point or first.dtype == torch.bool else index_bound(part, shapes)
-            inputs[part.input]["distribution"] = {"uniform": [0, bound]} if bound else values.distribution()
+            inputs[part.input]["distribution"] = {"uniform": [0, bound]} if bound else problem.distribution(values, place)
             notes.extend([values.note] if values.note else [])
         elif torch.is_tensor(first):
             shape = [place_of([value.shape[dim] for value in part.values]) for dim in range(first.dim())]
@@ -291,11 +335,10 @@ def description(request):
     found = problem.tolerance()
     if not found:
         notes.append("`check_implementation` shows no tolerance: the usual ones are used")
-    scales = [_scale(value) for value in function.run(1, {})]
     return {
         **answer,
         **found,
-        "scales": scales,
+        "scales": problem.scales(function.run(1, {})),
         "given_axes": described["axes"],
         # The files come last, so that nothing is replaced in them.
         "texts": {"STRUCTURE": repr(problem.structure), "PLANS": repr(plans), "DOUBLE": repr(answer["is_exact"]), "FILES": repr(request["files"])},

@@ -9,6 +9,8 @@ use crate::python_oracle::find_torch;
 tests!(
     a_problem_becomes_a_task_that_is_admitted,
     a_reference_may_move_a_module_to_the_gpu,
+    a_reference_may_make_parameters_of_its_inputs,
+    a_mask_and_a_wide_tolerance_are_kept,
     problems_that_are_no_tasks_are_refused,
     a_tensor_for_the_output_that_is_never_read_is_no_input,
 );
@@ -104,6 +106,59 @@ fn a_reference_may_move_a_module_to_the_gpu() -> TestResult {
     let result = command.env("KFORGE_PYTHON", &python).output().unwrap();
     let result = CommandResult::of(&result).exits_with(0);
     result.shows(&["tasks/rowscale: 2 workloads; gives output float32[rows, columns]"]);
+    Ok(())
+}
+
+/// A parameter is a new tensor, which a trace would take for a constant: `naive.cu` could not be written.
+fn a_reference_may_make_parameters_of_its_inputs() -> TestResult {
+    let python = find_torch()?;
+    let folder = Workspace::new();
+    for (file, text) in files() {
+        let changed = text.replace(
+            "* settings[\"weight\"]",
+            "* torch.nn.Parameter(settings[\"weight\"])",
+        );
+        assert!(file != "rowscale/reference.py" || changed.contains("Parameter"));
+        folder.write(&format!("problems/{file}"), &changed);
+    }
+    let mut command = folder.command(&["tasks", "import", "gpu-mode", "problems/rowscale"]);
+    let result = command.env("KFORGE_PYTHON", &python).output().unwrap();
+    CommandResult::of(&result).exits_with(0);
+    let kernel = folder.read("kernels/rowscale/naive.cu");
+    assert!(kernel.contains("one thread for each element"), "{kernel}");
+    Ok(())
+}
+
+/// A mask is 1 everywhere in the largest case, and the outputs of the smallest case are 100 times as large as those of drawn inputs.
+fn a_mask_and_a_wide_tolerance_are_kept() -> TestResult {
+    let python = find_torch()?;
+    let folder = Workspace::new();
+    for (file, text) in files() {
+        let changed = text
+            .replace(
+                "    output = torch.empty_like(x)\n",
+                "    mask = torch.ones(rows, device=\"cuda\")\n    if rows == 9:\n        mask[:5] = 0\n    if rows == 4:\n        x[0] *= 100\n        weight *= 100\n    output = torch.empty_like(x)\n",
+            )
+            .replace("\"eps\": 1e-5}", "\"eps\": 1e-5, \"mask\": mask}")
+            .replace("* settings[\"weight\"]", "* settings[\"weight\"] * settings[\"mask\"][:, None]")
+            .replace("rtol=1e-4", "rtol=1e-2")
+            .replace("atol=1e-5", "atol=1e-2");
+        folder.write(&format!("problems/{file}"), &changed);
+    }
+    let mut command = folder.command(&["tasks", "import", "gpu-mode", "problems/rowscale"]);
+    let result = command.env("KFORGE_PYTHON", &python).output().unwrap();
+    CommandResult::of(&result).exits_with(0);
+    let settings = folder.read("tasks/rowscale/task.yaml");
+    for line in [
+        "  mask: {\"value\":1.0,\"zeros\":0.6}\n",
+        "precision: unchecked\n",
+    ] {
+        assert!(settings.contains(line), "{settings}");
+    }
+    let (_, after) = settings.split_once("{rtol: 0.01, atol_rms: ").unwrap();
+    let relative: f64 = after.split('}').next().unwrap().parse().unwrap();
+    // 0.01 of an RMS near 100.
+    assert!((5e-5..2e-4).contains(&relative), "{relative}");
     Ok(())
 }
 
