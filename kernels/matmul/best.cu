@@ -1,49 +1,58 @@
 /* kforge
 launch:
   - kernel: tiny
-    when: K % 8 != 0 or M * N * K <= 4000000
+    when: K % 8 != 0 or M * N * K <= TINY_LIMIT
     grid: ceil_div(N, 8), ceil_div(M, 16)
     block: 32 * TINY_WARPS
     args: A, B, C, M, N, K
   - kernel: gemm_direct<64, LOW_N, LOW_STAGES>
-    when: K % 8 == 0 and M * N * K > 4000000 and M * N <= 500000
+    when: K % 8 == 0 and M * N * K > TINY_LIMIT and M * N <= LOW_LIMIT
     grid: ceil_div(N, LOW_N), ceil_div(M, 64)
     block: 128
     shared: LOW_STAGES * (64 + LOW_N) * 128 + 1024
     args: A, B, C, M, N, K
-  - kernel: gemm_direct<128, MID_N, MID_STAGES>
-    when: K % 8 == 0 and M * N * K > 4000000 and M * N > 500000 and (M * N <= 2000000 or N % 8 != 0)
-    grid: ceil_div(N, MID_N), ceil_div(M, 128)
-    block: 256
-    shared: MID_STAGES * (128 + MID_N) * 128 + 1024
-    args: A, B, C, M, N, K
-  - kernel: gemm<128, 256, BIG_STAGES, BIG_CM, BIG_CN, BIG_GROUP, false>
-    when: K % 8 == 0 and M * N * K > 4000000 and M * N > 2000000 and N % 8 == 0
+  - kernel: gemm<128, MID_N, MID_STAGES, MID_CM, MID_CN, 4, false>
+    when: K % 8 == 0 and M * N * K > TINY_LIMIT and M * N > LOW_LIMIT and (M * N <= MID_LIMIT or N % 8 != 0)
+    grid: min(ceil_div(M, 128 * MID_CM) * ceil_div(N, MID_N * MID_CN), sm_count // (MID_CM * MID_CN)) * MID_CM * MID_CN
+    block: 384
+    cluster: MID_CM * MID_CN
+    shared: MID_STAGES * (128 + MID_N) * 128 + 16 * MID_STAGES + 1024
+    args: a_mid, b_mid, a_mid, C, M, N, K
+  - kernel: gemm<128, 256, BIG_STAGES, BIG_CM, BIG_CN, BIG_GROUP, true>
+    when: K % 8 == 0 and M * N * K > TINY_LIMIT and M * N > MID_LIMIT and N % 8 == 0
     grid: min(ceil_div(M, 128 * BIG_CM) * ceil_div(N, 256 * BIG_CN), sm_count // (BIG_CM * BIG_CN)) * BIG_CM * BIG_CN
     block: 384
     cluster: BIG_CM * BIG_CN
-    shared: BIG_STAGES * 384 * 128 + 16 * BIG_STAGES + 1024
-    args: a_big, b_big, a_big, C, M, N, K
+    shared: BIG_STAGES * 384 * 128 + 32768 + 16 * BIG_STAGES + 1024
+    args: a_big, b_big, c_big, C, M, N, K
 tunables:
-  TINY_WARPS: [3, 2, 4, 8]
+  TINY_WARPS: [4, 3, 2]
+  TINY_LIMIT: [4000000]
   LOW_N: [32, 64]
-  LOW_STAGES: [9, 5, 6]
-  MID_N: [128, 64]
-  MID_STAGES: [6, 4, 5]
+  LOW_STAGES: [9, 6, 5]
+  LOW_LIMIT: [500000]
+  MID_N: [64, 128]
+  MID_STAGES: [6, 8, 4]
+  MID_CM: [1, 2]
+  MID_CN: [1, 2, 4]
+  MID_LIMIT: [2000000]
   BIG_STAGES: [4, 3]
   BIG_CM: [2, 1]
   BIG_CN: [1, 2]
   BIG_GROUP: [8, 4, 16]
 constraints: MID_STAGES * (128 + MID_N) <= 1700
 tensor_maps:
+  a_mid: {of: A, dims: "if(K % 8 == 0, K, 1), if(K % 8 == 0, M, 1)", strides: "if(K % 8 == 0, K, 8) * 2", box: "64, 128 // MID_CN", swizzle: 128}
+  b_mid: {of: B, dims: "if(K % 8 == 0, K, 1), if(K % 8 == 0, N, 1)", strides: "if(K % 8 == 0, K, 8) * 2", box: "64, MID_N // MID_CM", swizzle: 128}
   a_big: {of: A, dims: "if(K % 8 == 0, K, 1), if(K % 8 == 0, M, 1)", strides: "if(K % 8 == 0, K, 8) * 2", box: "64, 128 // BIG_CN", swizzle: 128}
   b_big: {of: B, dims: "if(K % 8 == 0, K, 1), if(K % 8 == 0, N, 1)", strides: "if(K % 8 == 0, K, 8) * 2", box: "64, 256 // BIG_CM", swizzle: 128}
+  c_big: {of: C, dims: "if(N % 8 == 0, N, 1), if(N % 8 == 0, M, 1)", strides: "if(N % 8 == 0, N, 8) * 2", box: "64, 64", swizzle: 128}
 compile: {arch: sm_90a}
 */
 
 // Four kernels, chosen by size. Large products: persistent clusters of blocks. A thread of each block copies tiles by TMA, with multicast
 // in the cluster, into a ring of stages; warp groups multiply them by `wgmma`; results leave through shared memory and TMA.
-// Middle sizes copy by `cp.async`, without tensor maps, in smaller tiles, so that all multiprocessors have work. Tiny or unaligned products:
+// Middle sizes use the same pipeline with smaller tiles and clusters, so that all multiprocessors have work. Tiny or unaligned products:
 // 16 x 8 results per block, the depth split among its warps, all loads in flight at once.
 // Tensor maps need rows of a multiple of 16 bytes; for other shapes they describe one element and are not used.
 
@@ -78,13 +87,14 @@ __device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
 __device__ __forceinline__ void barrier_arrive(u32 barrier, u32 block) {
     asm volatile(
         "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
-        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}\n" ::"r"(barrier),
+        "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}\n" ::"r"(barrier),
         "r"(block)
         : "memory");
 }
 
+// Without the fence of the whole device that `arrive.release` brings: the barriers are made visible by their own fence.
 __device__ __forceinline__ void cluster_sync() {
-    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+    asm volatile("barrier.cluster.arrive.relaxed;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
 __device__ __forceinline__ void load_tile(u32 to, const CUtensorMap* map, int column, int row, u32 barrier) {
@@ -313,6 +323,8 @@ __global__ void __launch_bounds__(128 + 2 * BM, 1)
         const int worker = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
         // The block to which this thread reports a stage that may be filled again.
         const int reported = thread < CM ? thread + CM * rank_n : rank_m + CM * (thread - CM + (thread - CM >= rank_n));
+        // A stage that is not filled again needs no report. So all reports are awaited, and a block may leave when it is done.
+        int reports = (tiles - first + step - 1) / step * slabs - STAGES;
         float sums[BN / 2];
         for (int tile = first; tile < tiles; tile += step) {
             int row, column;
@@ -329,7 +341,7 @@ __global__ void __launch_bounds__(128 + 2 * BM, 1)
                 asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
                 if (slab > 0) {
                     asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
-                    if (thread < CM + CN - 1) barrier_arrive(empty + 8 * previous, reported);
+                    if (reports-- > 0 && thread < CM + CN - 1) barrier_arrive(empty + 8 * previous, reported);
                 }
                 previous = stage;
                 if (++stage == STAGES) stage = 0, phase ^= 1;
@@ -338,7 +350,7 @@ __global__ void __launch_bounds__(128 + 2 * BM, 1)
             // The compiler must not read results before the wait.
 #pragma unroll
             for (int i = 0; i < BN / 2; ++i) asm volatile("" : "+f"(sums[i])::"memory");
-            if (thread < CM + CN - 1) barrier_arrive(empty + 8 * previous, reported);
+            if (reports-- > 0 && thread < CM + CN - 1) barrier_arrive(empty + 8 * previous, reported);
 
             if (BULK_STORE) {
                 const u32 own = staging + worker * 16384;
@@ -370,10 +382,8 @@ __global__ void __launch_bounds__(128 + 2 * BM, 1)
                 store_results<BN>(sums, C, M, N, row + worker * 64 + warp * 16 + lane / 4, column + lane % 4 * 2);
             }
         }
-        if (BULK_STORE && thread == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+        if (BULK_STORE && thread == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
     }
-    // No block leaves while others still copy into it or report to it.
-    if (CM * CN > 1) cluster_sync();
 }
 
 
@@ -421,7 +431,10 @@ __global__ void __launch_bounds__(2 * BM)
     const int worker = threadIdx.x / 128, warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32;
     float sums[BN / 2];
     for (int slab = 0; slab < slabs; ++slab) {
+        // A stage that is filled again must have been multiplied; otherwise the products follow each other without a wait.
+        const bool again = slab > 0 && slab + STAGES - 1 < slabs;
         asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
+        if (again) asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
         // What threads have copied becomes visible to the tensor cores.
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
         __syncthreads();
@@ -431,8 +444,8 @@ __global__ void __launch_bounds__(2 * BM)
 #pragma unroll
         for (int k = 0; k < 4; ++k) Wgmma<BN>::run(sums, descriptor(a + 32 * k), descriptor(b + 32 * k), slab > 0 || k > 0);
         asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-        asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
     }
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
     // The compiler must not read results before the wait.
 #pragma unroll
     for (int i = 0; i < BN / 2; ++i) asm volatile("" : "+f"(sums[i])::"memory");

@@ -170,7 +170,7 @@ const ROUNDING_MARGIN: f64 = 4.0;
 const WIDEST_TOLERANCE: f64 = 0.05;
 
 impl DescribedOutput {
-    /// Whether two right kernels may differ by so much that no tolerance tells right from wrong.
+    /// Whether two right kernels may differ by so much that no tolerance tells a right kernel from a wrong one.
     fn is_chaotic(&self) -> bool {
         ROUNDING_MARGIN * self.rounding > WIDEST_TOLERANCE
     }

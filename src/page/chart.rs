@@ -384,7 +384,7 @@ impl Frame {
 }
 
 /// The least height of a chart, as a logarithm: noise must not look like progress.
-const LEAST_HEIGHT: f64 = 0.2;
+const MIN_HEIGHT: f64 = 0.2;
 
 /// The ends of the vertical axis for logarithms of speedups. The baseline, at 0, is in the picture unless it is so far away that the
 /// course of the search would be a flat line.
@@ -394,7 +394,7 @@ fn vertical_range(values: impl Iterator<Item = f64>) -> (f64, f64) {
         Some((low.min(value), high.max(value)))
     });
     let (low, high) = ends.unwrap_or((0.0, 0.0));
-    let missing = (LEAST_HEIGHT - (high - low)).max(0.0);
+    let missing = (MIN_HEIGHT - (high - low)).max(0.0);
     let (low, high) = (low - missing / 2.0, high + missing / 2.0);
     let farthest = 2.0 * (high - low);
     match () {

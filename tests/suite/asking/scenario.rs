@@ -131,10 +131,11 @@ impl Scenario {
         let options = self.options(directory).unwrap();
         let starts = options.tasks[0].starting_kernels();
         let starts: Vec<_> = starts.map(|(name, _)| name.to_owned()).collect();
+        let models = options.models.as_ref().unwrap();
         let RunRecord { seed, window, .. } = options.record;
         Search::new(&options.search, seed, window, self.steps, &starts)
             .with_order(self.order)
-            .with_models(options.models.unwrap().backend.model_pool())
+            .with_models(models.backend.model_pool(&options.tasks[0]))
     }
 
     /// Starts or resumes the run in this process, to its end.
