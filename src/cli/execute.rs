@@ -47,6 +47,9 @@ pub(super) fn execute(
         return Ok(Exit::Done);
     }
     // Everything that can fail comes first, so that a failure leaves no directory.
+    for (_, task) in &resolved.tasks {
+        task.check_is_written()?;
+    }
     require_machine(&resolved)?;
     // Prompts show the table that is measured here.
     let yardsticks = yardsticks(&mut resolved)?;

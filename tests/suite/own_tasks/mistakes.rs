@@ -347,7 +347,7 @@ fn a_scalar_has_one_value_and_a_fixed_input_does_not_change() {
             "eps: {value: 0.001}",
             "eps: {value: 1.0e-5}",
             &[
-                "task.yaml:16: inputs.eps: `0.00001` here, but `0.001` in workload `r16` (workloads.jsonl:1)",
+                "task.yaml:17: inputs.eps: `0.00001` here, but `0.001` in workload `r16` (workloads.jsonl:1)",
                 "hint: give `eps` one value",
             ],
         ),
