@@ -339,17 +339,25 @@ fn report_of_a_thousand_steps_stays_small() {
     assert_eq!(steps_of(&page).len(), 1000);
 
     // Steps that say much: fewer of them fit.
-    let long = format!("{}\n", "a long reason, ".repeat(200));
-    let lengthen = |line: &str| {
-        let mut event: Value = serde_json::from_str(line).unwrap();
-        if event["event"] == "proposed" {
-            event["detail"] = long.clone().into();
+    for step in 1..=1000 {
+        let name = format!("out/softmax/steps/{step:06}/verdict.json");
+        let Ok(text) = std::fs::read_to_string(folder.path().join(&name)) else {
+            continue;
+        };
+        let mut verdict: Value = serde_json::from_str(&text).unwrap();
+        let Some(workloads) = verdict["workloads"].as_array_mut() else {
+            continue;
+        };
+        let Some(one) = workloads.first().cloned() else {
+            continue;
+        };
+        for number in 0..40 {
+            let mut more = one.clone();
+            more["id"] = format!("workload-with-a-long-name-{number}").into();
+            workloads.push(more);
         }
-        format!("{event}\n")
-    };
-    let journal = folder.read("out/softmax/events.jsonl");
-    let journal: String = journal.lines().map(lengthen).collect();
-    folder.write("out/softmax/events.jsonl", &journal);
+        folder.write(&name, &verdict.to_string());
+    }
     folder.run(&["report", "out"]).exits_with(0);
     let page = folder.read("out/report.html");
     assert!(page.len() < 2_000_000, "{} bytes", page.len());
