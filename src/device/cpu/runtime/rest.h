@@ -132,17 +132,16 @@ KFORGE_REST static void stop_process() {
 // Waits until a run gives the helpers a job. The wait is short during a run, and between runs the process is stopped.
 KFORGE_REST static void wait_for_run() {
     const volatile uintptr_t base = thread_base();
-    // From here on only the time of its last look changes on the stack of this thread.
+    // From here on the stack of this thread does not change.
     __atomic_fetch_add(&job.resting, 1, __ATOMIC_ACQ_REL);
     wake(job.wake_count);
-    uint32_t long_yields = 0;
     for (uint32_t spins = 0;; ++spins) {
         const uint32_t seen = count_wakes(job.wake_count);
         if (__atomic_load_n(&job.generation, __ATOMIC_ACQUIRE) != 0) break;
         if (spins < SPINS_BEFORE_YIELD) {
             relax();
         } else {
-            leave_core(job.wake_count, seen, long_yields);
+            leave_core(job.wake_count, seen);
         }
     }
     reset_registers(base);

@@ -54,14 +54,13 @@ static Worker* make_worker() {
 
 template <typename Condition>
 static void wait_until(Condition condition) {
-    uint32_t long_yields = 0;
     for (uint32_t spins = 0; !condition(); ++spins) {
         if (spins < SPINS_BEFORE_YIELD) {
             relax();
             continue;
         }
         const uint32_t seen = count_wakes(job.wake_count);
-        if (!condition()) leave_core(job.wake_count, seen, long_yields);
+        if (!condition()) leave_core(job.wake_count, seen);
     }
 }
 
